@@ -1,0 +1,113 @@
+"""What a machine may ask for. Commands are data; the runtime turns them into one commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from kelpie.core.ids import ActorId
+from kelpie.storage.records import EffectRow
+
+
+class Command:
+    """Base of everything a machine may ask for."""
+
+    __slots__ = ()
+
+
+class Message(msgspec.Struct, frozen=True):
+    """Base of every message to a machine; subclasses are tagged and belong to one union."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send(Command):
+    """Send ``message`` to another actor, exactly once, through the transactional outbox."""
+
+    receiver: ActorId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remind(Command):
+    """Deliver ``message`` to this actor at ``at_ms``; replaces an earlier one of that name."""
+
+    name: str
+    at_ms: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget(Command):
+    """Cancel a reminder; harmless when there is none."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emit(Command):
+    """Append a row to the actor's event log: ``kind`` is a stable dotted name."""
+
+    kind: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Command):
+    """Answer the caller once the commit is durable; at most one per turn."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutKv(Command):
+    """Set a key of the actor's ordered map; ``value`` is msgspec-encodable."""
+
+    key: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteKv(Command):
+    """Remove a key of the actor's ordered map."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutListItem(Command):
+    """Write a projection row owned by this actor."""
+
+    collection: str
+    item_id: str
+    sort_key: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteListItem(Command):
+    """Remove a projection row owned by this actor."""
+
+    collection: str
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit(Command):
+    """Append a record to the audit chain of the actor's shard."""
+
+    kind: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteEffect(Command):
+    """Write one effect row. Only the gate (`kelpie.effects`) emits this."""
+
+    row: EffectRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete(Command):
+    """Delete this actor: its rows go when the commit is durable."""

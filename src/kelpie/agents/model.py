@@ -1,0 +1,216 @@
+"""The words of an agent: configuration, runs, transcript, and the messages its actor accepts.
+
+An agent is the actor ``<tenant>/agent/<agent id>``. Its state is small: transcript messages are
+rows of the actor's ordered map under ``message/<sequence, 12 digits>`` and never change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from kelpie.actors.commands import Message
+from kelpie.core import limits
+from kelpie.llm.model import ToolCall, Usage
+from kelpie.memory.blocks import Block
+
+ACTOR_TYPE: Final = "agent"
+COLLECTION: Final = "agents"
+
+StopReason = Literal[
+    "end_turn",
+    "error",
+    "llm_api_error",
+    "invalid_llm_response",
+    "invalid_tool_call",
+    "max_steps",
+    "max_tokens_exceeded",
+    "cancelled",
+    "requires_approval",
+]
+RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
+
+
+def message_key(sequence: int) -> str:
+    """Return the ordered-map key of a transcript message."""
+    return f"message/{sequence:012d}"
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person configures about one agent.
+
+    ``model`` is a handle ``<provider>/<name>``. ``workspace`` is an absolute directory, the only
+    part of the host its tools see; empty for none. ``extra`` keeps client fields that the product
+    stores and returns without acting on them.
+    """
+
+    name: str
+    agent_type: str = "letta_v1_agent"
+    system: str = ""
+    model: str = ""
+    model_settings: dict[str, Any] = {}
+    context_window: int = 128_000
+    description: str = ""
+    metadata: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
+    timezone: str = "UTC"
+    tools: tuple[str, ...] = ()
+    workspace: str = ""
+    steps_max: int = limits.STEPS_PER_RUN_MAX
+    tokens_max: int = limits.TOKENS_PER_RUN_MAX
+    extra: dict[str, Any] = {}
+
+
+class TranscriptMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable message of the conversation. ``sequence`` counts from 1 per agent.
+
+    Role ``tool`` answers the call ``tool_call_id``; ``status`` says how that went.
+    """
+
+    id: str
+    sequence: int
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    status: Literal["", "success", "error"] = ""
+    reasoning: str = ""
+    run_id: str = ""
+    step_id: str = ""
+    otid: str = ""
+    sender_id: str = ""
+    at_ms: int
+
+
+class OpenCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool call of the current step that has no return yet.
+
+    ``phase`` counts the effects that the call has asked for; ``effect_ref`` is the open one's.
+    """
+
+    call: ToolCall
+    phase: int = 0
+    effect_ref: str = ""
+    effect_id: str = ""
+    waiting: bool = False
+    context: dict[str, Any] = {}
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The work in answer to one request."""
+
+    run_id: str
+    status: RunStatus
+    stop_reason: StopReason | Literal[""] = ""
+    error: str = ""
+    steps: int = 0
+    steps_max: int
+    repairs: int = 0
+    usage: Usage = Usage()
+    step_id: str = ""
+    model_ref: str = ""
+    open_calls: tuple[OpenCall, ...] = ()
+    created_ms: int
+    finished_ms: int = 0
+    background: bool = False
+
+
+class QueuedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that arrived while another run was active; its messages join when it starts."""
+
+    run: Run
+    messages: tuple[TranscriptMessage, ...]
+
+
+class AgentState(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an agent's actor keeps in memory.
+
+    ``window`` lists the transcript sequences that are in context, ascending. ``prompt`` is the
+    digest of the system text stored under ``prompt/<digest>``.
+    """
+
+    agent_id: str
+    config: AgentConfig
+    blocks: tuple[Block, ...] = ()
+    window: tuple[int, ...] = ()
+    next_sequence: int = 1
+    run: Run | None = None
+    queue: tuple[QueuedRun, ...] = ()
+    last_run: Run | None = None
+    prompt: str = ""
+    created_ms: int = 0
+    updated_ms: int = 0
+
+
+# --- commands and queries -----------------------------------------------------------------------
+
+
+class CreateAgent(Message, frozen=True, tag="agent.create"):
+    """Create the agent; replies with its `AgentState`."""
+
+    config: AgentConfig
+    blocks: tuple[Block, ...] = ()
+
+
+class UpdateAgent(Message, frozen=True, tag="agent.update"):
+    """Replace fields of the configuration; replies with the `AgentState`."""
+
+    changes: dict[str, Any]
+
+
+class DeleteAgent(Message, frozen=True, tag="agent.delete"):
+    """Delete the agent; an active run is cancelled first."""
+
+
+class UpdateBlock(Message, frozen=True, tag="agent.block"):
+    """Change a block by label; replies with the `Block`."""
+
+    label: str
+    changes: dict[str, Any]
+
+
+class InputMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message a caller sends."""
+
+    role: Literal["user", "system", "assistant"] = "user"
+    content: str | list[dict[str, Any]] = ""
+    name: str = ""
+    otid: str = ""
+    sender_id: str = ""
+
+
+class StartRun(Message, frozen=True, tag="agent.run"):
+    """Begin a run with these messages, or queue it; replies with the `Run`.
+
+    ``run_id`` is chosen by the caller, so that a repeated request names the same run.
+    """
+
+    run_id: str
+    messages: tuple[InputMessage, ...]
+    steps_max: int = 0
+    background: bool = False
+
+
+class CancelRun(Message, frozen=True, tag="agent.cancel"):
+    """Cancel a run, active or queued; replies with the `Run`."""
+
+    run_id: str
+
+
+class ShowAgent(Message, frozen=True, tag="agent.show"):
+    """Query: the `AgentState`."""
+
+
+class ShowRun(Message, frozen=True, tag="agent.show_run"):
+    """Query: a `Run` by id, active, queued or last."""
+
+    run_id: str
+
+
+# --- events (`Emit.kind` and body) --------------------------------------------------------------
+# run.started   {run_id}                      run.finished {run: Run}
+# message       TranscriptMessage             run.waiting  {run_id, effect_id, call: ToolCall}
+# step.started  {run_id, step_id, ref}        run.resumed  {run_id, effect_id}
+# step.finished {run_id, step_id, usage}      effect.<state> (by the gate, see effects.gate)

@@ -1,0 +1,311 @@
+"""Every error that crosses a room's border, and the one table of what each means outside.
+
+    KelpieError
+    ├── InputError                 the request is wrong; nothing changed
+    │   ├── InvalidFieldError      a field has the wrong type, shape or characters
+    │   ├── LimitExceededError     a field is larger than its limit
+    │   ├── NotFoundError          no such object in this tenant
+    │   ├── ConflictError          the object is not in a state that allows this
+    │   ├── AlreadyDecidedError    an approval was decided before
+    │   ├── KeyReusedError         an idempotency key came back with another request
+    │   ├── CursorAheadError       a cursor names a position that does not exist yet
+    │   ├── CursorExpiredError     a cursor names a position that retention has removed
+    │   ├── ConfigError            a setting is unknown, malformed or contradicts another
+    │   └── UnauthorizedError      no key, or a wrong one
+    ├── BusyError                  try again later; nothing changed
+    │   ├── OverloadedError        a bounded queue is full
+    │   ├── DrainingError          the node is shutting down
+    │   └── DeadlineError          the caller's deadline passed; the outcome may follow
+    ├── StoreError                 the store refused or failed
+    │   ├── FencedError            this node no longer owns the actor's shard
+    │   ├── VersionConflictError   another turn committed first
+    │   ├── MessageGoneError       the message was consumed before
+    │   ├── StoreHeldError         another process holds the store, or it is held after a restore
+    │   ├── StoreVersionError      the store's schema is newer than this program
+    │   ├── CorruptionError        a checksum or the engine found damage
+    │   ├── DiskFullError          no space left
+    │   └── CommitUnknownError     the commit's outcome is not known
+    ├── CycleError                 a chain of calls came back to an actor in it
+    ├── ActorFailedError           a turn raised; its changes were rolled back
+    ├── UnavailableError           an optional part is missing from this host
+    ├── ModelError                 a model provider failed
+    ├── SandboxError               a sandbox could not run what it was given
+    └── DeniedError                the gate refused an effect
+
+``STATUS`` maps each ``code`` to its HTTP status and its exit status.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, NamedTuple
+
+
+class Status(NamedTuple):
+    """What an error code becomes at the edges."""
+
+    http: int
+    exit: int
+
+
+class KelpieError(Exception):
+    """Root of every typed error.
+
+    Attributes:
+        code: Stable identifier, part of the public interface.
+        retriable: Whether the same request may succeed later, unchanged.
+        message: What happened, to which value, and what to do next.
+        fields: Structured details, JSON-compatible.
+    """
+
+    code: ClassVar[str] = "internal"
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **fields: str | int | float | bool | None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = fields
+
+
+class InputError(KelpieError):
+    """The request is wrong; nothing changed."""
+
+    code = "invalid_request"
+
+
+class InvalidFieldError(InputError):
+    """A field has the wrong type, shape or characters."""
+
+    code = "invalid_field"
+
+    def __init__(self, field: str, problem: str, **fields: str | int | float | bool | None) -> None:
+        super().__init__(f"{field}: {problem}", field=field, **fields)
+
+
+class LimitExceededError(InputError):
+    """A field is larger than its limit."""
+
+    code = "limit_exceeded"
+
+    def __init__(self, field: str, *, actual: int, limit: int, unit: str, hint: str = "") -> None:
+        advice = f"; {hint}" if hint else ""
+        message = f"{field} is {actual:,} {unit}, the limit is {limit:,} {unit}{advice}"
+        super().__init__(message, field=field, actual=actual, limit=limit, unit=unit)
+
+
+class NotFoundError(InputError):
+    """No such object in this tenant."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} {name!r} does not exist", kind=kind, name=name)
+
+
+class ConflictError(InputError):
+    """The object is not in a state that allows this."""
+
+    code = "conflict"
+
+
+class AlreadyDecidedError(ConflictError):
+    """An approval was decided before."""
+
+    code = "already_decided"
+
+
+class KeyReusedError(InputError):
+    """An idempotency key came back with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class CursorAheadError(InputError):
+    """A cursor names a position that does not exist yet."""
+
+    code = "cursor_ahead"
+
+
+class CursorExpiredError(InputError):
+    """A cursor names a position that retention has removed."""
+
+    code = "cursor_expired"
+
+
+class ConfigError(InputError):
+    """A setting is unknown, malformed or contradicts another."""
+
+    code = "invalid_setting"
+
+
+class UnauthorizedError(InputError):
+    """The request carries no key, or a wrong one."""
+
+    code = "unauthorized"
+
+
+class BusyError(KelpieError):
+    """Try again later; nothing changed."""
+
+    code = "busy"
+    retriable = True
+
+
+class OverloadedError(BusyError):
+    """A bounded queue is full."""
+
+    code = "overloaded"
+
+
+class DrainingError(BusyError):
+    """The node is shutting down and accepts nothing new."""
+
+    code = "draining"
+
+
+class DeadlineError(BusyError):
+    """The caller's deadline passed; the turn's outcome may still follow."""
+
+    code = "deadline_exceeded"
+
+
+class StoreError(KelpieError):
+    """The store refused or failed."""
+
+    code = "store_failed"
+
+
+class FencedError(StoreError):
+    """This node no longer owns the actor's shard."""
+
+    code = "fenced"
+    retriable = True
+
+
+class VersionConflictError(StoreError):
+    """Another turn committed first."""
+
+    code = "version_conflict"
+    retriable = True
+
+
+class MessageGoneError(StoreError):
+    """The message of this turn was consumed before; the turn must not happen again."""
+
+    code = "message_gone"
+
+
+class StoreHeldError(StoreError):
+    """Another process holds the store, or the store is held after a restore."""
+
+    code = "store_held"
+
+
+class StoreVersionError(StoreError):
+    """The store's schema is newer than this program."""
+
+    code = "store_version"
+
+
+class CorruptionError(StoreError):
+    """A checksum or the engine found damage; the damaged value was not served."""
+
+    code = "store_corrupt"
+
+
+class DiskFullError(StoreError):
+    """No space is left on the store's disk; nothing of the commit was kept."""
+
+    code = "disk_full"
+    retriable = True
+
+
+class CommitUnknownError(StoreError):
+    """The commit's outcome is not known; the actor reloads before it answers again."""
+
+    code = "commit_unknown"
+    retriable = True
+
+
+class CycleError(KelpieError):
+    """A chain of calls came back to an actor in it, or grew too deep."""
+
+    code = "call_cycle"
+
+
+class ActorFailedError(KelpieError):
+    """A turn raised; its changes were rolled back and the activation discarded."""
+
+    code = "actor_failed"
+
+
+class UnavailableError(KelpieError):
+    """An optional part is missing from this host.
+
+    The message says what to install.
+    """
+
+    code = "unavailable"
+
+
+class ModelError(KelpieError):
+    """A model provider failed.
+
+    Attributes:
+        reason: One of ``auth``, ``quota``, ``rate_limited``, ``timeout``, ``server``,
+            ``malformed``, ``too_large``, ``bad_request``, ``unreachable``.
+    """
+
+    code = "model_failed"
+
+    def __init__(self, reason: str, message: str, *, status: int | None = None) -> None:
+        super().__init__(message, reason=reason, status=status)
+        self.reason = reason
+        self.status = status
+
+
+class SandboxError(KelpieError):
+    """A sandbox could not run what it was given."""
+
+    code = "sandbox_failed"
+
+
+class DeniedError(KelpieError):
+    """The gate refused an effect."""
+
+    code = "denied"
+
+
+STATUS: Final[dict[str, Status]] = {
+    "internal": Status(500, 70),
+    "invalid_request": Status(400, 2),
+    "invalid_field": Status(422, 2),
+    "limit_exceeded": Status(422, 2),
+    "not_found": Status(404, 4),
+    "conflict": Status(409, 5),
+    "already_decided": Status(409, 5),
+    "idempotency_key_reused": Status(422, 5),
+    "cursor_ahead": Status(400, 2),
+    "cursor_expired": Status(410, 5),
+    "invalid_setting": Status(422, 2),
+    "unauthorized": Status(401, 6),
+    "busy": Status(503, 75),
+    "overloaded": Status(429, 75),
+    "draining": Status(503, 75),
+    "deadline_exceeded": Status(504, 75),
+    "store_failed": Status(500, 74),
+    "fenced": Status(503, 75),
+    "version_conflict": Status(503, 75),
+    "message_gone": Status(409, 5),
+    "store_held": Status(503, 73),
+    "store_version": Status(500, 73),
+    "store_corrupt": Status(500, 74),
+    "disk_full": Status(507, 74),
+    "commit_unknown": Status(503, 75),
+    "call_cycle": Status(409, 5),
+    "actor_failed": Status(500, 70),
+    "unavailable": Status(503, 69),
+    "model_failed": Status(502, 69),
+    "sandbox_failed": Status(500, 70),
+    "denied": Status(403, 7),
+}
+"""Exit statuses follow ``sysexits.h`` where it has one; 4 to 7 are Kelpie's own."""

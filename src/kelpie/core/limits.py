@@ -1,0 +1,135 @@
+"""Every bound of the product, with its unit in the name and its reason beside it.
+
+A queue, loop, retry, payload or timeout without a constant here is a defect. Relations between the
+bounds are asserted when this module is imported, so that a wrong edit cannot start.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- identity ---------------------------------------------------------------------------------
+ACTOR_ID_BYTES_MAX: Final = 256  # fits an index page several times over
+NAME_CHARS_MAX: Final = 256  # names of agents, tools, blocks: one line on a screen
+LABEL_CHARS_MAX: Final = 50  # a block's label is an XML-ish tag in the prompt
+IDEMPOTENCY_KEY_BYTES_MAX: Final = 255  # the header's common bound in the field
+SHARD_COUNT: Final = 256  # a power of two; one audit chain and one epoch each
+
+# --- actors -----------------------------------------------------------------------------------
+ACTOR_STATE_BYTES_MAX: Final = 10 * MIB  # more belongs in KV rows or blobs
+TRANSACTION_BYTES_MAX: Final = 10 * MIB + 256 * KIB  # one whole state, and the rows beside it
+TRANSACTION_OPERATIONS_MAX: Final = 10_000  # keeps the writer's lock under a second
+MAILBOX_DEPTH_MAX: Final = 1_024  # calls waiting for one actor before back-pressure
+INVOCATION_TIMEOUT_MS: Final = 30_000  # default deadline of a call
+INVOCATION_TIMEOUT_MS_MAX: Final = 600_000  # longest deadline a caller may ask for
+CALL_DEPTH_MAX: Final = 16  # a chain of actors that is deeper is a cycle in disguise
+IDEMPOTENCY_TTL_MS: Final = 86_400_000  # one day: longer than any retry loop
+MESSAGE_ATTEMPTS_MAX: Final = 5  # then the message is a dead letter
+MESSAGE_BYTES_MAX: Final = 4 * MIB  # one actor message or call payload
+RESIDENT_ACTORS_MAX: Final = 1_000_000  # the design point of one process
+EVENT_BYTES_MAX: Final = 1 * MIB  # one row of an event log
+EVENT_PAGE_ROWS_MAX: Final = 1_000
+REMINDER_NAME_CHARS_MAX: Final = 256
+KV_KEY_BYTES_MAX: Final = 512
+KV_VALUE_BYTES_MAX: Final = 4 * MIB  # one message of a conversation with its images
+LIST_PAGE_ROWS_MAX: Final = 1_000
+INTEGER_MIN: Final = -(2**63)  # what SQLite and PostgreSQL hold
+INTEGER_MAX: Final = 2**63 - 1
+
+# --- nodes ------------------------------------------------------------------------------------
+HEARTBEAT_INTERVAL_MS: Final = 1_000
+HEARTBEAT_TIMEOUT_MS: Final = 5_000
+LEASE_DURATION_MS: Final = 30_000
+DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's usual length
+
+# --- storage ----------------------------------------------------------------------------------
+COMMIT_BATCH_ROWS_MAX: Final = 512  # actor commits in one transaction (group commit)
+COMMIT_QUEUE_DEPTH_MAX: Final = 16_384  # commits waiting for the writer before back-pressure
+DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
+BLOB_BYTES_MAX: Final = 256 * MIB
+SNAPSHOT_BYTES_MAX: Final = 1024 * MIB
+
+# --- effects ----------------------------------------------------------------------------------
+EFFECT_ARGS_BYTES_MAX: Final = 4 * MIB
+EFFECT_RESULT_BYTES_MAX: Final = 4 * MIB
+EFFECTS_OPEN_PER_ACTOR_MAX: Final = 256  # a fan-out wider than this is a bug or an attack
+EFFECT_ATTEMPTS_MAX: Final = 5  # repeatable and keyed effects, after restarts or transient errors
+EFFECT_CASCADE_MAX: Final = 64  # verdicts fed back to a machine within one turn
+APPROVAL_TTL_MS: Final = 3_600_000  # a question nobody answers within an hour is denied
+APPROVAL_TTL_MS_MAX: Final = 7 * 86_400_000
+GRANT_MEMBERS_MAX: Final = 1_000  # effects one approval may cover
+EXECUTOR_MARGIN_MS: Final = 2_000  # between an executor's own stop and `not_after`
+MODEL_CALLS_CONCURRENT_MAX: Final = 64
+COMMANDS_CONCURRENT_MAX: Final = 8  # jails at once on one node
+FILES_CONCURRENT_MAX: Final = 16
+STREAM_FLUSH_INTERVAL_MS: Final = 5  # how long a model's deltas may wait for company
+STREAM_ROW_BYTES_MAX: Final = 64 * KIB
+DIFF_LINES_MAX: Final = 2_000  # a card shows this much and says how much more there is
+
+# --- agents -----------------------------------------------------------------------------------
+CORE_MEMORY_BYTES_MAX: Final = 32 * KIB  # all blocks of one agent, rendered into every prompt
+BLOCK_CHARS_DEFAULT: Final = 16 * KIB  # a block's own limit when none is given
+BLOCKS_PER_AGENT_MAX: Final = 64
+WORKING_MEMORY_BYTES_MAX: Final = 1 * MIB
+STEPS_PER_RUN_MAX: Final = 50  # model calls in answer to one user message
+TOKENS_PER_RUN_MAX: Final = 1_000_000
+REPAIRS_PER_RUN_MAX: Final = 3  # malformed answers handed back to the model before giving up
+TOOL_CALLS_PER_STEP_MAX: Final = 32
+RUNS_QUEUED_PER_AGENT_MAX: Final = 64
+MESSAGE_TEXT_CHARS_MAX: Final = 1_000_000
+SYSTEM_PROMPT_CHARS_MAX: Final = 256 * KIB
+TOOLS_PER_AGENT_MAX: Final = 256
+CONTEXT_MESSAGES_MAX: Final = 2_000
+
+# --- models -----------------------------------------------------------------------------------
+MODEL_TIMEOUT_MS: Final = 120_000
+MODEL_CONNECT_TIMEOUT_MS: Final = 10_000
+MODEL_RETRIES_MAX: Final = 4
+MODEL_RETRY_DELAY_MS_MIN: Final = 250
+MODEL_RETRY_DELAY_MS_MAX: Final = 20_000
+MODEL_RESPONSE_BYTES_MAX: Final = 4 * MIB
+MODEL_EVENT_BYTES_MAX: Final = 1 * MIB  # one server-sent event
+
+# --- sandbox ----------------------------------------------------------------------------------
+SANDBOX_MEMORY_BYTES: Final = 512 * MIB
+SANDBOX_PROCESSES_MAX: Final = 128
+SANDBOX_OUTPUT_BYTES_MAX: Final = 1 * MIB  # then cut, and the result says so
+SANDBOX_TIMEOUT_MS: Final = 60_000
+SANDBOX_TIMEOUT_MS_MAX: Final = 600_000
+SANDBOX_START_TIMEOUT_MS: Final = 5_000
+SANDBOX_SCRATCH_BYTES_MAX: Final = 1024 * MIB
+WORKSPACE_FILE_BYTES_MAX: Final = 8 * MIB  # one file read or written by a tool
+WORKSPACE_ENTRIES_MAX: Final = 20_000  # changed paths in one change set; entries of one listing
+PATH_BYTES_MAX: Final = 4_096
+ARGUMENTS_MAX: Final = 1_024  # argv entries of one command
+ARGUMENTS_BYTES_MAX: Final = 128 * KIB
+
+# --- plans ------------------------------------------------------------------------------------
+PLAN_UNITS_MAX: Final = 1_000
+
+# --- server -----------------------------------------------------------------------------------
+PORT_DEFAULT: Final = 8283
+REQUEST_BODY_BYTES_MAX: Final = 16 * MIB
+REQUEST_HEADERS_BYTES_MAX: Final = 64 * KIB
+STREAM_PING_INTERVAL_MS: Final = 15_000
+STREAMS_CONCURRENT_MAX: Final = 4_096
+
+# --- simulator --------------------------------------------------------------------------------
+SIMULATION_STEPS_MAX: Final = 10_000_000
+
+assert ACTOR_STATE_BYTES_MAX < TRANSACTION_BYTES_MAX, "a whole state must fit one transaction"
+assert HEARTBEAT_INTERVAL_MS * 3 <= HEARTBEAT_TIMEOUT_MS, "two lost heartbeats are no suspicion"
+assert HEARTBEAT_TIMEOUT_MS < LEASE_DURATION_MS, "suspicion comes before the lease ends"
+assert IDEMPOTENCY_TTL_MS > 2 * INVOCATION_TIMEOUT_MS_MAX, "a key outlives every deadline"
+assert INVOCATION_TIMEOUT_MS <= INVOCATION_TIMEOUT_MS_MAX
+assert CORE_MEMORY_BYTES_MAX >= BLOCK_CHARS_DEFAULT, "one default block fits core memory"
+assert SANDBOX_TIMEOUT_MS <= SANDBOX_TIMEOUT_MS_MAX
+assert APPROVAL_TTL_MS <= APPROVAL_TTL_MS_MAX
+assert WORKSPACE_FILE_BYTES_MAX <= BLOB_BYTES_MAX
+assert EFFECT_ARGS_BYTES_MAX <= TRANSACTION_BYTES_MAX
+assert KV_VALUE_BYTES_MAX <= TRANSACTION_BYTES_MAX
+assert MODEL_RETRY_DELAY_MS_MIN < MODEL_RETRY_DELAY_MS_MAX < MODEL_TIMEOUT_MS
+assert SHARD_COUNT & (SHARD_COUNT - 1) == 0

@@ -1,0 +1,1 @@
+"""Where effects run: the sandbox protocol, its tiers, and change sets over a workspace."""

@@ -1,0 +1,244 @@
+"""The Store protocol, split by capability; ``Store`` is all of them.
+
+Promises that every engine keeps (``tests/contract/store`` holds them):
+
+- A commit is atomic, and durable when its future resolves.
+- Commits of one actor apply in the order of their submission; one refused commit never fails
+  another member of its batch, except later commits of the same actor, which its version check
+  refuses.
+- A commit is refused when its shard's epoch is not the one it carries, checked in the same
+  transaction.
+- Reads never see a part of a commit.
+- Nothing is truncated silently: a row beyond its limit is a ``LimitExceededError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from kelpie.core.ids import ActorId, Tenant
+from kelpie.storage.records import (
+    AuditRecord,
+    Commit,
+    CommitReceipt,
+    DeadLetter,
+    EffectRow,
+    EffectState,
+    ListItem,
+    Page,
+    ReminderRow,
+    ShardGrant,
+    StoredActor,
+    StoredEvent,
+    StoredMessage,
+    StoredReply,
+    StreamChunk,
+)
+
+
+class ActorStore(Protocol):
+    """Actors and their commits."""
+
+    async def load(self, actor: ActorId) -> StoredActor | None:
+        """Return the actor's last durable version, or None if it never existed.
+
+        Raises:
+            CorruptionError: Its checksum does not match; the error names the actor.
+        """
+        ...
+
+    def commit(self, commit: Commit) -> Awaitable[CommitReceipt]:
+        """Queue ``commit``; the awaitable resolves once it is durable.
+
+        Queueing happens before this method returns, so calls without an await between them keep
+        their order.
+
+        Raises (when awaited):
+            FencedError: The shard's epoch has moved.
+            VersionConflictError: The actor's version is not the expected one.
+            MessageGoneError: The consumed message or reminder does not exist any more.
+            LimitExceededError: The commit is larger than a transaction may be.
+            DiskFullError: No space; nothing was kept.
+            CommitUnknownError: The engine failed in a way that leaves the outcome open.
+        """
+        ...
+
+    async def reply(self, actor: ActorId, method: str, key: str) -> StoredReply | None:
+        """Return the kept reply for an idempotency key of the actor's living incarnation."""
+        ...
+
+
+class KvStore(Protocol):
+    """An actor's own ordered map."""
+
+    async def kv_get(self, actor: ActorId, key: str) -> bytes | None:
+        """Return one value."""
+        ...
+
+    async def kv_range(
+        self, actor: ActorId, start: str, end: str, *, limit: int, descending: bool = False
+    ) -> list[tuple[str, bytes]]:
+        """Return up to ``limit`` pairs with ``start <= key < end``, in key order."""
+        ...
+
+
+class WorkStore(Protocol):
+    """What recovery and the pumps drive: messages, reminders, open effects."""
+
+    async def outbox(self, after_id: int, limit: int) -> list[StoredMessage]:
+        """Return waiting messages with id > ``after_id``, by id."""
+        ...
+
+    async def outbox_failed(
+        self, message_id: int, *, error: str, retry_at_ms: int | None, now_ms: int
+    ) -> None:
+        """Count a failed delivery; with ``retry_at_ms`` None the message becomes a dead letter."""
+        ...
+
+    async def dead_letters(self, tenant: Tenant, limit: int) -> list[DeadLetter]:
+        """Return the tenant's newest dead letters."""
+        ...
+
+    async def reminders_due(self, now_ms: int, limit: int) -> list[ReminderRow]:
+        """Return reminders with ``due_ms <= now_ms``, earliest first."""
+        ...
+
+    async def reminder_next_ms(self) -> int | None:
+        """Return the earliest ``due_ms`` of any reminder."""
+        ...
+
+    async def effects_open(self, after_id: str, limit: int) -> list[EffectRow]:
+        """Return effects in an open state with id > ``after_id``, by id."""
+        ...
+
+
+class EffectStore(Protocol):
+    """Effects as people look for them."""
+
+    async def effect(self, tenant: Tenant, effect_id: str) -> EffectRow | None:
+        """Return one effect, in whatever state."""
+        ...
+
+    async def effects(
+        self, page: Page, *, states: Sequence[EffectState] = (), actor: ActorId | None = None
+    ) -> list[EffectRow]:
+        """Return effects by (created_ms, id); empty ``states`` means all."""
+        ...
+
+
+class EventStore(Protocol):
+    """Event logs, lists and streams."""
+
+    async def events(self, actor: ActorId, after: int, limit: int) -> list[StoredEvent]:
+        """Return the actor's events with sequence > ``after``, gapless and in order.
+
+        Raises:
+            CursorAheadError: ``after`` is beyond the newest event.
+        """
+        ...
+
+    async def events_tail(
+        self, tenant: Tenant, after_position: int, limit: int
+    ) -> list[StoredEvent]:
+        """Return all the tenant's events with position > ``after_position``, in commit order.
+
+        Raises:
+            CursorAheadError: ``after_position`` is beyond the newest event.
+        """
+        ...
+
+    async def list_page(self, collection: str, page: Page) -> list[ListItem]:
+        """Return projection rows of the tenant in (sort_key, item_id) order."""
+        ...
+
+    async def list_item(self, tenant: Tenant, collection: str, item_id: str) -> ListItem | None:
+        """Return one projection row."""
+        ...
+
+    def stream_append(
+        self, actor: ActorId, epoch: int, chunks: Sequence[StreamChunk]
+    ) -> Awaitable[None]:
+        """Queue stream chunks; fenced like a commit, durable when the awaitable resolves."""
+        ...
+
+    async def stream(
+        self, actor: ActorId, effect_id: str, attempt: int, after: int, limit: int
+    ) -> list[StreamChunk]:
+        """Return chunks of one attempt with sequence > ``after``."""
+        ...
+
+
+class AuditStore(Protocol):
+    """The audit chains."""
+
+    def audit(self, tenant: Tenant) -> AsyncIterator[AuditRecord]:
+        """Yield the tenant's audit records, by shard and sequence.
+
+        Chains hold the records of every tenant; verifying needs ``audit_chain``.
+        """
+        ...
+
+    def audit_chain(self, shard: int) -> AsyncIterator[AuditRecord]:
+        """Yield every record of one shard's chain, in order."""
+        ...
+
+
+class StoreStats(NamedTuple):
+    """Counts and sizes of a store."""
+
+    actors: int
+    effects_open: int
+    outbox: int
+    reminders: int
+    events: int
+    dead_letters: int
+    size_bytes: int
+    incarnation: str
+    held: bool
+    schema_version: int
+
+
+class AdminStore(Protocol):
+    """Care of the whole store."""
+
+    @property
+    def session(self) -> str:
+        """This holder's session id; a new one at every open."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """Whether the store waits for a release after a restore: effects and timers rest."""
+        ...
+
+    def grants(self) -> Sequence[ShardGrant]:
+        """Return the shards this session owns, with their epochs."""
+        ...
+
+    async def release(self) -> None:
+        """End the held state."""
+        ...
+
+    async def stats(self) -> StoreStats:
+        """Return counts and sizes."""
+        ...
+
+    async def backup(self, target: Path) -> None:
+        """Write a consistent copy of the whole store, blobs included, beside a running server.
+
+        Raises:
+            ConflictError: ``target`` exists.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish queued commits, then let go of the store."""
+        ...
+
+
+class Store(
+    ActorStore, KvStore, WorkStore, EffectStore, EventStore, AuditStore, AdminStore, Protocol
+):
+    """All capabilities of one engine."""
