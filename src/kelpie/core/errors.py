@@ -60,7 +60,7 @@ class KelpieError(Exception):
     code: ClassVar[str] = "internal"
     retriable: ClassVar[bool] = False
 
-    def __init__(self, message: str, **fields: str | int | float | bool | None) -> None:
+    def __init__(self, message: str, **fields: str | float | bool | None) -> None:
         super().__init__(message)
         self.message = message
         self.fields = fields
@@ -77,7 +77,7 @@ class InvalidFieldError(InputError):
 
     code = "invalid_field"
 
-    def __init__(self, field: str, problem: str, **fields: str | int | float | bool | None) -> None:
+    def __init__(self, field: str, problem: str, **fields: str | float | bool | None) -> None:
         super().__init__(f"{field}: {problem}", field=field, **fields)
 
 
