@@ -180,14 +180,12 @@ class Runtime:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         decoder = self._decoders.get(actor.type)
         try:
-            if decoder is None:
-                raise NotFoundError("actor type", actor.type)
-            message = decoder.decode(body)
+            message = decoder.decode(body) if decoder else None
         except msgspec.MsgspecError as error:
             future.set_exception(InvalidFieldError("message", str(error)))
             return future
-        except NotFoundError as error:
-            future.set_exception(error)
+        if message is None:
+            future.set_exception(NotFoundError("actor type", actor.type))
             return future
         self._dispatch(
             Envelope(
