@@ -11,14 +11,20 @@ run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from concurrent.futures import Executor
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from kelpie.core.limits import SIMULATION_STEPS_MAX
 
 Choose = Callable[[int], int]
 """Given how many callbacks are ready, return the index of the one to run."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _CLOCK_RESOLUTION_S: Final = 1e-9
 
@@ -51,6 +57,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         crash_at: The step at which the process dies, 0 for never.
     """
 
+    # What `asyncio.BaseEventLoop` keeps, which its type stubs leave out.
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+    _stopping: bool
+
     def __init__(self, *, choose: Choose = first_in_first_out, start_s: float = 0.0) -> None:
         super().__init__()
         self.steps = 0
@@ -66,11 +77,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return self._now_s
 
     def run_in_executor(
-        self, executor: object, func: Callable[..., Any], *args: Any
-    ) -> asyncio.Future[Any]:
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
         """Run ``func`` now and return a finished future."""
         del executor
-        future: asyncio.Future[Any] = self.create_future()
+        future: asyncio.Future[T] = self.create_future()
         try:
             future.set_result(func(*args))
         except Exception as error:  # noqa: BLE001  handed to the awaiting caller
@@ -120,14 +131,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _wake_timers(self) -> None:
         """Move due timers to the ready queue; when nothing is ready, jump to the next one."""
         while self._scheduled and self._scheduled[0]._cancelled:  # noqa: SLF001
-            heapq.heappop(self._scheduled)._scheduled = False  # noqa: SLF001
+            heapq.heappop(self._scheduled)._scheduled = False  # type: ignore[attr-defined]  # noqa: SLF001
         if not self._ready and not self._stopping:
             if not self._scheduled:
                 raise StalledSimulationError(f"nothing can happen any more at {self._now_s} s")
             self._now_s = max(self._now_s, self._scheduled[0].when())
         while self._scheduled and self._scheduled[0].when() <= self._now_s:
             timer = heapq.heappop(self._scheduled)
-            timer._scheduled = False  # noqa: SLF001
+            timer._scheduled = False  # type: ignore[attr-defined]  # noqa: SLF001
             if not timer._cancelled:  # noqa: SLF001
                 self._ready.append(timer)
 
@@ -165,9 +176,6 @@ for _name in _ESCAPES:
 
 def _unwind(task: asyncio.Task[Any]) -> None:
     coro = task.get_coro()
-    if coro is None:
-        return
-    try:
-        coro.close()
-    except BaseException:  # noqa: BLE001, S110  a dead process reports nothing
-        pass
+    if coro is not None:
+        with contextlib.suppress(BaseException):  # a dead process reports nothing
+            coro.close()
