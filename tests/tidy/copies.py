@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import vulture
 
-from tests.tidy.tree import ROOT, Module, Offence
+from tests.tidy.tree import Module, Offence, relative
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -100,6 +100,6 @@ def find_dead_code(paths: Iterable[Path], *, judged: tuple[str, ...]) -> Iterato
     finder = vulture.Vulture(ignore_names=CALLED_BY_NAME, ignore_decorators=CALLED_BY_DECORATOR)
     finder.scavenge([str(path) for path in paths])
     for item in finder.get_unused_code(min_confidence=60):
-        path = item.filename.resolve().relative_to(ROOT).as_posix()
+        path = relative(item.filename)
         if path.startswith(judged) and item.typ in JUDGED_KINDS:
             yield Offence(f"{path}:{item.name}", f"line {item.first_lineno}: unused {item.typ}")

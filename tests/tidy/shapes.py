@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from tests.tidy.tree import Module, Offence, imported_names
+from tests.tidy.tree import Module, Offence, functions_of, imported_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -133,22 +133,42 @@ def is_of_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
 
 
-def count_assertions(function: ast.AST) -> int:
-    """Assertions of a function: `assert` statements and calls to `check_…` or `assert_…`."""
-    count = 0
-    for node in ast.walk(function):
-        if isinstance(node, ast.Assert):
-            count += 1
-        elif isinstance(node, ast.Call):
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            count += name.lstrip("_").startswith(("check_", "assert_"))
-    return count
+def called_name(node: ast.AST) -> str:
+    """The last part of the name a call uses; empty if the node is no call by name."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return str(getattr(node.func, "attr", getattr(node.func, "id", "")))
+
+
+def count_asserts(function: ast.AST) -> int:
+    """The `assert` statements of a function."""
+    return sum(isinstance(node, ast.Assert) for node in ast.walk(function))
+
+
+def count_assertions(module: Module) -> dict[str, int]:
+    """Assertions of each public function of a module that changes state.
+
+    Its own, those of the functions of this module that it calls by name, and one for each call of
+    another module's `check_…` or `assert_…`.
+    """
+    helpers = {function.name: count_asserts(function) for _, function in functions_of(module)}
+    counts = {}
+    for name, function in find_state_changers(module):
+        called = {called_name(node) for node in ast.walk(function)} - {""}
+        inherited = sum(helpers.get(callee, 0) for callee in called)
+        foreign = [
+            callee
+            for callee in called - set(helpers)
+            if callee.lstrip("_").startswith(("check_", "assert_"))
+        ]
+        counts[name] = count_asserts(function) + inherited + len(foreign)
+    return counts
 
 
 def find_unchecked_changes(modules: Iterable[Module], *, least: int) -> Iterator[Offence]:
     """Modules whose state-changing functions have fewer than `least` assertions on average."""
     for module in modules:
-        counts = {name: count_assertions(node) for name, node in find_state_changers(module)}
+        counts = count_assertions(module)
         if counts and sum(counts.values()) < least * len(counts):
             bare = ", ".join(name for name, count in counts.items() if count < least)
             total = f"{sum(counts.values())} assertions in {len(counts)} functions"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import subprocess
 import tomllib
 from pathlib import Path
@@ -63,8 +64,8 @@ def tracked_files() -> tuple[Path, ...]:
 
 
 def relative(path: Path) -> str:
-    """The path from the checkout's root, with slashes."""
-    return path.relative_to(ROOT).as_posix()
+    """The path from the checkout's root, with slashes; also of a file outside of it."""
+    return Path(os.path.relpath(path, ROOT)).as_posix()
 
 
 def parse_module(text: str, *, path: str) -> Module:

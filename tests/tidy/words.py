@@ -53,7 +53,8 @@ ANY_FORBIDDEN = re.compile("|".join(FORBIDDEN), re.IGNORECASE)
 ANY_FORBIDDEN_IN_CODE = re.compile("|".join(FORBIDDEN_IN_CODE))
 PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|AGE-SECRET-KEY-1[A-Z0-9]{20}")
 DOWNLOAD_ADDRESS = re.compile(r"https?://|git\+|--(extra-)?index-url|--find-links")
-BANNED_API_EXCEPTION = re.compile(r"# noqa:[^#\n]*\bTID251\b")
+# Exceptions that need a reason on the allow-list: banned APIs, and catching every error.
+LINT_EXCEPTION = re.compile(r"# noqa:[^#\n]*?\b(TID251|BLE001)\b")
 # Licence texts are quoted as they are, and the rules quote what they look for.
 EXEMPT = {"LICENSE", "tests/tidy/words.py", "tests/tidy/test_rules_bite.py"}
 
@@ -104,11 +105,9 @@ def find_places(files: Iterable[Path], *, folders: Iterable[str]) -> Iterator[Of
         yield from find_matches(path, pattern)
 
 
-def find_banned_api_exceptions(files: Iterable[Path]) -> Iterator[Offence]:
-    """Lines of the product that use a banned API; each needs its entry in the allow-list."""
+def find_lint_exceptions(files: Iterable[Path]) -> Iterator[Offence]:
+    """Lines of the product that use a banned API or catch every error, by file and rule."""
     for path in files:
         if relative(path).startswith("src/"):
-            yield from (
-                Offence(relative(path), offence.what)
-                for offence in find_matches(path, BANNED_API_EXCEPTION)
-            )
+            for offence in find_matches(path, LINT_EXCEPTION):
+                yield Offence(f"{relative(path)}:{offence.where[-len('TID251') :]}", offence.what)
