@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
+
+# A machine under load is slow, not wrong; a failing example prints how to run it again.
+settings.register_profile("kelpie", deadline=None, print_blob=True)
+settings.load_profile("kelpie")
+
 pytest_plugins = ["tests.plugins.async_tests", "tests.plugins.coverage_ratchet"]

@@ -28,6 +28,8 @@ def checkout(tmp_path: Path) -> Path:
     (root / "src" / "kelpie" / "__init__.py").touch()
     (package / "__init__.py").write_text("def main():\n    print('this checkout')\n    return 3\n")
     (root / "tests" / "unit").mkdir(parents=True)
+    (root / "tests" / "unit" / "test_nothing.py").touch()
+    (root / "tests" / "plugins").mkdir()
     shutil.copy(DEV, root / "dev")
     return root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import io
 import itertools
 import tokenize
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import vulture
 
-from tests.tidy.tree import Module, Offence, relative
+from tests.tidy.tree import Module, Offence, parse_module, relative
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -101,5 +102,22 @@ def find_dead_code(paths: Iterable[Path], *, judged: tuple[str, ...]) -> Iterato
     finder.scavenge([str(path) for path in paths])
     for item in finder.get_unused_code(min_confidence=60):
         path = relative(item.filename)
-        if path.startswith(judged) and item.typ in JUDGED_KINDS:
+        if not path.startswith(judged) or item.typ not in JUDGED_KINDS:
+            continue
+        if not overrides_foreign_method(item.filename, item.first_lineno, item.name):
             yield Offence(f"{path}:{item.name}", f"line {item.first_lineno}: unused {item.typ}")
+
+
+def overrides_foreign_method(path: Path, line: int, name: str) -> bool:
+    """Whether the method at `line` overrides one of a library's class, which then calls it."""
+    module = parse_module(path.read_text(encoding="utf-8"), path=relative(path))
+    owners = [
+        node.name
+        for node in module.tree.body
+        if isinstance(node, ast.ClassDef) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    if not owners or not module.name.startswith("kelpie."):
+        return False
+    owner = getattr(importlib.import_module(module.name), owners[0])
+    foreign = [base for base in owner.__mro__ if not base.__module__.startswith("kelpie")]
+    return any(name in vars(base) for base in foreign)

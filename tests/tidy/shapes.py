@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING
 
 from tests.tidy.tree import Module, Offence, functions_of, imported_names
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 # Wire types may share a domain type's name at the edge that speaks them.
 EDGE_ROOMS = {"server", "mcp", "cli"}
 # What starts the product from outside, so that nothing inside imports it.
-ENTRY_MODULES = {"kelpie", "kelpie.cli", "kelpie.__main__"}
+ENTRY_MODULES = {"kelpie", "kelpie.cli", "kelpie.cli.__main__"}
+LAZY_NAME = re.compile(r"\w+:\w+")
 # Who may import a library, by the top-level name of that library.
 LIBRARY_ROOMS = {
     "pydantic": {"server", "mcp"},
@@ -25,15 +27,20 @@ PROTECTED_ROOMS = {"host": {"app"}, "sim": {"app"}}
 
 
 def module_references(module: Module) -> set[str]:
-    """What a module imports, lazily named modules included (`"kelpie.cli.agents"` in a string)."""
-    lazy = {
+    """What a module imports, lazily named modules included.
+
+    A lazy name is a string such as `"kelpie.cli.chat"`, or `"chat:chat"` beside an f-string that
+    starts with the package it is looked up in.
+    """
+    texts = {
         node.value
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and node.value.startswith("kelpie.")
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    return imported_names(module) | {name.partition(":")[0] for name in lazy}
+    whole = {text.partition(":")[0] for text in texts if text.startswith("kelpie.")}
+    packages = {text for text in whole if text.endswith(".")}
+    parts = {text.partition(":")[0] for text in texts if LAZY_NAME.fullmatch(text)}
+    return imported_names(module) | whole | {f"{head}{tail}" for head in packages for tail in parts}
 
 
 def find_unimported(modules: Iterable[Module], users: Iterable[Module]) -> Iterator[Offence]:
@@ -149,7 +156,7 @@ def count_assertions(module: Module) -> dict[str, int]:
     """Assertions of each public function of a module that changes state.
 
     Its own, those of the functions of this module that it calls by name, and one for each call of
-    another module's `check_…` or `assert_…`.
+    another module's `check_…`, `assert_…` or `require_…`.
     """
     helpers = {function.name: count_asserts(function) for _, function in functions_of(module)}
     counts = {}
@@ -159,7 +166,7 @@ def count_assertions(module: Module) -> dict[str, int]:
         foreign = [
             callee
             for callee in called - set(helpers)
-            if callee.lstrip("_").startswith(("check_", "assert_"))
+            if callee.lstrip("_").startswith(("check_", "assert_", "require_"))
         ]
         counts[name] = count_asserts(function) + inherited + len(foreign)
     return counts

@@ -1,7 +1,7 @@
 """What the product offers from outside: its commands and its routes, read from the product itself.
 
-The command tree is walked from `kelpie.cli.main`, the routes come from the OpenAPI document that
-`kelpie.server.openapi.build_document()` returns. A room that does not exist offers nothing.
+The command tree is walked from `kelpie.cli.root`; the routes are the operations that
+`kelpie.server.table.operations()` returns. A room that does not exist offers nothing.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ from typing import TYPE_CHECKING
 import click
 
 from tests.tidy.documents import normalize_route
-from tests.tidy.tree import ROOT, Module, Offence, rooms
+from tests.tidy.tree import ROOT, Module, Offence, product_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-METHODS = {"get", "post", "put", "patch", "delete"}
+
+def has_module(name: str) -> bool:
+    """Whether the product has a module of this name."""
+    return any(module.name == name for module in product_modules())
 
 
 @functools.cache
 def commands() -> dict[str, bool]:
     """Every `kelpie …` command with whether it is a group; empty while there is no cli."""
-    if "cli" not in rooms():
+    if not has_module("kelpie.cli"):
         return {}
-    main = importlib.import_module("kelpie.cli").main
-    assert isinstance(main, click.Group)
-    return dict(walk_commands(main, "kelpie"))
+    root = importlib.import_module("kelpie.cli").root
+    assert isinstance(root, click.Group)
+    return dict(walk_commands(root, "kelpie"))
 
 
 def walk_commands(group: click.Group, name: str) -> Iterator[tuple[str, bool]]:
@@ -50,16 +53,11 @@ def walk_commands(group: click.Group, name: str) -> Iterator[tuple[str, bool]]:
 
 @functools.cache
 def routes() -> frozenset[str]:
-    """Every route as `METHOD /path/{}`; empty while there is no server."""
-    if "server" not in rooms():
+    """Every route as `METHOD /path/{}`; empty while there is no table of operations."""
+    if not has_module("kelpie.server.table"):
         return frozenset()
-    document = importlib.import_module("kelpie.server.openapi").build_document()
-    return frozenset(
-        normalize_route(method.upper(), path)
-        for path, operations in document["paths"].items()
-        for method in operations
-        if method in METHODS
-    )
+    operations = importlib.import_module("kelpie.server.table").operations()
+    return frozenset(normalize_route(operation.method, operation.path) for operation in operations)
 
 
 @functools.cache

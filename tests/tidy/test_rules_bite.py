@@ -106,8 +106,13 @@ def test_the_audit_counts_what_the_loop_reaches_and_nothing_else() -> None:
 
 def test_a_module_without_a_user_is_found_and_a_lazily_named_one_is_not() -> None:
     modules = [
-        module("src/kelpie/cli/__init__.py", "COMMANDS = {'chat': 'kelpie.cli.chat:chat'}"),
+        module(
+            "src/kelpie/cli/__init__.py",
+            "COMMANDS = {'chat': 'chat:chat', 'serve': 'kelpie.cli.serve:serve'}",
+            "load = lambda name: import_module(f'kelpie.cli.{name}')",
+        ),
         module("src/kelpie/cli/chat.py", "from kelpie.core import ids"),
+        module("src/kelpie/cli/serve.py", "0"),
         module("src/kelpie/core/__init__.py", "0"),
         module("src/kelpie/core/ids.py", "0"),
         module("src/kelpie/core/lost.py", "import kelpie.core.lost"),
@@ -275,6 +280,8 @@ def test_a_test_that_asserts_nothing_or_says_nothing_or_sleeps_is_found() -> Non
         "def test_one(): time.sleep(1)",
         "async def test_a_thing_happens():",
         "    await asyncio.sleep(0)",
+        "    helper()",
+        "def helper():",
         "    assert 1",
     )
     assert names(find_tests_without_assertion([source])) == ["a.py:test_one".partition(":")[2]]
