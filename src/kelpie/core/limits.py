@@ -48,6 +48,13 @@ DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's
 # --- storage ----------------------------------------------------------------------------------
 COMMIT_BATCH_ROWS_MAX: Final = 512  # actor commits in one transaction (group commit)
 COMMIT_QUEUE_DEPTH_MAX: Final = 16_384  # commits waiting for the writer before back-pressure
+COMMIT_BATCH_BYTES_MAX: Final = 32 * MIB  # a batch of large states stays well below a second
+COMMIT_QUEUE_BYTES_MAX: Final = 256 * MIB  # memory that waiting commits may hold
+STATE_CHUNK_BYTES: Final = 256 * KIB  # a larger state is kept in rows of this size
+PURGE_SLICE_ROWS: Final = 64  # rows of deleted actors removed per batch; each may be 4 MiB
+LIST_CURSOR_TTL_MS: Final = 3_600_000  # how long a deleted item keeps its place for a cursor
+WAL_CHECKPOINT_PAGES: Final = 2_000  # 8 MB of log between two checkpoints
+BACKUP_STEP_PAGES: Final = 1_024  # 4 MB between two chances for other work
 DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
 BLOB_BYTES_MAX: Final = 256 * MIB
 SNAPSHOT_BYTES_MAX: Final = 1024 * MIB
@@ -131,5 +138,7 @@ assert APPROVAL_TTL_MS <= APPROVAL_TTL_MS_MAX
 assert WORKSPACE_FILE_BYTES_MAX <= BLOB_BYTES_MAX
 assert EFFECT_ARGS_BYTES_MAX <= TRANSACTION_BYTES_MAX
 assert KV_VALUE_BYTES_MAX <= TRANSACTION_BYTES_MAX
+assert TRANSACTION_BYTES_MAX <= COMMIT_BATCH_BYTES_MAX <= COMMIT_QUEUE_BYTES_MAX
+assert STATE_CHUNK_BYTES <= ACTOR_STATE_BYTES_MAX
 assert MODEL_RETRY_DELAY_MS_MIN < MODEL_RETRY_DELAY_MS_MAX < MODEL_TIMEOUT_MS
 assert SHARD_COUNT & (SHARD_COUNT - 1) == 0
