@@ -99,6 +99,10 @@ MODEL_RETRY_DELAY_MS_MIN: Final = 250
 MODEL_RETRY_DELAY_MS_MAX: Final = 20_000
 MODEL_RESPONSE_BYTES_MAX: Final = 4 * MIB
 MODEL_EVENT_BYTES_MAX: Final = 1 * MIB  # one server-sent event
+MODEL_ERROR_BYTES_MAX: Final = 64 * KIB  # how much of a refusal's body is read
+MODEL_ERROR_CHARS_MAX: Final = 500  # how much of a provider's own words an error repeats
+MODEL_DRAIN_TIMEOUT_MS: Final = 250  # after the last event, so that the connection can be kept
+MODEL_ANSWER_TOKENS_DEFAULT: Final = 8_192  # one wire demands a number where none was asked for
 
 # --- sandbox ----------------------------------------------------------------------------------
 SANDBOX_MEMORY_BYTES: Final = 512 * MIB
