@@ -293,13 +293,18 @@ def _close_step(draft: Draft) -> None:
 def _add_usage(draft: Draft, used: Usage) -> None:
     total = draft.run.usage
     summed = Usage(
-        prompt_tokens=total.prompt_tokens + used.prompt_tokens,
-        completion_tokens=total.completion_tokens + used.completion_tokens,
-        cached_tokens=total.cached_tokens + used.cached_tokens,
-        reasoning_tokens=total.reasoning_tokens + used.reasoning_tokens,
+        prompt_tokens=_add(total.prompt_tokens, used.prompt_tokens),
+        completion_tokens=_add(total.completion_tokens, used.completion_tokens),
+        cached_tokens=_add(total.cached_tokens, used.cached_tokens),
+        reasoning_tokens=_add(total.reasoning_tokens, used.reasoning_tokens),
     )
     draft.change_run(usage=summed, step_usage=used)
-    draft.change(context_tokens=used.prompt_tokens + used.completion_tokens)
+    draft.change(context_tokens=_add(used.prompt_tokens, used.completion_tokens))
+
+
+def _add(left: int, right: int) -> int:
+    """Add two counts; a provider's nonsense stays within what can be stored."""
+    return min(max(left, 0) + max(right, 0), limits.INTEGER_MAX)
 
 
 def _set_status(draft: Draft) -> None:

@@ -6,7 +6,7 @@ rows of the actor's ordered map under ``message/<sequence, 12 digits>`` and neve
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -179,16 +179,18 @@ class CreateAgent(Message, frozen=True, tag="agent.create"):
 
     config: AgentConfig
     blocks: tuple[Block, ...] = ()
+    reply_type: ClassVar[Any] = AgentState
 
 
 class UpdateAgent(Message, frozen=True, tag="agent.update"):
     """Replace fields of the `AgentConfig`; replies with the `AgentState`."""
 
     changes: dict[str, Any]
+    reply_type: ClassVar[Any] = AgentState
 
 
 class DeleteAgent(Message, frozen=True, tag="agent.delete"):
-    """Delete the agent; an active run is cancelled first."""
+    """Delete the agent; an active run is cancelled first. Replies with None."""
 
 
 class UpdateBlock(Message, frozen=True, tag="agent.block"):
@@ -200,6 +202,7 @@ class UpdateBlock(Message, frozen=True, tag="agent.block"):
 
     label: str
     changes: dict[str, Any]
+    reply_type: ClassVar[Any] = Block
 
 
 class InputMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,12 +225,14 @@ class StartRun(Message, frozen=True, tag="agent.run"):
     messages: tuple[InputMessage, ...]
     steps_max: int = 0
     background: bool = False
+    reply_type: ClassVar[Any] = Run
 
 
 class CancelRun(Message, frozen=True, tag="agent.cancel"):
     """Cancel a run, active or queued; replies with the `Run`."""
 
     run_id: str
+    reply_type: ClassVar[Any] = Run
 
 
 class ShowAgent(Message, frozen=True, tag="agent.show"):

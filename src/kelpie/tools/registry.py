@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jsonschema_rs
 import msgspec
@@ -89,14 +89,16 @@ class ToolRegistry:
 
 
 def _parse_object(text: str) -> dict[str, Any]:
+    value: Any = {}
     try:
-        value = msgspec.json.decode(text) if text.strip() else {}
+        if text.strip():
+            value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         problem = f"not valid JSON ({error}); write one JSON object"
         raise InvalidFieldError("arguments", problem) from error
     if not isinstance(value, dict):
         raise InvalidFieldError("arguments", "must be one JSON object")
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def _describe(error: jsonschema_rs.ValidationError) -> str:
