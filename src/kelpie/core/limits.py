@@ -90,6 +90,16 @@ MESSAGE_TEXT_CHARS_MAX: Final = 1_000_000
 SYSTEM_PROMPT_CHARS_MAX: Final = 256 * KIB
 TOOLS_PER_AGENT_MAX: Final = 256
 CONTEXT_MESSAGES_MAX: Final = 2_000
+CONTEXT_BYTES_MAX: Final = 16 * MIB  # one request to a model; far above any context window
+MESSAGES_PER_RUN_MAX: Final = 256  # what one request may bring
+MESSAGE_ROW_BYTES_MAX: Final = 1 * MIB - 4 * KIB  # a transcript message is an event row as well
+RUN_INPUT_BYTES_MAX: Final = 2 * MIB  # twice in one transaction: as rows and as events
+RUNS_QUEUED_BYTES_MAX: Final = 4 * MIB  # queued messages wait in the agent's state
+RUNS_REMEMBERED_MAX: Final = 64  # ids of finished runs, so that a late repeat starts nothing
+ANSWER_BYTES_MAX: Final = 512 * KIB  # a longer answer of a model is garbage
+TOOL_RETURN_BYTES_MAX: Final = 64 * KIB  # then cut, and the text says so
+CONFIG_BYTES_MAX: Final = 1 * MIB + 512 * KIB  # an agent's whole configuration with its blocks
+ERROR_TEXT_CHARS_MAX: Final = 2_000  # of a failure, as kept in a run or told to a model
 
 # --- models -----------------------------------------------------------------------------------
 MODEL_TIMEOUT_MS: Final = 120_000
@@ -137,6 +147,13 @@ assert HEARTBEAT_TIMEOUT_MS < LEASE_DURATION_MS, "suspicion comes before the lea
 assert IDEMPOTENCY_TTL_MS > 2 * INVOCATION_TIMEOUT_MS_MAX, "a key outlives every deadline"
 assert INVOCATION_TIMEOUT_MS <= INVOCATION_TIMEOUT_MS_MAX
 assert CORE_MEMORY_BYTES_MAX >= BLOCK_CHARS_DEFAULT, "one default block fits core memory"
+assert STEPS_PER_RUN_MAX * (TOOL_CALLS_PER_STEP_MAX + 1) + MESSAGES_PER_RUN_MAX <= (
+    CONTEXT_MESSAGES_MAX
+), "a whole run fits the window, so trimming never cuts inside one"
+assert MESSAGE_ROW_BYTES_MAX < EVENT_BYTES_MAX, "a message with its envelope fits an event row"
+assert TOOL_CALLS_PER_STEP_MAX * TOOL_RETURN_BYTES_MAX + RUNS_QUEUED_BYTES_MAX < (
+    ACTOR_STATE_BYTES_MAX - CONFIG_BYTES_MAX - ANSWER_BYTES_MAX
+), "a step's results, the queue and the configuration fit one state"
 assert SANDBOX_TIMEOUT_MS <= SANDBOX_TIMEOUT_MS_MAX
 assert APPROVAL_TTL_MS <= APPROVAL_TTL_MS_MAX
 assert WORKSPACE_FILE_BYTES_MAX <= BLOB_BYTES_MAX
