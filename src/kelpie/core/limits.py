@@ -130,6 +130,14 @@ ARGUMENTS_BYTES_MAX: Final = 128 * KIB
 
 # --- plans ------------------------------------------------------------------------------------
 PLAN_UNITS_MAX: Final = 1_000
+PLAN_UNITS_RUNNING_MAX: Final = 8  # half of what a node's file executor takes: plans share it
+PLAN_UNIT_TIMEOUT_MS: Final = 60_000  # one file on a slow disk, with room
+PLAN_BYTES_MAX: Final = 768 * KIB  # an encoded plan; with its diffs it fits one event
+PLAN_DIFF_BYTES_MAX: Final = 192 * KIB  # diff text of one plan's card; it says how much is hidden
+PLAN_CONFIG_BYTES_MAX: Final = 1 * MIB  # one YAML workspace
+PLAN_CONFIG_NODES_MAX: Final = 100_000  # bounds the time and memory of parsing
+PLAN_CONFIG_DEPTH_MAX: Final = 8  # a valid workspace nests four deep
+PLAN_CONTENT_BYTES_MAX: Final = 64 * MIB  # all file contents of a workspace, in memory at once
 
 # --- server -----------------------------------------------------------------------------------
 PORT_DEFAULT: Final = 8283
@@ -158,6 +166,9 @@ assert SANDBOX_TIMEOUT_MS <= SANDBOX_TIMEOUT_MS_MAX
 assert APPROVAL_TTL_MS <= APPROVAL_TTL_MS_MAX
 assert WORKSPACE_FILE_BYTES_MAX <= BLOB_BYTES_MAX
 assert EFFECT_ARGS_BYTES_MAX <= TRANSACTION_BYTES_MAX
+assert PLAN_BYTES_MAX + PLAN_DIFF_BYTES_MAX < EVENT_BYTES_MAX, "a plan's card fits one event"
+assert PLAN_UNITS_MAX <= GRANT_MEMBERS_MAX, "one approval covers a whole plan"
+assert PLAN_UNITS_RUNNING_MAX <= FILES_CONCURRENT_MAX
 assert KV_VALUE_BYTES_MAX <= TRANSACTION_BYTES_MAX
 assert TRANSACTION_BYTES_MAX <= COMMIT_BATCH_BYTES_MAX <= COMMIT_QUEUE_BYTES_MAX
 assert STATE_CHUNK_BYTES <= ACTOR_STATE_BYTES_MAX
