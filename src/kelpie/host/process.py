@@ -84,10 +84,6 @@ class _Reader(asyncio.Protocol):
         self._output.close_one()
 
 
-class _Writer(asyncio.BaseProtocol):
-    """A process that closes its input early is no error."""
-
-
 class HostProcess:
     """Implements the running process of the process port."""
 
@@ -97,7 +93,6 @@ class HostProcess:
         self._output = _Output()
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[int] = self._loop.create_future()
-        self._stdin: asyncio.WriteTransport | None = None
         self._reaped = False
         self._loop.add_reader(exit_fd, self._note_exit)
 
@@ -132,40 +127,32 @@ class HostProcess:
         if not self._exited.done():
             self._exited.set_result(status)
 
-    async def connect(self, stdin: bytes) -> None:
-        """Attach the pipes and start feeding ``stdin``."""
-        process, output = self._process, self._output
-        assert process.stdin
-        assert process.stdout
-        assert process.stderr
+    async def connect(self) -> None:
+        """Start reading both pipes."""
+        output = self._output
+        assert self._process.stdout
+        assert self._process.stderr
         pipes: tuple[tuple[Stream, IO[bytes]], ...] = (
-            ("stdout", process.stdout),
-            ("stderr", process.stderr),
+            ("stdout", self._process.stdout),
+            ("stderr", self._process.stderr),
         )
         for stream, pipe in pipes:
-            transport, _ = await self._loop.connect_read_pipe(
-                functools.partial(_Reader, stream, output), pipe
-            )
+            reader = functools.partial(_Reader, stream, output)
+            transport, _ = await self._loop.connect_read_pipe(reader, pipe)
             output.attach(transport)
-        self._stdin, _ = await self._loop.connect_write_pipe(_Writer, process.stdin)
-        if stdin:
-            self._stdin.write(stdin)
-        self._stdin.close()
 
     async def finish(self) -> None:
         """Kill the group, reap the leader and close every descriptor, whatever is cancelled."""
         self.kill()
         cancelled = await self._await_exit()
         self._output.close()
-        if self._stdin is not None:
-            self._stdin.abort()
         if self._exited.done():
             self.kill()  # whatever the leader forked in its last moment; it is a zombie by now
             self._reaped = True
             self._process.wait()
         else:
             self._loop.remove_reader(self._exit_fd)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
         os.close(self._exit_fd)
@@ -197,7 +184,7 @@ class HostProcesses:
         """
         running = HostProcess(*_spawn(request))
         try:
-            await running.connect(request.stdin)
+            await running.connect()
             yield running
         finally:
             await running.finish()
@@ -210,10 +197,11 @@ class _Spawned(NamedTuple):
 
 def _spawn(request: ProcessRequest) -> _Spawned:
     argv = _command(request)
+    stdin = _input_file(request.stdin)
     try:
         process = subprocess.Popen(
             argv,
-            stdin=subprocess.PIPE,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=request.directory,
@@ -224,12 +212,25 @@ def _spawn(request: ProcessRequest) -> _Spawned:
         )
     except OSError as error:
         raise UnavailableError(f"cannot start {request.argv[0]!r}: {error}") from error
+    finally:
+        os.close(stdin)
     try:
         return _Spawned(process, os.pidfd_open(process.pid))
     except OSError as error:
         process.kill()
         process.communicate()
         raise UnavailableError(f"cannot watch {request.argv[0]!r}: {error}") from error
+
+
+def _input_file(stdin: bytes) -> int:
+    """Return a descriptor to read ``stdin`` from: a file in memory, which nobody has to feed."""
+    descriptor = os.memfd_create("stdin")
+    with open(descriptor, "wb", buffering=0, closefd=False) as file:
+        remaining = memoryview(stdin)
+        while remaining:
+            remaining = remaining[file.write(remaining) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _command(request: ProcessRequest) -> list[str]:
