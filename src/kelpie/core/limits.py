@@ -146,6 +146,10 @@ REQUEST_HEADERS_BYTES_MAX: Final = 64 * KIB
 STREAM_PING_INTERVAL_MS: Final = 15_000
 STREAMS_CONCURRENT_MAX: Final = 4_096
 
+# --- settings ---------------------------------------------------------------------------------
+SETTINGS_FILE_BYTES_MAX: Final = 256 * KIB  # far above any file a person wrote
+SECRET_BYTES_MAX: Final = 16 * KIB  # a key or a token, not an archive named by mistake
+
 # --- simulator --------------------------------------------------------------------------------
 SIMULATION_STEPS_MAX: Final = 10_000_000
 
