@@ -338,6 +338,8 @@ def test_a_busy_target_refuses_and_the_plan_may_be_applied_again() -> None:
     assert "plan 'plan-2' is being applied" in run.state.note
     run.tell(ApplyPlan(run_id="run-2"))
     assert (run.status, run.state.run_id, run.state.note) == ("acquiring", "run-2", "")
+    assert run.tell(TargetAcquired(run_id="run-1")).commands == ()
+    assert run.status == "acquiring"
 
 
 def test_a_stale_plan_fails_and_says_plan_again() -> None:

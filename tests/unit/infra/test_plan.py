@@ -177,6 +177,12 @@ def test_a_dependency_orders_units_and_a_deletion_turns_it_round() -> None:
     assert rows(made) == [("two", "update"), ("one", "delete")]
 
 
+def test_a_directory_may_wait_for_a_file_in_it_to_go() -> None:
+    tidy = a_directory("etc", "etc", mode=0o500, depends_on=("motd",))
+    facts = {"etc": directory_state(), "etc/motd": file_state("x")}
+    assert rows(plan(desire(tidy, gone(MOTD)), facts)) == [("motd", "delete"), ("etc", "update")]
+
+
 def test_what_an_earlier_plan_wrote_and_nobody_names_is_deleted() -> None:
     facts = {"etc": directory_state(), "etc/motd": file_state("changed since")}
     made = plan(desire(), facts, applied(ETC, MOTD))
