@@ -129,14 +129,13 @@ def read_refusal(body: bytes) -> Refusal:
         value = _body_decoder.decode(body)
     except UNDECODABLE:
         return Refusal((), body.decode("utf-8", "replace"))
-    if isinstance(value, list):
+    if isinstance(value, list):  # one provider wraps its errors in a list
         value = value[0] if value else ""
-    if isinstance(value, _Body):
-        value = value.error or value
-    if isinstance(value, str):
-        return Refusal((), value)
-    kinds = tuple(str(kind) for kind in (value.code, value.type) if kind is not None)
-    message = value.message or value.detail or ""
+    said = (value.error or value) if isinstance(value, _Body) else value
+    if isinstance(said, str):
+        return Refusal((), said)
+    kinds = tuple(str(kind) for kind in (said.code, said.type) if kind is not None)
+    message = said.message or said.detail or ""
     text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
     return Refusal(kinds, text)
 
