@@ -177,7 +177,7 @@ class HttpModelProvider:
                         break
                 else:
                     await body.drain()
-            yield [assembler.finish()]
+        yield [assembler.finish()]
 
     async def _open(
         self, request: HttpRequest, deadline: Deadline, stack: AsyncExitStack
