@@ -29,6 +29,7 @@ from kelpie.core.limits import (
     MODEL_RESPONSE_BYTES_MAX,
     MODEL_TIMEOUT_MS,
 )
+from kelpie.llm.listing import decode_models
 from kelpie.llm.model import Delta, ModelAnswer, ModelRequest
 from kelpie.llm.refusals import TransientModelError, describe, error_of, read_refusal
 from kelpie.llm.retry import Deadline, RetryPolicy, read_retry_after_ms
@@ -129,7 +130,7 @@ class HttpModelProvider:
             async with AsyncExitStack() as stack:
                 response = await self._open(request, deadline, stack)
                 body = await _Body(response, deadline).read(size_bytes_max=MODEL_RESPONSE_BYTES_MAX)
-            return self._wire.decode_models(body)
+            return decode_models(body)
         except ModelError as error:
             raise self._named(error) from error
 
@@ -176,7 +177,7 @@ class HttpModelProvider:
                         break
                 else:
                     await body.drain()
-            yield [assembler.finish()]
+        yield [assembler.finish()]
 
     async def _open(
         self, request: HttpRequest, deadline: Deadline, stack: AsyncExitStack
