@@ -48,6 +48,13 @@ DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's
 # --- storage ----------------------------------------------------------------------------------
 COMMIT_BATCH_ROWS_MAX: Final = 512  # actor commits in one transaction (group commit)
 COMMIT_QUEUE_DEPTH_MAX: Final = 16_384  # commits waiting for the writer before back-pressure
+COMMIT_BATCH_BYTES_MAX: Final = 32 * MIB  # a batch of large states stays well below a second
+COMMIT_QUEUE_BYTES_MAX: Final = 256 * MIB  # memory that waiting commits may hold
+STATE_CHUNK_BYTES: Final = 256 * KIB  # a larger state is kept in rows of this size
+PURGE_SLICE_ROWS: Final = 64  # rows of deleted actors removed per batch; each may be 4 MiB
+LIST_CURSOR_TTL_MS: Final = 3_600_000  # how long a deleted item keeps its place for a cursor
+WAL_CHECKPOINT_PAGES: Final = 2_000  # 8 MB of log between two checkpoints
+BACKUP_STEP_PAGES: Final = 1_024  # 4 MB between two chances for other work
 DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
 BLOB_BYTES_MAX: Final = 256 * MIB
 SNAPSHOT_BYTES_MAX: Final = 1024 * MIB
@@ -102,6 +109,10 @@ MODEL_RETRY_DELAY_MS_MIN: Final = 250
 MODEL_RETRY_DELAY_MS_MAX: Final = 20_000
 MODEL_RESPONSE_BYTES_MAX: Final = 4 * MIB
 MODEL_EVENT_BYTES_MAX: Final = 1 * MIB  # one server-sent event
+MODEL_ERROR_BYTES_MAX: Final = 64 * KIB  # how much of a refusal's body is read
+MODEL_ERROR_CHARS_MAX: Final = 500  # how much of a provider's own words an error repeats
+MODEL_DRAIN_TIMEOUT_MS: Final = 250  # after the last event, so that the connection can be kept
+MODEL_ANSWER_TOKENS_DEFAULT: Final = 8_192  # one wire demands a number where none was asked for
 
 # --- sandbox ----------------------------------------------------------------------------------
 SANDBOX_MEMORY_BYTES: Final = 512 * MIB
@@ -119,6 +130,14 @@ ARGUMENTS_BYTES_MAX: Final = 128 * KIB
 
 # --- plans ------------------------------------------------------------------------------------
 PLAN_UNITS_MAX: Final = 1_000
+PLAN_UNITS_RUNNING_MAX: Final = 8  # half of what a node's file executor takes: plans share it
+PLAN_UNIT_TIMEOUT_MS: Final = 60_000  # one file on a slow disk, with room
+PLAN_BYTES_MAX: Final = 768 * KIB  # an encoded plan; with its diffs it fits one event
+PLAN_DIFF_BYTES_MAX: Final = 192 * KIB  # diff text of one plan's card; it says how much is hidden
+PLAN_CONFIG_BYTES_MAX: Final = 1 * MIB  # one YAML workspace
+PLAN_CONFIG_NODES_MAX: Final = 100_000  # bounds the time and memory of parsing
+PLAN_CONFIG_DEPTH_MAX: Final = 8  # a valid workspace nests four deep
+PLAN_CONTENT_BYTES_MAX: Final = 64 * MIB  # all file contents of a workspace, in memory at once
 
 # --- server -----------------------------------------------------------------------------------
 PORT_DEFAULT: Final = 8283
@@ -126,6 +145,10 @@ REQUEST_BODY_BYTES_MAX: Final = 16 * MIB
 REQUEST_HEADERS_BYTES_MAX: Final = 64 * KIB
 STREAM_PING_INTERVAL_MS: Final = 15_000
 STREAMS_CONCURRENT_MAX: Final = 4_096
+
+# --- settings ---------------------------------------------------------------------------------
+SETTINGS_FILE_BYTES_MAX: Final = 256 * KIB  # far above any file a person wrote
+SECRET_BYTES_MAX: Final = 16 * KIB  # a key or a token, not an archive named by mistake
 
 # --- simulator --------------------------------------------------------------------------------
 SIMULATION_STEPS_MAX: Final = 10_000_000
@@ -147,6 +170,11 @@ assert SANDBOX_TIMEOUT_MS <= SANDBOX_TIMEOUT_MS_MAX
 assert APPROVAL_TTL_MS <= APPROVAL_TTL_MS_MAX
 assert WORKSPACE_FILE_BYTES_MAX <= BLOB_BYTES_MAX
 assert EFFECT_ARGS_BYTES_MAX <= TRANSACTION_BYTES_MAX
+assert PLAN_BYTES_MAX + PLAN_DIFF_BYTES_MAX < EVENT_BYTES_MAX, "a plan's card fits one event"
+assert PLAN_UNITS_MAX <= GRANT_MEMBERS_MAX, "one approval covers a whole plan"
+assert PLAN_UNITS_RUNNING_MAX <= FILES_CONCURRENT_MAX
 assert KV_VALUE_BYTES_MAX <= TRANSACTION_BYTES_MAX
+assert TRANSACTION_BYTES_MAX <= COMMIT_BATCH_BYTES_MAX <= COMMIT_QUEUE_BYTES_MAX
+assert STATE_CHUNK_BYTES <= ACTOR_STATE_BYTES_MAX
 assert MODEL_RETRY_DELAY_MS_MIN < MODEL_RETRY_DELAY_MS_MAX < MODEL_TIMEOUT_MS
 assert SHARD_COUNT & (SHARD_COUNT - 1) == 0
