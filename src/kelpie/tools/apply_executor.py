@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from kelpie.core import limits
 from kelpie.core.digests import digest_value
 from kelpie.core.errors import InvalidFieldError, KelpieError, LimitExceededError
@@ -30,6 +32,11 @@ from kelpie.tools.workspace import (
 KIND: Final = "files.apply"
 _MOVED_SHOWN: Final = 5
 _TITLE_CHARS_MAX: Final = 200
+
+
+class _Write(msgspec.Struct, frozen=True):
+    path: str
+    content: str
 
 
 class FilesApplyExecutor:
@@ -65,8 +72,8 @@ class FilesApplyExecutor:
             root = require_root(record.args, self._allowed)
             changes = await self._resolve(root, record.args)
             if await self._files.reconcile(root, changes) == "moved":
-                error = "the target changed since; look at it again before you ask again"
-                return Outcome(status="failed", error=error, code="target_changed", sent=False)
+                text = "the target changed since; look at it again before you ask again"
+                return Outcome(status="failed", error=text, code="target_changed", sent=False)
             diffs = await self._files.diff(root, changes)
         except KelpieError as error:
             return Outcome(status="failed", error=error.message, code=error.code, sent=False)
@@ -104,11 +111,11 @@ class FilesApplyExecutor:
             return Outcome(status="done", result=result)
         hidden = len(applied.moved) - _MOVED_SHOWN
         more = f" and {hidden:,} more" if hidden > 0 else ""
-        error = f"changed meanwhile: {', '.join(applied.moved[:_MOVED_SHOWN])}{more}"
-        status: Any = "failed" if applied.paths else "voided"
-        if applied.paths:
-            error = f"only {len(applied.paths):,} of {len(changes):,} paths were written; {error}"
-        return Outcome(status=status, result=result, error=error, code="target_changed")
+        moved = f"changed meanwhile: {', '.join(applied.moved[:_MOVED_SHOWN])}{more}"
+        if not applied.paths:
+            return Outcome(status="voided", result=result, error=moved, code="target_changed")
+        partly = f"only {len(applied.paths):,} of {len(changes):,} paths were written; {moved}"
+        return Outcome(status="failed", result=result, error=partly, code="target_changed")
 
     async def reconcile(self, order: Order) -> Outcome | None:
         """Return ``done`` if all of it was applied; None if it can be (re)applied as it is."""
@@ -125,22 +132,21 @@ class FilesApplyExecutor:
             case "pending":
                 return None
             case "moved":
-                error = "interrupted, and a path was changed by something else since"
-                return Outcome(status="failed", error=error, code="target_changed")
+                text = "interrupted, and a path was changed by something else since"
+                return Outcome(status="failed", error=text, code="target_changed")
 
     async def _resolve(self, root: Path, args: dict[str, Any]) -> tuple[FileChange, ...]:
         if "write" not in args:
             return read_changes(args.get("changes"))
-        write = args["write"]
-        path = write.get("path") if isinstance(write, dict) else None
-        content = write.get("content") if isinstance(write, dict) else None
-        if not isinstance(path, str) or not isinstance(content, str):
-            raise InvalidFieldError("write", "must hold a path and its content")
-        data = content.encode()
+        try:
+            write = msgspec.convert(args["write"], _Write)
+        except msgspec.ValidationError as error:
+            raise InvalidFieldError("write", str(error)) from error
+        data = write.content.encode()
         if len(data) > limits.WORKSPACE_FILE_BYTES_MAX:
             limit = limits.WORKSPACE_FILE_BYTES_MAX
             raise LimitExceededError("content", actual=len(data), limit=limit, unit="bytes")
-        return (await self._files.resolve_write(root, path, data),)
+        return (await self._files.resolve_write(root, write.path, data),)
 
     def _approved(self, order: Order) -> tuple[Path, tuple[FileChange, ...]]:
         """Return what was approved: the prepared change set, never one resolved anew."""

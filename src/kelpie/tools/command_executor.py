@@ -22,7 +22,7 @@ from kelpie.tools.workspace import Allowed, dump_changes, require_root
 
 KIND: Final = "command.run"
 _TEXT_BYTES_MAX: Final = limits.SANDBOX_OUTPUT_BYTES_MAX // 4
-_CHANGES_BYTES_MAX: Final = limits.EFFECT_ARGS_BYTES_MAX - limits.MIB
+_CHANGES_BYTES_MAX: Final = limits.EFFECT_ARGS_BYTES_MAX // 2
 
 assert 2 * _TEXT_BYTES_MAX + _CHANGES_BYTES_MAX < limits.EFFECT_RESULT_BYTES_MAX
 
@@ -140,6 +140,6 @@ def _report(result: CommandResult) -> Outcome:
     size = len(msgspec.msgpack.encode(changes))
     if len(changes) > limits.WORKSPACE_ENTRIES_MAX or size > _CHANGES_BYTES_MAX:
         error = f"it changed {len(changes):,} paths, too many to review; they are discarded"
-        result_kept = {**report, "changes": []}
-        return Outcome(status="failed", result=result_kept, error=error, code="limit_exceeded")
+        report["changes"] = []
+        return Outcome(status="failed", result=report, error=error, code="limit_exceeded")
     return Outcome(status="done", result=report)

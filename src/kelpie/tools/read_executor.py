@@ -112,6 +112,7 @@ def plan_reading(args: dict[str, Any]) -> _Reading:
         InputError: The mode is unknown, or an argument is missing or malformed.
     """
     path = f"./{require_path(args)}"
+    argv: tuple[str, ...]
     match args.get("mode"):
         case "read":
             _require_count(args, "first_line", 1)
