@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,13 +21,15 @@ from kelpie.effects.model import (
     bound_digest,
 )
 from kelpie.infra.card import bound_diffs
+from kelpie.infra.config import YamlLoader
 from kelpie.infra.executor import PlanExecutor
 from kelpie.infra.messages import TargetState
 from kelpie.infra.plan import Plan
-from kelpie.infra.service import diff_plan, plan_workspace
+from kelpie.infra.service import diff_plan, load_workspace, plan_workspace
 from kelpie.infra.wishes import make_grant_effect
 from kelpie.sandbox.protocol import FileState
 from tests.unit.infra.world import (
+    LINK,
     PLAN_ACTOR,
     ROOT,
     FileMap,
@@ -33,6 +37,7 @@ from tests.unit.infra.world import (
     a_file,
     applied,
     desire,
+    directory_state,
     file_state,
     record,
 )
@@ -76,6 +81,15 @@ def test_planning_keeps_the_contents_and_reads_the_rest() -> None:
     assert [diff.path for diff in diffs] == ["etc", "old", "etc/motd"]
 
 
+def test_a_workspace_is_loaded_from_a_file_or_from_a_text(tmp_path: Path) -> None:
+    text = "version: 1\nunits: [{id: etc, type: linux.dir, path: etc}]\n"
+    (tmp_path / "site.yaml").write_text(text)
+    loader = YamlLoader()
+    from_file = load_workspace(tmp_path / "site.yaml", loader=loader)
+    assert from_file == load_workspace(text, name="site.yaml", loader=loader)
+    assert from_file.units == (replace(ETC, line=2),)
+
+
 def test_planning_what_is_already_so_keeps_no_content() -> None:
     target = FileMap(states={"other": file_state("hello\n")})
     plan = asyncio.run(
@@ -88,6 +102,22 @@ def test_planning_what_is_already_so_keeps_no_content() -> None:
     )
     assert not plan.has_changes
     assert target.blobs == {}
+
+
+def test_a_link_in_the_way_is_a_fact_and_nothing_below_it_is_read() -> None:
+    class Guarded(FileMap):
+        async def state(self, path: str) -> FileState:
+            if path.startswith("etc/"):
+                raise SandboxError("leads through a link")
+            return LINK
+
+    planning = plan_workspace(
+        desired=desire(),
+        root=ROOT,
+        target=Guarded(),
+        holding=TargetState(applied=applied(MOTD)),
+    )
+    assert asyncio.run(planning).forgets == ("etc/motd",)
 
 
 def test_the_card_shows_every_unit_and_how_to_go_back() -> None:
@@ -125,7 +155,8 @@ def test_the_target_digest_follows_the_target() -> None:
 def test_a_plan_whose_target_moved_is_not_worth_a_question() -> None:
     target = FileMap(states={"old": file_state("x")})
     args = make_grant_effect(look(target)).args
-    target.states |= dict.fromkeys(("etc", "old", "etc/motd"), file_state("new"))
+    target.states |= dict.fromkeys(("old", "etc/motd"), file_state("new"))
+    target.states["etc"] = directory_state()
     outcome = prepare(target, args)
     assert isinstance(outcome, Outcome)
     assert (outcome.status, outcome.code, outcome.sent) == ("failed", "conflict", False)

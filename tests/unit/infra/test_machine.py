@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kelpie.actors.commands import Emit, Message, PutListItem, Reply
@@ -433,6 +433,7 @@ GRAPH = (
 ENDS: tuple[EffectState, ...] = ("done", "done", "done", "failed", "voided", "unknown", "expired")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_the_order_of_settlements_a_unit_follows_its_dependencies(data: Any) -> None:
     run = Run(make(*GRAPH))

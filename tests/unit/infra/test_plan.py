@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from kelpie.core import limits
@@ -307,6 +307,7 @@ def remember(previous: dict[str, AppliedUnit], made: Plan) -> dict[str, AppliedU
     return kept
 
 
+@settings(deadline=None)
 @given(st.lists(workspaces(), min_size=1, max_size=4))
 def test_a_plan_that_was_applied_leaves_nothing_to_plan(history: list[Desired]) -> None:
     asyncio.run(live_through(history))

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kelpie.actors.commands import Message, WriteEffect
@@ -215,6 +215,7 @@ def test_a_target_that_moves_after_the_yes_voids_its_unit_alone() -> None:
     assert set(house.target.applied) == {"etc", "etc/motd"}
 
 
+@settings(deadline=None)
 @given(st.lists(workspaces(), min_size=1, max_size=3), st.data())
 def test_any_history_of_workspaces_in_any_order_of_steps_converges(
     history: list[Desired], data: Any

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kelpie.actors.commands import Message
@@ -135,6 +135,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_two_plans_never_hold_a_target_at_once(steps: list[tuple[str, str]]) -> None:
     state = FREE
