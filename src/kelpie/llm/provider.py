@@ -8,7 +8,7 @@ handed out; no error message holds the key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import (
     AbstractContextManager,
     AsyncExitStack,
@@ -277,8 +277,9 @@ class _Body:
     def __init__(self, response: HttpResponse, deadline: Deadline, stack: AsyncExitStack) -> None:
         self._chunks = response.chunks()
         self._deadline = deadline
-        if isinstance(self._chunks, AsyncGenerator):
-            stack.push_async_callback(self._chunks.aclose)
+        close: Callable[[], Awaitable[None]] | None = getattr(self._chunks, "aclose", None)
+        if close is not None:  # a generator, which would otherwise be closed at some later time
+            stack.push_async_callback(close)
 
     async def next(self) -> bytes | None:
         """Return the next chunk, None at the end.
