@@ -7,12 +7,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
-
-import httpx
+from urllib.parse import urlsplit
 
 from kelpie.llm.model import Delta, ModelAnswer, ModelProvider, ModelRequest
 from kelpie.llm.registry import ProviderRegistry, ProviderSettings
@@ -53,59 +52,58 @@ class RealClock:
 
 
 class _Response:
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
+    """A response over a connection of its own, with a chunked or a counted body."""
 
-    @property
-    def status(self) -> int:
-        return self._response.status_code
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
+    def __init__(self, reader: asyncio.StreamReader, head: str) -> None:
+        self._reader = reader
+        status_line, *lines = head.split("\r\n")
+        self.status = int(status_line.split(" ")[1])
+        pairs = (line.partition(":") for line in lines if line)
+        self.headers = {name.lower(): value.strip() for name, _, value in pairs}
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._response.aiter_raw():
-                yield chunk
-        except httpx.TransportError as error:
-            raise NetworkError(str(error), sent=True) from error
+            if "content-length" in self.headers:
+                yield await self._reader.readexactly(int(self.headers["content-length"]))
+                return
+            while size := int(await self._reader.readuntil(b"\r\n"), 16):
+                yield (await self._reader.readexactly(size + 2))[:-2]
+        except (EOFError, OSError) as error:
+            raise NetworkError("the connection broke off", sent=True) from error
 
 
 class LoopbackNetwork:
-    """The network port over httpx; for these tests only."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    """The network port in its smallest form: one connection for each exchange, plain HTTP/1.1."""
 
     @asynccontextmanager
     async def exchange(self, request: HttpRequest) -> AsyncIterator[HttpResponse]:
-        wire = self._client.build_request(
-            request.method, request.url, headers=dict(request.headers), content=request.body
-        )
+        url = urlsplit(request.url)
         try:
-            response = await self._client.send(wire, stream=True)
-        except httpx.TransportError as error:
+            reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        except OSError as error:
             raise NetworkError(str(error), sent=False) from error
         try:
-            yield _Response(response)
+            fields = {**request.headers, "host": url.netloc, "content-length": len(request.body)}
+            head = [f"{request.method} {url.path} HTTP/1.1"]
+            head += [f"{name}: {value}" for name, value in fields.items()]
+            writer.write("\r\n".join([*head, "", ""]).encode() + request.body)
+            yield _Response(reader, (await reader.readuntil(b"\r\n\r\n")).decode())
         finally:
-            await response.aclose()
+            writer.close()
 
 
 @asynccontextmanager
 async def provider_at(url: str) -> AsyncIterator[tuple[ModelProvider, RealClock]]:
     """Yields a provider for the endpoint at `url`, and its clock."""
     clock = RealClock()
-    async with httpx.AsyncClient(trust_env=False) as client:
-        registry = ProviderRegistry(
-            [ProviderSettings(name="vllm", wire="openai", base_url=url)],
-            network=LoopbackNetwork(client),
-            clock=clock,
-            rng=FakeRng(),
-            telemetry=FakeTelemetry(),
-        )
-        yield registry.provider("vllm"), clock
+    registry = ProviderRegistry(
+        [ProviderSettings(name="vllm", wire="openai", base_url=url)],
+        network=LoopbackNetwork(),
+        clock=clock,
+        rng=FakeRng(),
+        telemetry=FakeTelemetry(),
+    )
+    yield registry.provider("vllm"), clock
 
 
 async def ask(
