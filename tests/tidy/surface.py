@@ -1,7 +1,8 @@
 """What the product offers from outside: its commands and its routes, read from the product itself.
 
 The command tree is walked from `kelpie.cli.root`; the routes are the operations that
-`kelpie.server.table` holds, those of the documentation included. A room that does not exist offers nothing.
+`kelpie.server.table` holds, those of the documentation included. A room that does not exist offers
+nothing.
 """
 
 from __future__ import annotations
