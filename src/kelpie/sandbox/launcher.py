@@ -69,6 +69,8 @@ def main(descriptor: int) -> NoReturn:
         _enter(order)
         _limit(order)
         _bind_life(order["parent"])
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores them, and a child inherits that
         os.execve(order["argv"][0], order["argv"], {})  # noqa: S606  # that is the point
     except (SetupError, OSError, KeyError) as error:
         sys.stderr.write(f"{MARK}{error}\n")

@@ -6,6 +6,7 @@ A process is signalled through a pidfd after its mark was read again: a recycled
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ def _is_marked(process_id: int, mark: str) -> bool:
         return False
     return any(
         word == MARK_VARIABLE.encode() and value.startswith(mark.encode())
-        for word, value in zip(words, words[1:], strict=False)
+        for word, value in itertools.pairwise(words)
     )
 
 
