@@ -6,11 +6,11 @@ demo and tests.
 
 from kelpie.app.care import probe_model, probe_sandboxes, restore_store
 from kelpie.app.process import run_server
-from kelpie.app.wiring import App, open_app
+from kelpie.app.wiring import Node, open_node
 
 __all__ = [
     "App",
-    "open_app",
+    "open_node",
     "probe_model",
     "probe_sandboxes",
     "restore_store",

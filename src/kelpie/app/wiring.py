@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,6 @@ from kelpie.actors.runtime import Runtime
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
-from kelpie.app.edge import make_edge
 from kelpie.app.world import SCRATCH_DIRECTORY, World, host_world
 from kelpie.core.errors import InvalidFieldError
 from kelpie.core.limits import DRAIN_TIMEOUT_MS
@@ -38,7 +37,6 @@ from kelpie.llm.registry import ProviderRegistry, ProviderSettings
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
 from kelpie.sandbox.protocol import Sandbox
-from kelpie.server.http import AsgiApp
 from kelpie.settings import Settings
 from kelpie.storage.sqlite.store import SqliteStore
 from kelpie.tools.apply_executor import FilesApplyExecutor
@@ -78,8 +76,8 @@ class Pumps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class App:
-    """The opened product."""
+class Node:
+    """The opened machinery below the HTTP edge."""
 
     world: World
     store: SqliteStore
@@ -90,7 +88,6 @@ class App:
     pumps: Pumps
     tools: ToolRegistry
     plans: Plans
-    asgi: AsgiApp = field(init=False)
 
     async def drive(self) -> None:
         """Begin to execute what is pending, unless the store is held after a restore."""
@@ -116,10 +113,10 @@ class App:
 
 
 @asynccontextmanager
-async def open_app(
+async def open_node(
     settings: Settings, *, drive: bool, world: World | None = None, address: str = ""
-) -> AsyncIterator[App]:
-    """Open the product in this process and yield it; everything is closed at the end.
+) -> AsyncIterator[Node]:
+    """Open the machinery in this process and yield it; everything is closed at the end.
 
     Args:
         settings: What a person configured.
@@ -135,16 +132,16 @@ async def open_app(
     async with AsyncExitStack() as stack:
         if world is None:
             world = await stack.enter_async_context(host_world(settings))
-        app = await _open(settings, world, stack, address=address)
-        stack.push_async_callback(app.drain)
+        node = await _open(settings, world, stack, address=address)
+        stack.push_async_callback(node.drain)
         if drive:
-            await app.drive()
-        yield app
+            await node.drive()
+        yield node
 
 
 async def _open(
     settings: Settings, world: World, stack: AsyncExitStack, *, address: str
-) -> App:
+) -> Node:
     store = await _open_store(settings, world, stack, address=address)
     supervisor = Supervisor(clock=world.clock, telemetry=world.telemetry)
     stack.push_async_callback(supervisor.close)
@@ -184,7 +181,7 @@ async def _open(
         telemetry=world.telemetry,
         supervisor=supervisor,
     )
-    app = App(
+    return Node(
         world=world,
         store=store,
         runtime=runtime,
@@ -195,7 +192,6 @@ async def _open(
         tools=tools,
         plans=_make_plans(settings, world, store, runtime, files),
     )
-    return app
 
 
 async def _open_store(
