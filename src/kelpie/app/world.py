@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from kelpie.host.clock import HostClock
 from kelpie.host.network import HostNetwork
 from kelpie.host.process import HostProcesses
 from kelpie.host.rng import HostRng
-from kelpie.host.telemetry import HostTelemetry
+from kelpie.host.telemetry import Format, HostTelemetry
 from kelpie.ports.clock import Clock
 from kelpie.ports.network import Network
 from kelpie.ports.rng import Rng
@@ -35,7 +36,7 @@ class World:
 
     Attributes:
         environment: Where ``env:`` references are looked up.
-        reap_orphans: Ends what a dead process left running in sandboxes, before effects resume.
+        open_sandbox: Makes the sandbox over a blob store.
         metrics_text: The metrics in Prometheus' text format.
     """
 
@@ -45,7 +46,7 @@ class World:
     telemetry: Telemetry
     environment: Mapping[str, str]
     open_sandbox: OpenSandbox
-    metrics_text: Callable[[], bytes]
+    metrics_text: Callable[[], str]
 
 
 @asynccontextmanager
@@ -83,3 +84,9 @@ async def host_world(settings: Settings) -> AsyncIterator[World]:
     finally:
         await network.close()
         telemetry.close()
+
+
+def _log_style(settings: Settings) -> Format:
+    if settings.log.format == "auto":
+        return "console" if sys.stderr.isatty() else "json"
+    return "console" if settings.log.format == "text" else "json"

@@ -124,3 +124,13 @@ class Sandbox(Protocol):
     async def probe(self) -> TierReport:
         """Start a trivial command under a deadline and say whether the tier works."""
         ...
+
+    async def reap_orphans(self) -> int:
+        """End what an earlier session left running, and return how many processes that were.
+
+        Call it once, before the first `run`: it does not spare this session's commands.
+
+        Raises:
+            SandboxError: Something would not end.
+        """
+        ...
