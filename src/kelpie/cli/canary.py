@@ -76,7 +76,9 @@ async def _fly(world: World, settings: Settings, directory: Path) -> None:
         await api.post(f"/v1/plans/{quote(plan['plan_id'], safe='')}/apply")
         approval = await _question(api, plan["plan_id"])
         _require_alive(canary, "while it waited")
-        await api.post(f"/v1/approvals/{quote(str(approval['id']), safe='')}/deny", {"reason": ""})
+        await api.post(
+            f"/v1/approvals/{quote(str(approval['effect_id']), safe='')}/deny", {"reason": ""}
+        )
         await _end(api, plan["plan_id"])
     _require_alive(canary, "after it was denied")
 

@@ -23,7 +23,7 @@ _LABEL_WIDTH: Final = 9
 def render_card(approval: Mapping[str, Any], *, width: int, now_ms: int, paint: Paint) -> list[str]:
     """Return the lines of an approval's card, each at most ``width`` (>= 30) cells.
 
-    ``approval`` is one row of ``/v1/approvals``: ``id``, ``card``, and what surrounds them.
+    ``approval`` is an effect as ``/v1/approvals`` shows it, with its ``card``.
     """
     card = cast("dict[str, Any]", approval.get("card") or {})
     room = width - len(_MARK)
@@ -37,7 +37,7 @@ def render_card(approval: Mapping[str, Any], *, width: int, now_ms: int, paint: 
 def _facts(
     approval: Mapping[str, Any], card: Mapping[str, Any], room: int, now_ms: int, paint: Paint
 ) -> Iterator[str]:
-    yield from _fact("approval", str(approval.get("id", "")), room, paint)
+    yield from _fact("approval", str(approval.get("effect_id", "")), room, paint)
     if card.get("argv"):
         yield from _fact("runs", shlex.join(card["argv"]), room, paint)
     for line in str(card.get("request") or "").splitlines():
@@ -47,8 +47,8 @@ def _facts(
     for label in ("where", "undo"):
         if card.get(label):
             yield from _fact(label, str(card[label]), room, paint)
-    if card.get("expires_ms"):
-        yield from _fact("expires", _expiry(int(card["expires_ms"]), now_ms), room, paint)
+    if approval.get("state") == "waiting" and (due_ms := approval.get("due_ms")):
+        yield from _fact("expires", _expiry(int(due_ms), now_ms), room, paint)
 
 
 def _fact(label: str, value: str, room: int, paint: Paint) -> Iterator[str]:

@@ -84,6 +84,8 @@ class Api:
                 raise refusal_of(response)
             async with aclosing(read_events(response.aiter_bytes())) as events:
                 async for event in events:
+                    if event.name == "error":
+                        raise _error_of(event.data.encode(), response.status_code)
                     yield event
         except httpx.TransportError as error:
             raise self._broken(error) from None
@@ -180,9 +182,12 @@ def _held(settings: Settings, holder: HolderInfo) -> httpx.AsyncClient:
 
 def refusal_of(response: httpx.Response) -> CommandError:
     """Return the error that a refusing response describes."""
-    status = response.status_code
+    return _error_of(response.content, response.status_code)
+
+
+def _error_of(content: bytes, status: int) -> CommandError:
     try:
-        body = json.loads(response.content)
+        body = json.loads(content)
         described = cast("dict[str, Any]", body["error"])
         code, message = str(described["code"]), str(described["message"])
         fields = cast("dict[str, Any]", described.get("fields") or {})
@@ -195,13 +200,13 @@ def _given(parameters: Parameters) -> dict[str, str | int | bool]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def items_of(answer: Json) -> list[dict[str, Any]]:
-    """Return the rows of a list's answer: Letta's lists are arrays, Kelpie's are pages.
+def items_of(answer: Json, key: str = "") -> list[dict[str, Any]]:
+    """Return the rows of a list's answer: an array, or the page's ``key``.
 
     Raises:
-        CommandError: The answer is neither.
+        CommandError: The answer is something else.
     """
-    rows = cast("dict[str, Any]", answer).get("items") if isinstance(answer, dict) else answer
+    rows = cast("dict[str, Any]", answer).get(key) if isinstance(answer, dict) else answer
     if not isinstance(rows, list):
         raise CommandError("internal", "the server answered a list's request with something else")
     return cast("list[dict[str, Any]]", rows)

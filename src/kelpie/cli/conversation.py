@@ -1,8 +1,7 @@
 """A conversation on a terminal: lines in, the agent's stream out, Diff Cards in between.
 
 The stream shows a turn as it grows. When the run stops for an approval, the cards are asked here
-and the run is followed in the agent's event log, which no lost connection can cut short. Whatever
-was shown from the stream is not shown again from the log.
+and the run is followed in the agent's event log, from where the stream ended.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ _COLORS: Final = {"agent": "green", "calls": "cyan", "asks": "yellow", "error": 
 class Conversation:
     """One agent, one terminal.
 
-    Invariant: ``_cursor`` is the last event of the log that was dealt with, and ``_shown`` holds
-    the ids of the messages that are on the screen.
+    Invariant: everything of the log up to ``_cursor`` is on the screen, or older than the
+    conversation.
     """
 
     def __init__(self, terminal: Terminal, api: Api, agent_id: str, interrupts: Interrupts) -> None:
@@ -41,7 +40,6 @@ class Conversation:
         self._actor = agent_actor(agent_id)
         self._interrupts = interrupts
         self._keyboard = Keyboard()
-        self._shown: set[str] = set()
         self._cursor = 0
         self._open_line = ("", "")
 
@@ -82,7 +80,6 @@ class Conversation:
             "include_pings": True,
         }
         stop = ""
-        await self._skip_history()
         async with aclosing(self._api.stream("POST", self._path, body=body)) as events:
             async for event in events:
                 if event.data == "[DONE]":
@@ -95,12 +92,13 @@ class Conversation:
 
     async def _resume(self) -> None:
         """Go on with a run that waits for a person since before this conversation."""
-        await self._skip_history()
         if await self._waiting():
             await self._settle("requires_approval")
 
     async def _settle(self, stop: str) -> None:
         """Ask and follow until the run ends, or waits for an answer that was skipped."""
+        if stop == "requires_approval":
+            await self._skip_log()
         while stop == "requires_approval":
             if not await self._answer_cards():
                 return
@@ -108,7 +106,7 @@ class Conversation:
 
     async def _waiting(self) -> list[dict[str, Any]]:
         answer = await self._api.get("/v1/approvals", state="waiting", limit=_EVENT_ROWS)
-        return [row for row in items_of(answer) if row["actor"] == self._actor]
+        return [row for row in items_of(answer, "effects") if row["actor"] == self._actor]
 
     async def _answer_cards(self) -> bool:
         """Ask about everything of this agent that waits; False if something is left waiting."""
@@ -160,13 +158,13 @@ class Conversation:
             self._terminal.data({"message_type": "stop_reason", "stop_reason": reason})
         return str(run.get("stop_reason") or "end_turn")
 
-    async def _skip_history(self) -> None:
-        """Move the cursor behind everything that happened before this conversation."""
+    async def _skip_log(self) -> None:
+        """Move the cursor behind everything that the stream has shown."""
         while True:
             answer = await self._api.get(
                 "/v1/events", actor=self._actor, after=self._cursor, limit=_EVENT_ROWS
             )
-            rows = items_of(answer)
+            rows = items_of(answer, "events")
             self._cursor = rows[-1]["sequence"] if rows else self._cursor
             if len(rows) < _EVENT_ROWS:
                 return
@@ -175,21 +173,19 @@ class Conversation:
 
     def _show(self, message: Mapping[str, Any]) -> None:
         """Show a message of the stream, or a piece of one."""
-        if identity := message.get("id"):
-            self._shown.add(str(identity))
         if self._terminal.as_json:
             if message.get("message_type") != "ping":
                 self._terminal.data(message)
             return
         line = line_of(message)
         if line is not None and line.label != "asks":
-            self._append(line.label, str(message.get("id") or ""), line.text)
+            identity = str(message.get("otid") or message.get("id") or "")
+            self._append(line.label, identity, line.text)
 
     def _show_stored(self, message: Mapping[str, Any]) -> None:
-        """Show a message of the log, unless the stream has shown it."""
-        if message["id"] in self._shown or message["role"] in {"user", "system"}:
+        """Show a message of the log."""
+        if message["role"] in {"user", "system"}:
             return
-        self._shown.add(message["id"])
         if self._terminal.as_json:
             self._terminal.data(message)
             return

@@ -34,7 +34,7 @@ async def answer_card(
         terminal.say(line)
     answer = await _ask(terminal, keyboard)
     if answer == "skip":
-        terminal.say(f"It goes on waiting: kelpie approvals approve {approval['id']}")
+        terminal.say(f"It goes on waiting: kelpie approvals approve {approval['effect_id']}")
         return False
     await decide(api, approval, answer)
     return True
@@ -52,7 +52,7 @@ async def decide(
     if answer == "approve":
         body["digest"] = str(approval["digest"])
     try:
-        await api.post(f"/v1/approvals/{quote(str(approval['id']), safe='')}/{answer}", body)
+        await api.post(f"/v1/approvals/{quote(str(approval['effect_id']), safe='')}/{answer}", body)
     except CommandError as error:
         if error.code != "already_decided":
             raise

@@ -25,7 +25,7 @@ EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (
     (3, "Something waits for a person: `messages send`, `apply --no-wait`."),
     (4, "It does not exist."),
     (5, "It is not in a state that allows this, or was decided before."),
-    (6, "The API key is missing or wrong."),
+    (6, "The API key is missing or wrong, or this may only be done on the server's machine."),
     (7, "The gate denied it, a person did, or a plan failed."),
     (64, "The command line is wrong. `plan`: its input or a setting is wrong."),
     (69, "Something that is needed is missing or does not answer: a server, a model, a tool."),
@@ -100,7 +100,7 @@ def exit_status(code: str, http_status: int = 0) -> int:
     """Return the exit status of an error code; unknown codes go by their HTTP status."""
     if code in STATUS:
         return STATUS[code].exit
-    by_http = {401: 6, 403: 7, 404: 4, 409: 5, 429: 75, 502: 69, 503: 75, 504: 75}
+    by_http = {401: 6, 403: 6, 404: 4, 409: 5, 429: 75, 502: 69, 503: 75, 504: 75}
     if http_status in by_http:
         return by_http[http_status]
     return 2 if 400 <= http_status < 500 else INTERNAL_STATUS

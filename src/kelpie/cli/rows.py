@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from kelpie.cli.client import Api, items_of
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame
 from kelpie.cli.output import local_time
-
-_TENANT: Final = "default"
 
 
 def text_of(row: Mapping[str, Any], key: str) -> str:
@@ -37,13 +35,13 @@ def show_fields(frame: Frame, row: Mapping[str, Any], keys: Sequence[str]) -> No
 
 
 def agent_actor(agent_id: str) -> str:
-    """Return the actor's text form of an agent."""
-    return f"{_TENANT}/agent/{agent_id}"
+    """Return the name of an agent's actor within its tenant."""
+    return f"agent/{agent_id}"
 
 
 def plan_actor(plan_id: str) -> str:
-    """Return the actor's text form of a plan."""
-    return f"{_TENANT}/plan/{plan_id}"
+    """Return the name of a plan's actor within its tenant."""
+    return f"plan/{plan_id}"
 
 
 async def find_agent(api: Api, reference: str) -> dict[str, Any]:

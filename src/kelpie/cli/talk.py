@@ -60,4 +60,7 @@ def content_text(content: object) -> str:
 def _calls(message: Mapping[str, Any]) -> str:
     calls = message.get("tool_calls") or message.get("tool_call") or []
     calls = cast("list[dict[str, Any]]", calls if isinstance(calls, list) else [calls])
-    return "\n".join(f"{call.get('name')} {call.get('arguments')}" for call in calls)
+    return "\n".join(
+        " ".join(part for part in (call.get("name"), call.get("arguments")) if part)
+        for call in calls
+    )

@@ -7,6 +7,7 @@ settings, transport, decoding, printing, exit status.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -155,6 +156,7 @@ class Desk:
         """Run one command line, as the program does."""
         with CliRunner().isolation(input=stdin) as (stdout, stderr, _):
             status = main(list(words), world=self.world())
+            sys.stderr.flush()
             return Outcome(status, stdout.getvalue().decode(), stderr.getvalue().decode())
 
     def world(self) -> World:

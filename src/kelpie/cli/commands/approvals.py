@@ -12,6 +12,7 @@ from kelpie.cli.card import render_card
 from kelpie.cli.client import Json, items_of
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import show_fields, text_of
+from kelpie.cli.text import safe_line
 
 
 @click.group()
@@ -21,28 +22,28 @@ def approvals() -> None:
 
 @approvals.command("list")
 @framed()
-@click.option("--all", "everything", is_flag=True, help="What was decided, too.")
+@click.option("--state", default="waiting", help="The state to list; waiting if not given.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, help="At most so many.")
-def list_approvals(frame: Frame, *, everything: bool, limit: int) -> None:
+def list_approvals(frame: Frame, *, state: str, limit: int) -> None:
     """List what waits for an answer."""
-    state = None if everything else "waiting"
-    rows = items_of(frame.ask(lambda api: api.get("/v1/approvals", state=state, limit=limit)))
+    answer = frame.ask(lambda api: api.get("/v1/approvals", state=state, limit=limit))
+    rows = items_of(answer, "effects")
     if frame.as_json:
         frame.terminal.data(rows)
         return
     if not rows:
-        frame.terminal.say("Nothing waits.")
+        frame.terminal.say(f"Nothing is {safe_line(state)}.")
         return
     cells = [
         [
-            text_of(row, "id"),
-            text_of(row, "state"),
-            text_of(row["card"], "expires_ms"),
-            text_of(row["card"], "title"),
+            text_of(row, "effect_id"),
+            text_of(row, "due_ms"),
+            text_of(row, "actor"),
+            text_of(row["card"] or {}, "title") or text_of(row, "summary"),
         ]
         for row in rows
     ]
-    frame.terminal.table(["ID", "STATE", "EXPIRES", "WHAT"], cells)
+    frame.terminal.table(["ID", "EXPIRES", "ACTOR", "WHAT"], cells)
 
 
 @approvals.command()
@@ -92,4 +93,4 @@ def _decide(frame: Frame, approval: str, verb: str, body: dict[str, Any]) -> Non
     if frame.as_json:
         frame.terminal.data(value)
     else:
-        frame.terminal.say(f"{text_of(value, 'id') or approval} is {text_of(value, 'state')}")
+        frame.terminal.say(f"{approval} is {text_of(value, 'state')}")

@@ -19,16 +19,16 @@ def effects() -> None:
 @effects.command("list")
 @framed()
 @click.option("--state", metavar="STATE", help="Only effects in this state, unknown for instance.")
-@click.option("--actor", metavar="ACTOR", help="Only effects of this actor, tenant/type/key.")
+@click.option("--actor", metavar="ACTOR", help="Only effects of this actor, type/key.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, help="At most so many.")
 def list_effects(frame: Frame, *, state: str | None, actor: str | None, limit: int) -> None:
     """List effects."""
     answer = frame.ask(lambda api: api.get("/v1/effects", state=state, actor=actor, limit=limit))
-    rows = items_of(answer)
+    rows = items_of(answer, "effects")
     if frame.as_json:
         frame.terminal.data(rows)
         return
-    keys = ("id", "state", "kind", "updated_ms", "summary")
+    keys = ("effect_id", "state", "kind", "updated_ms", "summary")
     cells = [[text_of(row, key) for key in keys] for row in rows]
     frame.terminal.table(["ID", "STATE", "KIND", "CHANGED", "WHAT"], cells)
 

@@ -22,7 +22,7 @@ def events() -> None:
 
 @events.command()
 @framed()
-@click.option("--actor", metavar="ACTOR", help="Only events of this actor, tenant/type/key.")
+@click.option("--actor", metavar="ACTOR", help="Only events of this actor, type/key.")
 @click.option("--after", type=click.IntRange(0), default=0, help="Only what follows this cursor.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as events come, until Ctrl-C.")
 def tail(frame: Frame, *, actor: str | None, after: int, follow: bool) -> None:
@@ -32,7 +32,7 @@ def tail(frame: Frame, *, actor: str | None, after: int, follow: bool) -> None:
         cursor = after
         while True:
             answer = await api.get("/v1/events", actor=actor, after=cursor, limit=_PAGE_ROWS)
-            rows = items_of(answer)
+            rows = items_of(answer, "events")
             for row in rows:
                 _print_event(frame, row)
                 cursor = cursor_of(row, actor)
