@@ -40,6 +40,8 @@ or fails: `"fail": {"status": 429, "headers": {"retry-after": "1"}, "body": {…
 closes the connection there. `"chunk_delay_ms"` and `"first_delay_ms"` may be set per step.
 """
 
+# ruff: noqa: INP001  # a program, run by its path
+
 from __future__ import annotations
 
 import argparse
@@ -355,9 +357,9 @@ class ScriptedModel:
         delay_ms = step.chunk_delay_ms
         if delay_ms is None:
             delay_ms = self._script.chunk_delay_ms
-        delays = {"first_delay_s": step.first_delay_ms / 1000, "delay_s": delay_ms / 1000}
+        first_s, delay_s = step.first_delay_ms / 1000, delay_ms / 1000
         if step.cut_after is not None:
-            return Reply([STREAM_HEAD, *pieces[: step.cut_after]], hang_up=True, **delays)
+            return Reply([STREAM_HEAD, *pieces[: step.cut_after]], first_s, delay_s, hang_up=True)
         if step.error_after is not None:
             error = {"error": {"message": "scripted failure", "type": "server_error"}}
             pieces[step.error_after :] = [encode_event(error)]
@@ -368,7 +370,7 @@ class ScriptedModel:
                 usage = count_usage(step, messages)
                 pieces.append(encode_event({**head, "choices": [], "usage": usage}))
             pieces.append(encode_event("[DONE]"))
-        return Reply([STREAM_HEAD, *pieces, STREAM_END], **delays)
+        return Reply([STREAM_HEAD, *pieces, STREAM_END], first_s, delay_s)
 
 
 # --- the server ---------------------------------------------------------------------------------
@@ -388,7 +390,7 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """Forget the transport, and what was still to be sent."""
         if self._timer is not None:
             self._timer.cancel()

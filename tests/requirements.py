@@ -22,6 +22,10 @@ class Requirement:
 
 
 REQUIREMENTS: dict[str, Requirement] = {
+    "ACTOR-OUTPUT-GATE": Requirement(
+        text="A reply or query result leaves only when everything that it read is durable.",
+        critical=True,
+    ),
     "DEV-TEST-GROUPS": Requirement(
         text="./dev names the suites that exist when it is asked for one that does not."
     ),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from tests.tidy.tree import Module, Offence, functions_of
+from tests.tidy.tree import Module, Offence, functions_of, imported_names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
 # The one module that may let real time pass.
 WAITING = "tests/waiting.py"
+VIRTUAL_TIME = "kelpie.sim.loop"
 NAME_WORDS_LEAST = 3
 # Calls that fail the test by themselves when what they look at is wrong.
 CHECKING_PREFIXES = (
@@ -97,13 +98,18 @@ def find_short_test_names(modules: Iterable[Module]) -> Iterator[Offence]:
 
 
 def find_sleeps(modules: Iterable[Module]) -> Iterator[Offence]:
-    """Tests that let real time pass, `asyncio.sleep(0)` excepted: it is one turn of the loop."""
+    """Tests that let real time pass.
+
+    `asyncio.sleep(0)` is one turn of the loop, and on the simulated loop no sleep is real.
+    """
     for module in modules:
         if module.path == WAITING:
             continue
+        is_virtual = any(name.startswith(VIRTUAL_TIME) for name in imported_names(module))
+        sleeps = {"time.sleep"} if is_virtual else {"time.sleep", "asyncio.sleep", "sleep"}
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             is_turn = isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
-            if ast.unparse(node.func) in {"time.sleep", "asyncio.sleep", "sleep"} and not is_turn:
+            if ast.unparse(node.func) in sleeps and not is_turn:
                 yield Offence(module.path, "sleeps; wait with tests/waiting.py")

@@ -1,7 +1,8 @@
 """What the product offers from outside: its commands and its routes, read from the product itself.
 
 The command tree is walked from `kelpie.cli.root`; the routes are the operations that
-`kelpie.server.table.operations()` returns. A room that does not exist offers nothing.
+`kelpie.server.table` holds, those of the documentation included. A room that does not exist offers
+nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def routes() -> frozenset[str]:
     """Every route as `METHOD /path/{}`; empty while there is no table of operations."""
     if not has_module("kelpie.server.table"):
         return frozenset()
-    operations = importlib.import_module("kelpie.server.table").operations()
+    table = importlib.import_module("kelpie.server.table")
+    operations = (*table.operations(), *table.documentation({}, b""))
     return frozenset(normalize_route(operation.method, operation.path) for operation in operations)
 
 

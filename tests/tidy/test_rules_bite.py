@@ -286,7 +286,9 @@ def test_a_test_that_asserts_nothing_or_says_nothing_or_sleeps_is_found() -> Non
     )
     assert names(find_tests_without_assertion([source])) == ["a.py:test_one".partition(":")[2]]
     assert names(find_short_test_names([source])) == ["test_one"]
-    assert len(list(find_sleeps([source]))) == 1
+    virtual = module("tests/b.py", "import kelpie.sim.loop", "asyncio.sleep(9)")
+    real = module("tests/c.py", "import kelpie.sim.loop", "time.sleep(9)")
+    assert places(find_sleeps([source, virtual, real])) == ["tests/a.py", "tests/c.py"]
 
 
 def test_ten_equal_lines_are_found_and_nine_are_not() -> None:

@@ -39,7 +39,7 @@ class Supervisor:
             return
         task = asyncio.get_running_loop().create_task(self._once(name, work), name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: self._forget(done, work))
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work`` until it returns, again after each failure, with growing pauses."""
@@ -54,6 +54,10 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         assert not self._tasks, "a task outlived its supervisor"
+
+    def _forget(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.discard(task)
+        work.close()  # a task that was cancelled before its first step never awaited it
 
     async def _once(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from kelpie.core.digests import Digest
 from kelpie.effects.model import FileDiff
+from kelpie.infra.paths import list_ancestors
+from kelpie.infra.plan import ABSENT
 from kelpie.sandbox.protocol import FileChange, FileState
 
 
@@ -20,7 +22,7 @@ class Target(Protocol):
         """Return what ``path`` is now; the mode is permission bits alone.
 
         Raises:
-            SandboxError: The path cannot be read.
+            KelpieError: The path cannot be read, or lies below a link or a file.
         """
         ...
 
@@ -38,5 +40,14 @@ OpenTarget = Callable[[str], Target]
 
 
 async def discover(target: Target, paths: Iterable[str]) -> dict[str, FileState]:
-    """Return the state of each path, read one after the other in the given order."""
-    return {path: await target.state(path) for path in paths}
+    """Return the state of each path, read one after the other in the given order.
+
+    A path below something that was found to be no directory is absent and is not asked for, so
+    that a link in the way is a fact to plan with and not an error.
+    """
+    states: dict[str, FileState] = {}
+    for path in paths:
+        above = (states.get(ancestor) for ancestor in list_ancestors(path))
+        blocked = any(state is not None and state.kind != "directory" for state in above)
+        states[path] = ABSENT if blocked else await target.state(path)
+    return states

@@ -83,16 +83,7 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-class _ListedModel(msgspec.Struct):
-    id: str
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_ListedModel]
-
-
 _event_decoder: Final = msgspec.json.Decoder(_Event)
-_list_decoder: Final = msgspec.json.Decoder(_ModelList)
 
 
 class AnthropicWire:
@@ -143,17 +134,6 @@ class AnthropicWire:
     def assembler(self, *, new_call_id: NewCallId) -> AnthropicAssembler:
         """Return a reader for one answer."""
         return AnthropicAssembler(new_call_id=new_call_id)
-
-    def decode_models(self, body: bytes) -> list[str]:
-        """Return the model names in a list's body.
-
-        Raises:
-            ModelError: The body is not such a list (reason ``malformed``).
-        """
-        try:
-            return [model.id for model in _list_decoder.decode(body).data]
-        except UNDECODABLE as error:
-            raise ModelError("malformed", f"the list of models is malformed: {error}") from error
 
 
 class AnthropicAssembler:

@@ -93,16 +93,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-class _ListedModel(msgspec.Struct):
-    id: str
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_ListedModel]
-
-
 _chunk_decoder: Final = msgspec.json.Decoder(_Chunk)
-_list_decoder: Final = msgspec.json.Decoder(_ModelList)
 
 
 class OpenAiWire:
@@ -149,17 +140,6 @@ class OpenAiWire:
     def assembler(self, *, new_call_id: NewCallId) -> OpenAiAssembler:
         """Return a reader for one answer."""
         return OpenAiAssembler(new_call_id=new_call_id)
-
-    def decode_models(self, body: bytes) -> list[str]:
-        """Return the model names in a list's body.
-
-        Raises:
-            ModelError: The body is not such a list (reason ``malformed``).
-        """
-        try:
-            return [model.id for model in _list_decoder.decode(body).data]
-        except UNDECODABLE as error:
-            raise ModelError("malformed", f"the list of models is malformed: {error}") from error
 
 
 class OpenAiAssembler:

@@ -8,7 +8,7 @@ handed out; no error message holds the key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import (
     AbstractContextManager,
     AsyncExitStack,
@@ -29,6 +29,7 @@ from kelpie.core.limits import (
     MODEL_RESPONSE_BYTES_MAX,
     MODEL_TIMEOUT_MS,
 )
+from kelpie.llm.listing import decode_models
 from kelpie.llm.model import Delta, ModelAnswer, ModelRequest
 from kelpie.llm.refusals import TransientModelError, describe, error_of, read_refusal
 from kelpie.llm.retry import Deadline, RetryPolicy, read_retry_after_ms
@@ -128,8 +129,10 @@ class HttpModelProvider:
         try:
             async with AsyncExitStack() as stack:
                 response = await self._open(request, deadline, stack)
-                body = await _Body(response, deadline).read(size_bytes_max=MODEL_RESPONSE_BYTES_MAX)
-            return self._wire.decode_models(body)
+                body = await _Body(response, deadline, stack).read(
+                    size_bytes_max=MODEL_RESPONSE_BYTES_MAX
+                )
+            return decode_models(body)
         except ModelError as error:
             raise self._named(error) from error
 
@@ -159,7 +162,7 @@ class HttpModelProvider:
         assembler = self._wire.assembler(new_call_id=self._new_call_id)
         async with AsyncExitStack() as stack:
             response = await self._open(request, deadline, stack)
-            body = _Body(response, deadline)
+            body = _Body(response, deadline, stack)
             if "json" in response.headers.get("content-type", ""):
                 # A server that does not stream, or a refusal that calls itself a success.
                 whole = await body.read(size_bytes_max=MODEL_RESPONSE_BYTES_MAX)
@@ -176,7 +179,7 @@ class HttpModelProvider:
                         break
                 else:
                     await body.drain()
-            yield [assembler.finish()]
+        yield [assembler.finish()]
 
     async def _open(
         self, request: HttpRequest, deadline: Deadline, stack: AsyncExitStack
@@ -189,7 +192,7 @@ class HttpModelProvider:
             return response
         asked_ms = read_retry_after_ms(response.headers, now_ms=self._clock.now_ms())
         try:
-            refusal = await _Body(response, deadline).read(
+            refusal = await _Body(response, deadline, stack).read(
                 size_bytes_max=MODEL_ERROR_BYTES_MAX, cut=True
             )
         except ModelError:
@@ -269,11 +272,14 @@ class HttpModelProvider:
 
 
 class _Body:
-    """A response's body, read within a deadline."""
+    """A response's body, read within a deadline; ``stack`` ends the reading, however far it got."""
 
-    def __init__(self, response: HttpResponse, deadline: Deadline) -> None:
+    def __init__(self, response: HttpResponse, deadline: Deadline, stack: AsyncExitStack) -> None:
         self._chunks = response.chunks()
         self._deadline = deadline
+        close: Callable[[], Awaitable[None]] | None = getattr(self._chunks, "aclose", None)
+        if close is not None:  # a generator, which would otherwise be closed at some later time
+            stack.push_async_callback(close)
 
     async def next(self) -> bytes | None:
         """Return the next chunk, None at the end.

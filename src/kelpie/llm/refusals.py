@@ -76,22 +76,21 @@ _NEXT_STEPS: Final[dict[str, str]] = {
 _TRANSIENT: Final = frozenset({"rate_limited", "timeout", "server", "unreachable"})
 
 
-class _Fields(msgspec.Struct):
+class _ErrorFields(msgspec.Struct):
     code: Any = None
     type: Any = None
     message: Any = None
     detail: Any = None
 
 
-class _Body(_Fields):
+class _ErrorBody(_ErrorFields):
     """An error body; providers use ``{"error": {…}}``, ``{"error": "…"}`` and the fields bare."""
 
-    error: _Fields | str | None = None
+    error: _ErrorFields | str | None = None
 
 
-_body_decoder: Final[msgspec.json.Decoder[_Body | list[_Body] | str]] = msgspec.json.Decoder(
-    _Body | list[_Body] | str
-)
+_AnyError = _ErrorBody | list[_ErrorBody] | str
+_error_decoder: Final[msgspec.json.Decoder[_AnyError]] = msgspec.json.Decoder(_AnyError)
 
 
 class TransientModelError(ModelError):
@@ -126,17 +125,16 @@ class Refusal(NamedTuple):
 def read_refusal(body: bytes) -> Refusal:
     """Return what an error body of any shape says; never fails."""
     try:
-        value = _body_decoder.decode(body)
+        value = _error_decoder.decode(body)
     except UNDECODABLE:
         return Refusal((), body.decode("utf-8", "replace"))
-    if isinstance(value, list):
+    if isinstance(value, list):  # one provider wraps its errors in a list
         value = value[0] if value else ""
-    if isinstance(value, _Body):
-        value = value.error or value
-    if isinstance(value, str):
-        return Refusal((), value)
-    kinds = tuple(str(kind) for kind in (value.code, value.type) if kind is not None)
-    message = value.message or value.detail or ""
+    said = (value.error or value) if isinstance(value, _ErrorBody) else value
+    if isinstance(said, str):
+        return Refusal((), said)
+    kinds = tuple(str(kind) for kind in (said.code, said.type) if kind is not None)
+    message = said.message or said.detail or ""
     text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
     return Refusal(kinds, text)
 

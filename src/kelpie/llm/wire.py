@@ -67,11 +67,3 @@ class Wire(Protocol):
     def assembler(self, *, new_call_id: NewCallId) -> Assembler:
         """Return a reader for one answer."""
         ...
-
-    def decode_models(self, body: bytes) -> list[str]:
-        """Return the model names in a list's body.
-
-        Raises:
-            ModelError: The body is not such a list (reason ``malformed``).
-        """
-        ...

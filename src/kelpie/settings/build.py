@@ -16,7 +16,7 @@ from kelpie.settings.model import (
     ApprovalSettings,
     LogSettings,
     Origin,
-    ProviderSettings,
+    ProviderConfig,
     SandboxSettings,
     ServerSettings,
     Settings,
@@ -24,7 +24,7 @@ from kelpie.settings.model import (
     TelemetrySettings,
     WorkspaceSettings,
 )
-from kelpie.settings.providers import PROVIDERS, known_provider
+from kelpie.settings.providers import MODELS, PROVIDERS
 from kelpie.settings.secret import SecretRef
 from kelpie.settings.values import parse_url
 
@@ -68,13 +68,13 @@ def build_settings(
 
 def _discover(values: Values, environment: Mapping[str, str]) -> None:
     """Fill in what well-known variables say and no layer does."""
-    for known in PROVIDERS:
+    for name, known in PROVIDERS.items():
         if environment.get(known.key_variable):
             origin = Origin(layer="discovered", source=known.key_variable)
             secret = SecretRef(source="env", target=known.key_variable)
-            values.fill(f"providers.{known.name}.api_key", secret, origin)
-        key = f"providers.{known.name}.base_url"
-        _discover_url(values, environment, known.url_variable, key)
+            values.fill(f"providers.{name}.api_key", secret, origin)
+        key = f"providers.{name}.base_url"
+        _discover_url(values, environment, known.base_url_variable, key)
     _discover_url(values, environment, "OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.endpoint")
     if environment.get("KELPIE_API_KEY"):
         origin = Origin(layer="discovered", source="KELPIE_API_KEY")
@@ -98,24 +98,26 @@ def _data_dir(environment: Mapping[str, str], home: Path) -> Path:
     return root / "kelpie"
 
 
-def _provider(values: Values, name: str) -> ProviderSettings:
-    known = known_provider(name)
+def _provider(values: Values, name: str) -> ProviderConfig:
+    known = PROVIDERS.get(name)
     wire = values.get(f"providers.{name}.wire", known.wire if known else None)
     base_url = values.get(f"providers.{name}.base_url", known.base_url if known else None)
     for field, value in (("wire", wire), ("base_url", base_url)):
-        if value is None:
+        if not value:
             key = f"providers.{name}.{field}"
-            listed = ", ".join(provider.name for provider in PROVIDERS)
+            listed = ", ".join(name for name, known in PROVIDERS.items() if known.base_url)
             message = f"{key}: is missing; only {listed} are known without it"
             raise ConfigError(message, field=key)
     api_key = values.get(f"providers.{name}.api_key")
-    return ProviderSettings(name=name, wire=wire, base_url=base_url, api_key=api_key)
+    return ProviderConfig(name=name, wire=wire, base_url=base_url, api_key=api_key)
 
 
-def _default_model(values: Values, providers: tuple[ProviderSettings, ...]) -> None:
+def _default_model(values: Values, providers: tuple[ProviderConfig, ...]) -> None:
     """Fill in the model of the first known provider that is configured."""
     configured = {provider.name for provider in providers}
-    for known in PROVIDERS:
-        if known.name in configured and known.model:
-            origin = Origin(layer="discovered", source=f"providers.{known.name}")
-            values.fill("model", f"{known.name}/{known.model}", origin)
+    for name, model in MODELS.items():
+        if name in configured:
+            values.fill(
+                "model", f"{name}/{model}", Origin(layer="discovered", source=f"providers.{name}")
+            )
+            return

@@ -49,7 +49,7 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderSettings:
+class ProviderConfig:
     """One model provider: how it speaks, where it is, and where its key is (None: no key)."""
 
     name: str
@@ -124,13 +124,13 @@ class Settings:
     telemetry: TelemetrySettings
     approvals: ApprovalSettings
     sandbox: SandboxSettings
-    providers: tuple[ProviderSettings, ...] = ()
+    providers: tuple[ProviderConfig, ...] = ()
     origins: Mapping[str, Origin] = field(
         default_factory=dict[str, Origin], compare=False, repr=False
     )
     notices: tuple[str, ...] = field(default=(), compare=False)
 
-    def provider(self, name: str) -> ProviderSettings | None:
+    def provider(self, name: str) -> ProviderConfig | None:
         """Return the configured provider of that name."""
         return next((provider for provider in self.providers if provider.name == name), None)
 

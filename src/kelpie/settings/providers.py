@@ -6,51 +6,51 @@ provider needs a ``[providers.NAME]`` table with ``wire`` and ``base_url``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from kelpie.settings.model import Wire
 
 
 class KnownProvider(NamedTuple):
-    """One provider; ``model`` answers when nobody names a model (empty: somebody must)."""
+    """What is known of a provider; an empty ``base_url`` has to be configured."""
 
-    name: str
     wire: Wire
-    key_variable: str
-    url_variable: str
     base_url: str
-    model: str
+    key_variable: str
+    base_url_variable: str
 
 
-PROVIDERS: Final[tuple[KnownProvider, ...]] = (
-    KnownProvider(
-        name="anthropic",
-        wire="anthropic",
-        key_variable="ANTHROPIC_API_KEY",
-        url_variable="ANTHROPIC_BASE_URL",
-        base_url="https://api.anthropic.com",
-        model="claude-sonnet-4-5",
-    ),
-    KnownProvider(
-        name="openai",
-        wire="openai",
-        key_variable="OPENAI_API_KEY",
-        url_variable="OPENAI_BASE_URL",
-        base_url="https://api.openai.com/v1",
-        model="gpt-5-mini",
-    ),
-    KnownProvider(
-        name="openrouter",
-        wire="openai",
-        key_variable="OPENROUTER_API_KEY",
-        url_variable="OPENROUTER_BASE_URL",
-        base_url="https://openrouter.ai/api/v1",
-        model="",
-    ),
+def _openai(name: str, base_url: str) -> KnownProvider:
+    return KnownProvider("openai", base_url, f"{name}_API_KEY", f"{name}_BASE_URL")
+
+
+PROVIDERS: Final[Mapping[str, KnownProvider]] = MappingProxyType(
+    {
+        "openai": _openai("OPENAI", "https://api.openai.com/v1"),
+        "openai-proxy": _openai("OPENAI_PROXY", ""),
+        "anthropic": KnownProvider(
+            "anthropic",
+            "https://api.anthropic.com/v1",
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_BASE_URL",
+        ),
+        "cerebras": _openai("CEREBRAS", "https://api.cerebras.ai/v1"),
+        "deepseek": _openai("DEEPSEEK", "https://api.deepseek.com/v1"),
+        "fireworks": _openai("FIREWORKS", "https://api.fireworks.ai/inference/v1"),
+        "groq": _openai("GROQ", "https://api.groq.com/openai/v1"),
+        "openrouter": _openai("OPENROUTER", "https://openrouter.ai/api/v1"),
+        "together": _openai("TOGETHER", "https://api.together.xyz/v1"),
+        "xai": _openai("XAI", "https://api.x.ai/v1"),
+        "llamacpp": _openai("LLAMACPP", "http://127.0.0.1:8080/v1"),
+        "lmstudio": _openai("LMSTUDIO", "http://127.0.0.1:1234/v1"),
+        "ollama": _openai("OLLAMA", "http://127.0.0.1:11434/v1"),
+        "vllm": _openai("VLLM", "http://127.0.0.1:8000/v1"),
+    }
 )
-"""In the order in which they give the default model."""
 
-
-def known_provider(name: str) -> KnownProvider | None:
-    """Return the known provider of that name."""
-    return next((provider for provider in PROVIDERS if provider.name == name), None)
+MODELS: Final[Mapping[str, str]] = MappingProxyType(
+    {"anthropic": "claude-sonnet-4-5", "openai": "gpt-5-mini"}
+)
+"""What answers when a provider is configured and nobody names a model; the first one wins."""

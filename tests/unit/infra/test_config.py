@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kelpie.core import limits
 from kelpie.core.errors import InputError, InvalidFieldError, LimitExceededError
 from kelpie.infra.config import Desired, UnitSpec, YamlLoader
+from kelpie.infra.yaml_nodes import Place, read_string
 
 GOOD = """\
 version: 1
@@ -49,7 +50,7 @@ def one_unit(**fields: object) -> str:
     return yaml.safe_dump({"version": 1, "units": [unit]}, sort_keys=False)
 
 
-def test_a_workspace_becomes_its_units():
+def test_a_workspace_becomes_its_units() -> None:
     desired = load(GOOD)
     assert desired.source == "site.yaml"
     assert desired.units == (
@@ -67,7 +68,7 @@ def test_a_workspace_becomes_its_units():
     )
 
 
-def test_an_error_names_file_line_unit_and_field():
+def test_an_error_names_file_line_unit_and_field() -> None:
     error = refuse(GOOD.replace('"644"', "644"))
     assert error.message == (
         "units.motd.mode: must be a string, not int; quote it (site.yaml, line 12)"
@@ -140,11 +141,18 @@ def test_an_error_names_file_line_unit_and_field():
         ("version: 1\nunits: [!!python/object:os.system {id: a}]", "units[0].type: is missing"),
     ],
 )
-def test_bad_input_is_refused_with_its_place(text: str, said: str):
+def test_bad_input_is_refused_with_its_place(text: str, said: str) -> None:
     error = refuse(text)
     assert said in error.message
     assert "site.yaml" in error.message
     assert error.code == "invalid_field"
+
+
+def test_half_a_surrogate_pair_is_refused_whichever_parser_let_it_through() -> None:
+    mark = yaml.Mark("site.yaml", 0, 0, 0, "", 0)
+    node = yaml.ScalarNode("tag:yaml.org,2002:str", "\ud800", mark, mark)
+    with pytest.raises(InvalidFieldError, match="half a surrogate pair"):
+        read_string(node, "content", Place(file="site.yaml"))
 
 
 def units(*rows: str) -> str:
@@ -193,11 +201,11 @@ def units(*rows: str) -> str:
         ),
     ],
 )
-def test_units_that_contradict_each_other_are_refused(rows: tuple[str, ...], said: str):
+def test_units_that_contradict_each_other_are_refused(rows: tuple[str, ...], said: str) -> None:
     assert said in refuse(units(*rows)).message
 
 
-def test_deletions_may_depend_on_each_other_because_they_turn_round():
+def test_deletions_may_depend_on_each_other_because_they_turn_round() -> None:
     desired = load(
         units(
             "id: a, type: linux.dir, path: x, state: absent",
@@ -216,15 +224,15 @@ def test_deletions_may_depend_on_each_other_because_they_turn_round():
         (units(*["id: a"] * (limits.PLAN_UNITS_MAX + 1)), limits.PLAN_UNITS_MAX),
     ],
 )
-def test_what_is_too_large_is_refused_with_the_limit(text: str, limit: int):
+def test_what_is_too_large_is_refused_with_the_limit(text: str, limit: int) -> None:
     with pytest.raises(LimitExceededError) as caught:
         load(text)
     assert caught.value.fields["limit"] == limit
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=200))
-def test_any_text_is_a_workspace_or_a_typed_error(text: str):
+def test_any_text_is_a_workspace_or_a_typed_error(text: str) -> None:
     try:
         desired = load(text)
     except InputError:
@@ -241,14 +249,14 @@ def write_workspace(folder: Path, source: str) -> Path:
     return path
 
 
-def test_a_source_beside_the_workspace_becomes_the_content(tmp_path: Path):
+def test_a_source_beside_the_workspace_becomes_the_content(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "motd").write_bytes(b"\x00\xff binary")
     desired = YamlLoader().load(write_workspace(tmp_path, "files/motd"))
     assert desired.units[0].content == b"\x00\xff binary"
 
 
-def test_a_source_that_leads_out_through_a_link_is_refused(tmp_path: Path):
+def test_a_source_that_leads_out_through_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     home = tmp_path / "home"
     home.mkdir()
@@ -257,7 +265,7 @@ def test_a_source_that_leads_out_through_a_link_is_refused(tmp_path: Path):
         YamlLoader().load(write_workspace(home, "link"))
 
 
-def test_a_source_that_is_missing_a_folder_a_pipe_or_a_loop_is_refused(tmp_path: Path):
+def test_a_source_that_is_missing_a_folder_a_pipe_or_a_loop_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
@@ -266,14 +274,14 @@ def test_a_source_that_is_missing_a_folder_a_pipe_or_a_loop_is_refused(tmp_path:
             YamlLoader().load(write_workspace(tmp_path, source))
 
 
-def test_a_source_that_is_too_large_is_refused(tmp_path: Path):
+def test_a_source_that_is_too_large_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "big").open("wb") as file:
         file.truncate(limits.WORKSPACE_FILE_BYTES_MAX + 1)
     with pytest.raises(LimitExceededError, match="8,388,609 bytes"):
         YamlLoader().load(write_workspace(tmp_path, "big"))
 
 
-def test_contents_that_are_too_large_together_are_refused(tmp_path: Path):
+def test_contents_that_are_too_large_together_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "big").open("wb") as file:
         file.truncate(limits.WORKSPACE_FILE_BYTES_MAX)
     count = limits.PLAN_CONTENT_BYTES_MAX // limits.WORKSPACE_FILE_BYTES_MAX + 1
@@ -283,13 +291,13 @@ def test_contents_that_are_too_large_together_are_refused(tmp_path: Path):
         YamlLoader().load(tmp_path / "site.yaml")
 
 
-def test_a_workspace_that_cannot_be_read_is_refused(tmp_path: Path):
+def test_a_workspace_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.yaml"):
         with pytest.raises(InvalidFieldError, match="config: cannot be read"):
             YamlLoader().load(path)
 
 
-def test_a_workspace_that_is_not_utf_8_is_refused(tmp_path: Path):
+def test_a_workspace_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_bytes(b"version: 1\n# \xff\n")
     with pytest.raises(InvalidFieldError, match="byte 13 is not UTF-8"):
         YamlLoader().load(tmp_path / "site.yaml")

@@ -1,0 +1,1 @@
+"""The routes that ``letta-client`` calls, in its shapes; its names stay in this package."""

@@ -1,0 +1,1 @@
+"""Kelpie's own routes: approvals, effects, events, plans, the audit, the store, health."""

@@ -1,0 +1,27 @@
+"""Names of actors as people write them within their tenant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kelpie.core.errors import InvalidFieldError
+from kelpie.core.ids import ActorId
+from kelpie.server.operations import Call
+
+
+def parse_actor(call: Call[Any, Any], text: str) -> ActorId:
+    """Return the actor of the caller's tenant that ``type/key`` names.
+
+    Raises:
+        InvalidFieldError: The text reads otherwise.
+        LimitExceededError: The name is too long.
+    """
+    kind, slash, key = text.partition("/")
+    if not slash or "/" in key:
+        raise InvalidFieldError("query.actor", f"{text[:100]!r} must read type/key")
+    return ActorId(call.tenant, kind, key)
+
+
+def actor_name(actor: ActorId) -> str:
+    """Return ``type/key``."""
+    return f"{actor.type}/{actor.key}"

@@ -1,0 +1,261 @@
+"""Kelpie's own operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kelpie.server.operations import Nothing, Operation
+from kelpie.server.ops import effects, events, health, plans, store
+from kelpie.server.ops.requests import (
+    ApprovalListQuery,
+    AuditQuery,
+    BackupRequest,
+    Decision,
+    EffectListQuery,
+    EventQuery,
+    PlanCreate,
+    PlanListQuery,
+    Resolution,
+)
+from kelpie.server.ops.responses import (
+    AuditPage,
+    BackupOut,
+    EffectOut,
+    EffectPage,
+    EventPage,
+    HealthOut,
+    PlanList,
+    StoreHeld,
+    StoreStatsOut,
+)
+
+Table = tuple[Operation[Any, Any], ...]
+
+
+def own_operations() -> Table:
+    """Return Kelpie's own operations."""
+    return (*_effects(), *_plans(), *_store(), *_health())
+
+
+def _effects() -> Table:
+    return (
+        Operation(
+            method="GET",
+            path="/v1/approvals",
+            summary="List what waits for a person",
+            tag="approvals",
+            handler=effects.list_approvals,
+            query=ApprovalListQuery,
+            body=Nothing,
+            response=EffectPage,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/approvals/{effect_id}",
+            summary="Show one question with its Diff Card",
+            tag="approvals",
+            handler=effects.show_effect,
+            query=Nothing,
+            body=Nothing,
+            response=EffectOut,
+            errors=("not_found",),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/approvals/{effect_id}/approve",
+            summary="Say yes",
+            tag="approvals",
+            handler=effects.approve,
+            query=Nothing,
+            body=Decision,
+            response=EffectOut,
+            errors=("not_found", "already_decided"),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/approvals/{effect_id}/deny",
+            summary="Say no",
+            tag="approvals",
+            handler=effects.deny,
+            query=Nothing,
+            body=Decision,
+            response=EffectOut,
+            errors=("not_found", "already_decided"),
+        ),
+        Operation(
+            method="GET",
+            path="/v1/effects",
+            summary="List effects",
+            tag="effects",
+            handler=effects.list_effects,
+            query=EffectListQuery,
+            body=Nothing,
+            response=EffectPage,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/effects/{effect_id}",
+            summary="Show one effect",
+            tag="effects",
+            handler=effects.show_effect,
+            query=Nothing,
+            body=Nothing,
+            response=EffectOut,
+            errors=("not_found",),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/effects/{effect_id}/resolve",
+            summary="Say what became of an unknown effect",
+            tag="effects",
+            handler=effects.resolve,
+            query=Nothing,
+            body=Resolution,
+            response=EffectOut,
+            errors=("not_found", "conflict"),
+        ),
+        Operation(
+            method="GET",
+            path="/v1/events",
+            summary="Read or follow event logs",
+            tag="events",
+            handler=events.read_events,
+            query=EventQuery,
+            body=Nothing,
+            response=EventPage,
+            errors=("cursor_ahead", "cursor_expired"),
+            streams=True,
+        ),
+    )
+
+
+def _plans() -> Table:
+    return (
+        Operation(
+            method="POST",
+            path="/v1/plans",
+            summary="Make a plan",
+            tag="plans",
+            handler=plans.create_plan,
+            query=Nothing,
+            body=PlanCreate,
+            response=dict[str, Any],
+        ),
+        Operation(
+            method="GET",
+            path="/v1/plans",
+            summary="List plans",
+            tag="plans",
+            handler=plans.list_plans,
+            query=PlanListQuery,
+            body=Nothing,
+            response=PlanList,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/plans/{plan_id}",
+            summary="Show a plan",
+            tag="plans",
+            handler=plans.show_plan,
+            query=Nothing,
+            body=Nothing,
+            response=dict[str, Any],
+            errors=("not_found",),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/plans/{plan_id}/apply",
+            summary="Apply a plan",
+            tag="plans",
+            handler=plans.apply_plan,
+            query=Nothing,
+            body=Nothing,
+            response=dict[str, Any],
+            errors=("not_found", "conflict"),
+        ),
+    )
+
+
+def _store() -> Table:
+    return (
+        Operation(
+            method="GET",
+            path="/v1/audit",
+            summary="Read the audit chains",
+            tag="audit",
+            handler=store.list_audit,
+            query=AuditQuery,
+            body=Nothing,
+            response=AuditPage,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/audit/verify",
+            summary="Verify the audit chains",
+            tag="audit",
+            handler=store.verify_audit,
+            query=Nothing,
+            body=Nothing,
+            response=dict[str, Any],
+        ),
+        Operation(
+            method="GET",
+            path="/v1/store/stats",
+            summary="Show counts and sizes of the store",
+            tag="store",
+            handler=store.show_stats,
+            query=Nothing,
+            body=Nothing,
+            response=StoreStatsOut,
+        ),
+        Operation(
+            method="POST",
+            path="/v1/store/backup",
+            summary="Back the store up (Unix socket only)",
+            tag="store",
+            handler=store.back_up,
+            query=Nothing,
+            body=BackupRequest,
+            response=BackupOut,
+            errors=("local_only", "conflict"),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/store/release",
+            summary="Release a held store (Unix socket only)",
+            tag="store",
+            handler=store.release,
+            query=Nothing,
+            body=Nothing,
+            response=StoreHeld,
+            errors=("local_only",),
+        ),
+    )
+
+
+def _health() -> Table:
+    return (
+        Operation(
+            method="GET",
+            path="/v1/health",
+            summary="Say whether the server answers",
+            tag="service",
+            handler=health.show_health,
+            query=Nothing,
+            body=Nothing,
+            response=HealthOut,
+            public=True,
+        ),
+        Operation(
+            method="GET",
+            path="/metrics",
+            summary="Metrics for Prometheus",
+            tag="service",
+            handler=health.show_metrics,
+            query=Nothing,
+            body=Nothing,
+            media="text/plain",
+            public=True,
+            while_draining=True,
+        ),
+    )

@@ -1,0 +1,166 @@
+"""What the HTTP edge needs from the rest of the house, and the bundle that carries it.
+
+Owns no behaviour. Every collaborator is a protocol, so that the simulator and the tests hand in
+their own worlds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kelpie.actors.commands import Message
+from kelpie.core.digests import Digest
+from kelpie.core.ids import ActorId, Tenant
+from kelpie.core.limits import INVOCATION_TIMEOUT_MS
+from kelpie.ports.clock import Clock
+from kelpie.ports.rng import Rng
+from kelpie.ports.telemetry import Telemetry
+from kelpie.storage.protocol import Store
+
+
+class Calls(Protocol):
+    """The actor runtime as the edge uses it."""
+
+    def accepting(self) -> bool:
+        """Whether new calls are taken."""
+        ...
+
+    async def call(
+        self,
+        actor: ActorId,
+        message: Message,
+        *,
+        principal: str,
+        key: str | None = None,
+        timeout_ms: int = INVOCATION_TIMEOUT_MS,
+    ) -> Any:
+        """Run one turn and return its reply once it is durable."""
+        ...
+
+    async def query(
+        self, actor: ActorId, query: Message, *, timeout_ms: int = INVOCATION_TIMEOUT_MS
+    ) -> Any:
+        """Answer from the last finished turn's state."""
+        ...
+
+
+class Wakeups(Protocol):
+    """One reader's wake-up flag."""
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Return True once something may be new, False after ``timeout_s``."""
+        ...
+
+
+class Hub(Protocol):
+    """Wakes readers once something is durable; a wake-up is a hint, the store is the truth."""
+
+    def watch(self, actor: ActorId | None = None) -> AbstractContextManager[Wakeups]:
+        """Watch one actor's events and streams, or everything."""
+        ...
+
+
+class PlanService(Protocol):
+    """Plans as the edge shows them; replies are JSON-compatible mappings."""
+
+    async def create(
+        self, source: PlanSource, *, tenant: Tenant, principal: str, key: str | None
+    ) -> dict[str, Any]:
+        """Make a plan and return it, with a diff per unit."""
+        ...
+
+    async def show(self, plan_id: str, *, tenant: Tenant) -> dict[str, Any]:
+        """Return one plan.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        ...
+
+    async def list(
+        self, *, tenant: Tenant, limit: int, after: str | None
+    ) -> Sequence[dict[str, Any]]:
+        """Return plans, newest first."""
+        ...
+
+    async def apply(
+        self, plan_id: str, *, tenant: Tenant, principal: str, key: str | None
+    ) -> dict[str, Any]:
+        """Put the plan through the gate and return it; the apply goes on by itself."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSource:
+    """Where a plan's workspace comes from: a path, or YAML text with the root it applies to."""
+
+    workspace: str = ""
+    yaml: str = ""
+    root: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolInfo:
+    """A tool that agents can be given.
+
+    ``base`` tools come with every agent that does not decline base tools; those that need a
+    workspace only with an agent that has one.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    base: bool = False
+    needs_workspace: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key that opens the API; only its digest is kept."""
+
+    name: str
+    digest: Digest
+
+
+WorkspacePolicy = Callable[[str], str]
+"""Return the absolute directory for a requested workspace, or raise an `InputError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deps:
+    """Everything the edge is built from.
+
+    Attributes:
+        runtime: Calls and queries of actors.
+        hub: Wake-ups for followers.
+        store: Reads by cursor, and the store's own care.
+        clock: Time.
+        rng: Seeds of ids.
+        telemetry: Logs, spans, metrics.
+        plans: The plan service.
+        workspace_for: Which directories an agent may be given.
+        metrics_text: Renders ``/metrics``.
+        audit_verify: Checks the audit chains and returns what it found.
+        version: The product's version.
+        model_default: The handle of an agent that names none.
+        tools: What agents can be given, by name.
+        api_keys: Without any, every caller is let in; `serve` then binds loopback only.
+    """
+
+    runtime: Calls
+    hub: Hub
+    store: Store
+    clock: Clock
+    rng: Rng
+    telemetry: Telemetry
+    plans: PlanService
+    workspace_for: WorkspacePolicy
+    metrics_text: Callable[[], bytes]
+    audit_verify: Callable[[], Awaitable[dict[str, Any]]]
+    version: str
+    model_default: str
+    tools: Mapping[str, ToolInfo] = field(default_factory=dict[str, ToolInfo])
+    api_keys: tuple[ApiKey, ...] = ()
