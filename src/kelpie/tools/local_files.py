@@ -87,7 +87,9 @@ class LocalFiles:
             moved = str(error.fields["path"])
             done = [each for each in changes if reconcile_changes(root, [each]) == "applied"]
             paths = tuple(each.path for each in done) if error.fields["applied"] else ()
-            return Applied(paths, (moved,), {path: before[path] for path in paths if path in before})
+            return Applied(
+                paths, (moved,), {path: before[path] for path in paths if path in before}
+            )
         return Applied(tuple(change.path for change in changes), (), before)
 
     def _keep_former(self, root: Path, changes: tuple[FileChange, ...]) -> dict[str, str]:
