@@ -139,16 +139,16 @@ async def open_node(
         yield node
 
 
-async def _open(
-    settings: Settings, world: World, stack: AsyncExitStack, *, address: str
-) -> Node:
+async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, address: str) -> Node:
     store = await _open_store(settings, world, stack, address=address)
     supervisor = Supervisor(clock=world.clock, telemetry=world.telemetry)
     stack.push_async_callback(supervisor.close)
     sandbox = world.open_sandbox(store.blobs, settings.data_dir / SCRATCH_DIRECTORY)
     files = LocalFiles(store.blobs)
     tools = builtin_registry()
-    executors = _make_executors(settings, world, store, sandbox, files, tools)
+    executors = _make_executors(
+        settings, world, store=store, sandbox=sandbox, files=files, tools=tools
+    )
     runtime = Runtime(
         store=store,
         clock=world.clock,
@@ -209,6 +209,7 @@ async def _open_store(
 def _make_executors(
     settings: Settings,
     world: World,
+    *,
     store: SqliteStore,
     sandbox: Sandbox,
     files: LocalFiles,

@@ -69,7 +69,9 @@ async def host_world(settings: Settings) -> AsyncIterator[World]:
     processes = HostProcesses()
 
     def open_sandbox(blobs: Blobs, scratch: Path) -> Sandbox:
-        return Bubblewrap(processes=processes, blobs=blobs, clock=clock, rng=rng, scratch_root=scratch)
+        return Bubblewrap(
+            processes=processes, blobs=blobs, clock=clock, rng=rng, scratch_root=scratch
+        )
 
     try:
         yield World(

@@ -51,6 +51,20 @@ class HolderInfo(Protocol):
         ...
 
 
+class ServerReady(Protocol):
+    """A server that answers."""
+
+    @property
+    def url(self) -> str:
+        """Where."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """Whether its store waits for a release after a restore."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """The process around a command, and the ways into the product.
@@ -65,7 +79,7 @@ class World:
     home: Path
     open_app: OpenApp
     read_holder: Callable[[Path], HolderInfo | None]
-    run_server: Callable[[Settings], Awaitable[int]]
+    run_server: Callable[[Settings, Callable[[ServerReady], None]], Awaitable[int]]
     restore: Callable[[Settings, Path], Awaitable[Mapping[str, Any]]]
     probe_sandboxes: Callable[[Settings], Awaitable[Sequence[TierReport]]]
     probe_model: Callable[[Settings], Awaitable[str]]
@@ -87,7 +101,7 @@ def real_world() -> World:
 
 
 def _open_app(settings: Settings, *, drive: bool) -> AbstractAsyncContextManager[OpenedApp]:
-    from kelpie.app import open_app  # noqa: PLC0415 - only what runs is imported
+    from kelpie.app.opened import open_app  # noqa: PLC0415 - only what runs is imported
 
     return open_app(settings, drive=drive)
 
@@ -98,25 +112,25 @@ def _read_holder(store: Path) -> HolderInfo | None:
     return read_holder(store)
 
 
-async def _run_server(settings: Settings) -> int:
-    from kelpie.app import run_server  # noqa: PLC0415 - only what runs is imported
+async def _run_server(settings: Settings, announce: Callable[[ServerReady], None]) -> int:
+    from kelpie.app.process import run_server  # noqa: PLC0415 - only what runs is imported
 
-    return await run_server(settings)
+    return await run_server(settings, announce)
 
 
 async def _restore(settings: Settings, source: Path) -> Mapping[str, Any]:
-    from kelpie.app import restore_store  # noqa: PLC0415 - only what runs is imported
+    from kelpie.app.care import restore_store  # noqa: PLC0415 - only what runs is imported
 
     return await restore_store(settings, source)
 
 
 async def _probe_sandboxes(settings: Settings) -> Sequence[TierReport]:
-    from kelpie.app import probe_sandboxes  # noqa: PLC0415 - only what runs is imported
+    from kelpie.app.care import probe_sandboxes  # noqa: PLC0415 - only what runs is imported
 
     return await probe_sandboxes(settings)
 
 
 async def _probe_model(settings: Settings) -> str:
-    from kelpie.app import probe_model  # noqa: PLC0415 - only what runs is imported
+    from kelpie.app.care import probe_model  # noqa: PLC0415 - only what runs is imported
 
     return await probe_model(settings)

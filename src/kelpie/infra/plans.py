@@ -81,9 +81,7 @@ class Plans:
         directory = self._require_root(root or str(Path(workspace).parent))
         holding = await self._runtime.query(target_actor(tenant, directory), ShowTarget())
         target = self._open_target(directory)
-        plan = await plan_workspace(
-            desired=desired, root=directory, target=target, holding=holding
-        )
+        plan = await plan_workspace(desired=desired, root=directory, target=target, holding=holding)
         plan_id = f"{ID_PREFIX}-{derive_uuid(self._rng.bytes(16), 0)}"
         await self._runtime.call(
             plan_actor(tenant, plan_id), CreatePlan(plan=plan), principal=principal, key=key
@@ -136,9 +134,7 @@ class Plans:
         )
         return shown | await self._diffs(state)
 
-    async def list(
-        self, *, tenant: Tenant, limit: int, after: str | None
-    ) -> list[dict[str, Any]]:
+    async def list(self, *, tenant: Tenant, limit: int, after: str | None) -> list[dict[str, Any]]:
         """Return plans, newest first."""
         page = Page(tenant=tenant, limit=limit, after=after, descending=True)
         items = await self._store.list_page(COLLECTION, page)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kelpie.tools.commands import CommandTool
 from kelpie.tools.core_memory import memory_tools
 from kelpie.tools.files import file_tools
 from kelpie.tools.registry import ToolRegistry
+
+WORKSPACE_TOOLS: Final = frozenset({"list_files", "read_file", "write_file", "run_command"})
+"""The tools that make sense only for an agent with a workspace."""
 
 
 def builtin_registry() -> ToolRegistry:

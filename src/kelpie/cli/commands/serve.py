@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from kelpie.cli.frame import Frame, framed, run_async
+from kelpie.cli.world import ServerReady
 from kelpie.settings import require_startable
 
 
@@ -23,4 +24,13 @@ def serve(frame: Frame, *, host: str | None, port: str | None, data_dir: str | N
     require_startable(settings, frame.world.environment)
     for notice in settings.notices:
         frame.terminal.say(f"kelpie: {notice}")
-    return run_async(frame.world.run_server(settings))
+
+    def announce(ready: ServerReady) -> None:
+        if frame.as_json:
+            frame.terminal.data({"url": ready.url, "held": ready.held})
+            return
+        frame.terminal.say(f"Kelpie answers on {ready.url} (its API is described at /docs).")
+        if ready.held:
+            frame.terminal.say("  The store is held after a restore: kelpie store release")
+
+    return run_async(frame.world.run_server(settings, announce))
