@@ -9,7 +9,7 @@ WAL mode they neither wait for the writer nor hold it up, and see only what is d
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -73,7 +73,7 @@ class SqliteReads:
         return rows[0] if rows else None
 
     @contextmanager
-    def _snapshot(self, subject: str) -> Iterator[None]:
+    def _snapshot(self, subject: str) -> Generator[None, None, None]:
         """Let every read inside see the same commit."""
         self._fetch("BEGIN", (), subject)
         try:
