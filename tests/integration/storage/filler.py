@@ -32,10 +32,7 @@ async def main(path: Path, limit: int) -> None:
     loaded = await store.load(hand.actor)
     assert loaded is not None
     print(len(loaded.state), store.failure is not None, flush=True)
-    if store.failure is None:
-        await store.close()
-    else:
-        store.abandon()
+    await store.close()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from kelpie.core.limits import (
     COMMIT_QUEUE_BYTES_MAX,
     COMMIT_QUEUE_DEPTH_MAX,
     MIB,
+    SHARD_COUNT,
 )
+from kelpie.storage.holder import read_holder
 from kelpie.storage.records import KvPut
 from kelpie.storage.sqlite.engine import (
     connect_reader,
@@ -37,6 +39,7 @@ from kelpie.storage.sqlite.transaction import BatchResult, Member, Transaction, 
 from kelpie.storage.sqlite.writer import GroupWriter
 from tests.contract.store.world import Hand, SqliteEngine, actor_id
 from tests.integration.storage.harness import names_in
+from tests.waiting import eventually_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -340,6 +343,42 @@ async def test_an_abandoned_store_can_be_taken_at_once(tmp_path: Path) -> None:
         loaded = await again.load(actor_id("ada"))
         assert loaded is not None
         assert loaded.state == b"durable"
+
+
+async def test_an_opening_nobody_waits_for_keeps_no_lock(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path)
+    engine.path.parent.mkdir()
+    opening = asyncio.ensure_future(engine.open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await eventually_async(lambda: is_free(engine.path), within_s=10, what="the lock is let go")
+    async with engine.opened() as store:
+        assert len(store.grants()) == SHARD_COUNT
+
+
+async def is_free(path: Path) -> bool:
+    return path.name in names_in(path.parent) and read_holder(path) is None
+
+
+async def test_a_close_cut_short_still_lets_go_of_the_lock(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path)
+    store = await engine.open()
+    hand = Hand(store)
+    commits = [hand.prepare(expected_version=version) for version in range(2_000)]
+    futures = [asyncio.ensure_future(store.commit(commit)) for commit in commits]
+    closing_store = asyncio.ensure_future(store.close())
+    await futures[0]
+    closing_store.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing_store
+    assert read_holder(engine.path) is None
+    kept = [f for f in futures if f.done() and not f.cancelled() and not f.exception()]
+    async with engine.opened() as again:
+        loaded = await again.load(hand.actor)
+        assert loaded is not None
+        assert loaded.version >= len(kept) >= 1
 
 
 async def test_the_engine_report_names_version_mode_and_latency(tmp_path: Path) -> None:
