@@ -22,7 +22,7 @@ from kelpie.core.errors import KelpieError, StoreError, StoreHeldError
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
-from kelpie.storage.blobs import BlobStore
+from kelpie.storage.blobs import BlobStore, blobs_path
 from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
 from kelpie.storage.protocol import StoreStats
 from kelpie.storage.records import Commit, CommitReceipt, ShardGrant, StreamChunk
@@ -48,11 +48,6 @@ from kelpie.storage.sqlite.transaction import Member
 from kelpie.storage.sqlite.writer import GroupWriter
 
 T = TypeVar("T")
-
-
-def blobs_path(path: Path) -> Path:
-    """Return the directory of the blobs that belong to the store file ``path``."""
-    return path.with_name(path.name + ".blobs")
 
 
 class SqliteStore(SqliteReads):
