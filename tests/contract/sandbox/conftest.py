@@ -99,8 +99,8 @@ class Seat:
 
     def leftovers(self) -> list[str]:
         """Returns processes, control groups and scratch layers of this seat's jails."""
-        from kelpie.sandbox.cgroups import find_controllers, find_leftovers  # noqa: PLC0415
-        from kelpie.sandbox.orphans import make_mark  # noqa: PLC0415
+        from kelpie.sandbox.cgroups import find_controllers, find_leftovers
+        from kelpie.sandbox.orphans import make_mark
 
         mark = make_mark(self.base / "scratch")
         groups = find_leftovers(find_controllers(mark), mark)
@@ -125,7 +125,7 @@ def processes_with(text: str) -> list[str]:
 @pytest.fixture(scope="session")
 def site() -> Iterator[Path]:
     """The product and its one dependency here, where any user may read them."""
-    import msgspec  # noqa: PLC0415
+    import msgspec
 
     require_program("bwrap", package="bubblewrap")
     home = Path(tempfile.mkdtemp(prefix="kelpie-seat-"))

@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 FORK_BOMB = (
-    "import os\n"
-    "while True:\n"
-    "    try:\n"
-    "        os.fork()\n"
-    "    except OSError:\n"
-    "        pass\n"
+    "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass\n"
 )
 
 

@@ -45,7 +45,9 @@ def test_read_access_cannot_change_the_workspace(seat: Seat) -> None:
 
 
 def test_nothing_of_the_host_is_visible_beyond_the_system_and_the_workspace(seat: Seat) -> None:
-    result = seat.shell(f"ls /; cat /etc/shadow {seat.base}/x; ls /root /home /var; cat /etc/passwd")
+    result = seat.shell(
+        f"ls /; cat /etc/shadow {seat.base}/x; ls /root /home /var; cat /etc/passwd"
+    )
     top = set(result["stdout"].split()[:20])
     assert not top & {"root", "home", "var", "work", "srv", "mnt", "opt", "sys", "run", "boot"}
     assert "shadow: No such file" in result["stderr"]
