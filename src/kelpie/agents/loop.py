@@ -279,6 +279,7 @@ def record_finished(draft: Draft, run: Run) -> None:
     recent = (*draft.state.recent_runs, run.run_id)[-limits.RUNS_REMEMBERED_MAX :]
     draft.change(last_run=run, recent_runs=recent)
     draft.do(PutKv(key=run_key(run.run_id), value=run))
+    draft.list_run(run)
     draft.emit("run.finished", run=run)
 
 

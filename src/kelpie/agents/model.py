@@ -17,6 +17,9 @@ from kelpie.memory.blocks import Block
 
 ACTOR_TYPE: Final = "agent"
 COLLECTION: Final = "agents"
+RUNS_COLLECTION: Final = "runs"
+"""Projection rows that agents own: one per agent, and one per run, so that a run finds its agent.
+"""
 
 StopReason = Literal[
     "end_turn",

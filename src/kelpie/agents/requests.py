@@ -60,6 +60,7 @@ def start_run(draft: Draft, message: StartRun) -> None:
         _enqueue(draft, QueuedRun(run=run, messages=messages))
     started = find_run(draft.state, message.run_id)
     assert started is not None, "a run that was asked for is known"
+    draft.list_run(started)
     draft.do(Reply(value=started))
 
 
