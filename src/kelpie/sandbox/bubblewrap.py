@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -168,6 +169,9 @@ class Bubblewrap:
             result = await self.run(request)
         except (KelpieError, OSError) as error:
             return TierReport(TIER, works=False, detail=str(error))
+        finally:
+            with suppress(OSError):
+                workspace.rmdir()
         if result.exit_status or result.stopped_by:
             reason = result.stopped_by or f"exit status {result.exit_status}"
             return TierReport(TIER, works=False, detail=f"/bin/true ended with: {reason}")
