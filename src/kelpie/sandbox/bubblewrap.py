@@ -35,7 +35,7 @@ from kelpie.sandbox.cgroups import (
     remove_leftover,
 )
 from kelpie.sandbox.jail import Jail
-from kelpie.sandbox.orphans import kill_marked, kill_members, make_mark
+from kelpie.sandbox.orphans import MARK_VARIABLE, kill_marked, kill_members, make_mark
 from kelpie.sandbox.output import Collector
 from kelpie.sandbox.overlay import Harvest, harvest_layer
 from kelpie.sandbox.protocol import (
@@ -227,8 +227,9 @@ class Bubblewrap:
         order, descriptors = jail.set_up(host.seccomp)
         started = self._clock.boot_ns()
         collector = Collector(request.bounds.output_bytes, sink)
+        program = (sys.executable, "-I", "-S", str(Path(launcher.__file__)))
         launch = ProcessRequest(
-            argv=(sys.executable, "-I", "-S", str(Path(launcher.__file__)), str(order)),
+            argv=(*program, str(order), MARK_VARIABLE, jail.name),
             stdin=request.stdin,
             pass_fds=descriptors,
         )

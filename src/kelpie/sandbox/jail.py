@@ -58,7 +58,7 @@ class Jail:
         self.stopped_by = ""
         self.scratch: Scratch | None = None
         self._request = request
-        self._name = name
+        self.name = name
         self._bwrap = bwrap
         self._scratch_root = scratch_root
         self._controllers = controllers
@@ -81,7 +81,7 @@ class Jail:
             if self._request.access == "overlay":
                 self.scratch = make_scratch(
                     self._scratch_root,
-                    self._name,
+                    self.name,
                     self._request.workspace,
                     owner=FIRST_ID if self._is_root else 0,
                 )
@@ -110,7 +110,7 @@ class Jail:
         return make_launch(
             self._request,
             bwrap=self._bwrap,
-            mark=self._name,
+            mark=self.name,
             scratch=self.scratch.path if self.scratch else None,
             is_root=self._is_root,
             parent=os.getpid(),
@@ -182,9 +182,9 @@ class Jail:
             asyncio.get_running_loop().remove_reader(self._status_pipe)
             return
         self._status += data
-        child = _status_value(self._status, "child-pid")
+        child = _status_value(self._status, "first-pid")
         if self._first is None and isinstance(child, int):
-            self._first = open_marked(child, self._name)
+            self._first = open_marked(child, self.name)
 
     async def tear_down(self) -> None:
         """Wait for the death of the whole jail and remove every trace, whatever is cancelled.
@@ -202,7 +202,7 @@ class Jail:
             cancelled |= await _pause(self._clock)
             removed = self._group.remove()
         if not dead or not removed:
-            raise SandboxError(f"jail {self._name} did not die within {_DEATH_TIMEOUT_SECONDS} s")
+            raise SandboxError(f"jail {self.name} did not die within {_DEATH_TIMEOUT_SECONDS} s")
         if self.scratch is not None:
             try:
                 await run_to_end(remove_scratch, self.scratch.path)
