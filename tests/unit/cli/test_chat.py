@@ -41,7 +41,7 @@ FINISHED = {"run_id": "run-1", "stop_reason": "end_turn", "error": ""}
 
 
 def test_pieces_of_an_answer_become_one_line(desk: Desk) -> None:
-    question = _desk(desk, _piece("Hel"), _piece("lo\x07"), _stop("end_turn"))
+    question = _desk(desk, _piece("He"), _piece("llo\x07"), _stop("end_turn"))
     question.effect["state"] = "done"
     outcome = desk.type("chat", "ada", stdin="hi\n")
     assert outcome.status == 0
@@ -158,7 +158,7 @@ def _log_after_answer(desk: Desk, question: Question, *events: dict[str, Any]) -
 def test_what_the_log_tells_after_an_answer_is_shown_in_full(desk: Desk) -> None:
     question = _desk(desk)
     call = {"id": "c", "name": "read_file", "arguments": "{}"}
-    messages = (
+    messages: tuple[dict[str, Any], ...] = (
         {"id": "m-1", "role": "user", "content": "not again"},
         {"id": "m-2", "role": "assistant", "content": "", "tool_calls": [call]},
         {"id": "m-3", "role": "tool", "content": "text"},
