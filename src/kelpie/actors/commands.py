@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -18,7 +18,12 @@ class Command:
 
 
 class Message(msgspec.Struct, frozen=True):
-    """Base of every message to a machine; subclasses are tagged and belong to one union."""
+    """Base of every message to a machine; subclasses are tagged and belong to one union.
+
+    ``reply_type`` is what the turn replies with, so that a kept reply decodes to the same type.
+    """
+
+    reply_type: ClassVar[Any] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ rows of the actor's ordered map under ``message/<sequence, 12 digits>`` and neve
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -35,6 +35,16 @@ RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "canc
 def message_key(sequence: int) -> str:
     """Return the ordered-map key of a transcript message."""
     return f"message/{sequence:012d}"
+
+
+def prompt_key(digest: str) -> str:
+    """Return the ordered-map key of a system text."""
+    return f"prompt/{digest}"
+
+
+def run_key(run_id: str) -> str:
+    """Return the ordered-map key of a finished run."""
+    return f"run/{run_id}"
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +97,9 @@ class TranscriptMessage(msgspec.Struct, frozen=True, kw_only=True):
 class OpenCall(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call of the current step that has no return yet.
 
-    ``phase`` counts the effects that the call has asked for; ``effect_ref`` is the open one's.
+    ``phase`` counts the effects of the call that have settled; ``effect_ref`` is the open one's.
+    ``context`` is the tool's own note between two effects. A ``settled`` call keeps its ``result``
+    until all calls of its step have one: returns enter the transcript in the order of the calls.
     """
 
     call: ToolCall
@@ -96,10 +108,17 @@ class OpenCall(msgspec.Struct, frozen=True, kw_only=True):
     effect_id: str = ""
     waiting: bool = False
     context: dict[str, Any] = {}
+    settled: bool = False
+    ok: bool = True
+    result: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """The work in answer to one request."""
+    """The work in answer to one request; kept under ``run/<run id>`` once it has finished.
+
+    ``repairs`` counts steps whose answer was garbage; ``tool_returns`` counts returns written;
+    ``usage`` is the sum over its steps, ``step_usage`` that of the step in progress.
+    """
 
     run_id: str
     status: RunStatus
@@ -108,7 +127,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 0
     steps_max: int
     repairs: int = 0
+    tool_returns: int = 0
     usage: Usage = Usage()
+    step_usage: Usage = Usage()
     step_id: str = ""
     model_ref: str = ""
     open_calls: tuple[OpenCall, ...] = ()
@@ -127,18 +148,24 @@ class QueuedRun(msgspec.Struct, frozen=True, kw_only=True):
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an agent's actor keeps in memory.
 
-    ``window`` lists the transcript sequences that are in context, ascending. ``prompt`` is the
-    digest of the system text stored under ``prompt/<digest>``.
+    ``window`` lists the transcript sequences that are in context, ascending; ``exchanges`` those
+    of them at which a run began, the only places where the window may be cut. ``context_tokens``
+    is what the last model call read and wrote. ``prompt`` is the digest of the system text stored
+    under ``prompt/<digest>``. ``recent_runs`` are ids of finished runs, oldest first. An agent
+    without a name was never created.
     """
 
     agent_id: str
     config: AgentConfig
     blocks: tuple[Block, ...] = ()
     window: tuple[int, ...] = ()
+    exchanges: tuple[int, ...] = ()
+    context_tokens: int = 0
     next_sequence: int = 1
     run: Run | None = None
     queue: tuple[QueuedRun, ...] = ()
     last_run: Run | None = None
+    recent_runs: tuple[str, ...] = ()
     prompt: str = ""
     created_ms: int = 0
     updated_ms: int = 0
@@ -152,23 +179,30 @@ class CreateAgent(Message, frozen=True, tag="agent.create"):
 
     config: AgentConfig
     blocks: tuple[Block, ...] = ()
+    reply_type: ClassVar[Any] = AgentState
 
 
 class UpdateAgent(Message, frozen=True, tag="agent.update"):
-    """Replace fields of the configuration; replies with the `AgentState`."""
+    """Replace fields of the `AgentConfig`; replies with the `AgentState`."""
 
     changes: dict[str, Any]
+    reply_type: ClassVar[Any] = AgentState
 
 
 class DeleteAgent(Message, frozen=True, tag="agent.delete"):
-    """Delete the agent; an active run is cancelled first."""
+    """Delete the agent; an active run is cancelled first. Replies with None."""
 
 
 class UpdateBlock(Message, frozen=True, tag="agent.block"):
-    """Change a block by label; replies with the `Block`."""
+    """Change a block by label; replies with the `Block`.
+
+    ``changes`` may hold ``label``, ``value``, ``limit``, ``description``, ``read_only``,
+    ``metadata`` and ``tags``.
+    """
 
     label: str
     changes: dict[str, Any]
+    reply_type: ClassVar[Any] = Block
 
 
 class InputMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,12 +225,14 @@ class StartRun(Message, frozen=True, tag="agent.run"):
     messages: tuple[InputMessage, ...]
     steps_max: int = 0
     background: bool = False
+    reply_type: ClassVar[Any] = Run
 
 
 class CancelRun(Message, frozen=True, tag="agent.cancel"):
     """Cancel a run, active or queued; replies with the `Run`."""
 
     run_id: str
+    reply_type: ClassVar[Any] = Run
 
 
 class ShowAgent(Message, frozen=True, tag="agent.show"):
@@ -211,6 +247,7 @@ class ShowRun(Message, frozen=True, tag="agent.show_run"):
 
 # --- events (`Emit.kind` and body) --------------------------------------------------------------
 # run.started   {run_id}                      run.finished {run: Run}
-# message       TranscriptMessage             run.waiting  {run_id, effect_id, call: ToolCall}
+# message       TranscriptMessage             run.waiting  {run_id, effect_id, call: ToolCall|None}
 # step.started  {run_id, step_id, ref}        run.resumed  {run_id, effect_id}
-# step.finished {run_id, step_id, usage}      effect.<state> (by the gate, see effects.gate)
+# step.finished {run_id, step_id, usage}      context.trimmed {dropped, first}
+# effect.late   {effect_id, ref, state}       effect.<state> (by the gate, see effects.gate)

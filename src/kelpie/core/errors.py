@@ -7,6 +7,7 @@
     │   ├── NotFoundError          no such object in this tenant
     │   ├── ConflictError          the object is not in a state that allows this
     │   ├── AlreadyDecidedError    an approval was decided before
+    │   ├── TargetMovedError       a file is not as it was when its change was approved
     │   ├── KeyReusedError         an idempotency key came back with another request
     │   ├── CursorAheadError       a cursor names a position that does not exist yet
     │   ├── CursorExpiredError     a cursor names a position that retention has removed
@@ -111,6 +112,25 @@ class AlreadyDecidedError(ConflictError):
     """An approval was decided before."""
 
     code = "already_decided"
+
+
+class TargetMovedError(ConflictError):
+    """A path is neither as its change expects it nor as the change would leave it.
+
+    Attributes:
+        path: The first such path, relative to the workspace.
+        applied: How many paths were changed before this was noticed; 0 means nothing was touched.
+    """
+
+    code = "target_moved"
+
+    def __init__(self, path: str, *, applied: int) -> None:
+        touched = f"{applied} path(s) had been written" if applied else "nothing was touched"
+        shown = ascii(path[:200])
+        message = f"{shown} changed meanwhile; {touched}; look at it again and ask again"
+        super().__init__(message, path=path, applied=applied)
+        self.path = path
+        self.applied = applied
 
 
 class KeyReusedError(InputError):
@@ -283,6 +303,7 @@ STATUS: Final[dict[str, Status]] = {
     "not_found": Status(404, 4),
     "conflict": Status(409, 5),
     "already_decided": Status(409, 5),
+    "target_moved": Status(409, 5),
     "idempotency_key_reused": Status(422, 5),
     "cursor_ahead": Status(400, 2),
     "cursor_expired": Status(410, 5),

@@ -48,6 +48,13 @@ DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's
 # --- storage ----------------------------------------------------------------------------------
 COMMIT_BATCH_ROWS_MAX: Final = 512  # actor commits in one transaction (group commit)
 COMMIT_QUEUE_DEPTH_MAX: Final = 16_384  # commits waiting for the writer before back-pressure
+COMMIT_BATCH_BYTES_MAX: Final = 32 * MIB  # a batch of large states stays well below a second
+COMMIT_QUEUE_BYTES_MAX: Final = 256 * MIB  # memory that waiting commits may hold
+STATE_CHUNK_BYTES: Final = 256 * KIB  # a larger state is kept in rows of this size
+PURGE_SLICE_ROWS: Final = 64  # rows of deleted actors removed per batch; each may be 4 MiB
+LIST_CURSOR_TTL_MS: Final = 3_600_000  # how long a deleted item keeps its place for a cursor
+WAL_CHECKPOINT_PAGES: Final = 2_000  # 8 MB of log between two checkpoints
+BACKUP_STEP_PAGES: Final = 1_024  # 4 MB between two chances for other work
 DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
 BLOB_BYTES_MAX: Final = 256 * MIB
 SNAPSHOT_BYTES_MAX: Final = 1024 * MIB
@@ -83,6 +90,16 @@ MESSAGE_TEXT_CHARS_MAX: Final = 1_000_000
 SYSTEM_PROMPT_CHARS_MAX: Final = 256 * KIB
 TOOLS_PER_AGENT_MAX: Final = 256
 CONTEXT_MESSAGES_MAX: Final = 2_000
+CONTEXT_BYTES_MAX: Final = 16 * MIB  # one request to a model; far above any context window
+MESSAGES_PER_RUN_MAX: Final = 256  # what one request may bring
+MESSAGE_ROW_BYTES_MAX: Final = 1 * MIB - 4 * KIB  # a transcript message is an event row as well
+RUN_INPUT_BYTES_MAX: Final = 2 * MIB  # twice in one transaction: as rows and as events
+RUNS_QUEUED_BYTES_MAX: Final = 4 * MIB  # queued messages wait in the agent's state
+RUNS_REMEMBERED_MAX: Final = 64  # ids of finished runs, so that a late repeat starts nothing
+ANSWER_BYTES_MAX: Final = 512 * KIB  # a longer answer of a model is garbage
+TOOL_RETURN_BYTES_MAX: Final = 64 * KIB  # then cut, and the text says so
+CONFIG_BYTES_MAX: Final = 1 * MIB + 512 * KIB  # an agent's whole configuration with its blocks
+ERROR_TEXT_CHARS_MAX: Final = 2_000  # of a failure, as kept in a run or told to a model
 
 # --- models -----------------------------------------------------------------------------------
 MODEL_TIMEOUT_MS: Final = 120_000
@@ -92,6 +109,10 @@ MODEL_RETRY_DELAY_MS_MIN: Final = 250
 MODEL_RETRY_DELAY_MS_MAX: Final = 20_000
 MODEL_RESPONSE_BYTES_MAX: Final = 4 * MIB
 MODEL_EVENT_BYTES_MAX: Final = 1 * MIB  # one server-sent event
+MODEL_ERROR_BYTES_MAX: Final = 64 * KIB  # how much of a refusal's body is read
+MODEL_ERROR_CHARS_MAX: Final = 500  # how much of a provider's own words an error repeats
+MODEL_DRAIN_TIMEOUT_MS: Final = 250  # after the last event, so that the connection can be kept
+MODEL_ANSWER_TOKENS_DEFAULT: Final = 8_192  # one wire demands a number where none was asked for
 
 # --- sandbox ----------------------------------------------------------------------------------
 SANDBOX_MEMORY_BYTES: Final = 512 * MIB
@@ -109,6 +130,14 @@ ARGUMENTS_BYTES_MAX: Final = 128 * KIB
 
 # --- plans ------------------------------------------------------------------------------------
 PLAN_UNITS_MAX: Final = 1_000
+PLAN_UNITS_RUNNING_MAX: Final = 8  # half of what a node's file executor takes: plans share it
+PLAN_UNIT_TIMEOUT_MS: Final = 60_000  # one file on a slow disk, with room
+PLAN_BYTES_MAX: Final = 768 * KIB  # an encoded plan; with its diffs it fits one event
+PLAN_DIFF_BYTES_MAX: Final = 192 * KIB  # diff text of one plan's card; it says how much is hidden
+PLAN_CONFIG_BYTES_MAX: Final = 1 * MIB  # one YAML workspace
+PLAN_CONFIG_NODES_MAX: Final = 100_000  # bounds the time and memory of parsing
+PLAN_CONFIG_DEPTH_MAX: Final = 8  # a valid workspace nests four deep
+PLAN_CONTENT_BYTES_MAX: Final = 64 * MIB  # all file contents of a workspace, in memory at once
 
 # --- server -----------------------------------------------------------------------------------
 PORT_DEFAULT: Final = 8283
@@ -116,6 +145,10 @@ REQUEST_BODY_BYTES_MAX: Final = 16 * MIB
 REQUEST_HEADERS_BYTES_MAX: Final = 64 * KIB
 STREAM_PING_INTERVAL_MS: Final = 15_000
 STREAMS_CONCURRENT_MAX: Final = 4_096
+
+# --- settings ---------------------------------------------------------------------------------
+SETTINGS_FILE_BYTES_MAX: Final = 256 * KIB  # far above any file a person wrote
+SECRET_BYTES_MAX: Final = 16 * KIB  # a key or a token, not an archive named by mistake
 
 # --- simulator --------------------------------------------------------------------------------
 SIMULATION_STEPS_MAX: Final = 10_000_000
@@ -126,10 +159,22 @@ assert HEARTBEAT_TIMEOUT_MS < LEASE_DURATION_MS, "suspicion comes before the lea
 assert IDEMPOTENCY_TTL_MS > 2 * INVOCATION_TIMEOUT_MS_MAX, "a key outlives every deadline"
 assert INVOCATION_TIMEOUT_MS <= INVOCATION_TIMEOUT_MS_MAX
 assert CORE_MEMORY_BYTES_MAX >= BLOCK_CHARS_DEFAULT, "one default block fits core memory"
+assert STEPS_PER_RUN_MAX * (TOOL_CALLS_PER_STEP_MAX + 1) + MESSAGES_PER_RUN_MAX <= (
+    CONTEXT_MESSAGES_MAX
+), "a whole run fits the window, so trimming never cuts inside one"
+assert MESSAGE_ROW_BYTES_MAX < EVENT_BYTES_MAX, "a message with its envelope fits an event row"
+assert TOOL_CALLS_PER_STEP_MAX * TOOL_RETURN_BYTES_MAX + RUNS_QUEUED_BYTES_MAX < (
+    ACTOR_STATE_BYTES_MAX - CONFIG_BYTES_MAX - ANSWER_BYTES_MAX
+), "a step's results, the queue and the configuration fit one state"
 assert SANDBOX_TIMEOUT_MS <= SANDBOX_TIMEOUT_MS_MAX
 assert APPROVAL_TTL_MS <= APPROVAL_TTL_MS_MAX
 assert WORKSPACE_FILE_BYTES_MAX <= BLOB_BYTES_MAX
 assert EFFECT_ARGS_BYTES_MAX <= TRANSACTION_BYTES_MAX
+assert PLAN_BYTES_MAX + PLAN_DIFF_BYTES_MAX < EVENT_BYTES_MAX, "a plan's card fits one event"
+assert PLAN_UNITS_MAX <= GRANT_MEMBERS_MAX, "one approval covers a whole plan"
+assert PLAN_UNITS_RUNNING_MAX <= FILES_CONCURRENT_MAX
 assert KV_VALUE_BYTES_MAX <= TRANSACTION_BYTES_MAX
+assert TRANSACTION_BYTES_MAX <= COMMIT_BATCH_BYTES_MAX <= COMMIT_QUEUE_BYTES_MAX
+assert STATE_CHUNK_BYTES <= ACTOR_STATE_BYTES_MAX
 assert MODEL_RETRY_DELAY_MS_MIN < MODEL_RETRY_DELAY_MS_MAX < MODEL_TIMEOUT_MS
 assert SHARD_COUNT & (SHARD_COUNT - 1) == 0

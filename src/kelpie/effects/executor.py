@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kelpie.core.errors import DeniedError
 from kelpie.core.ids import ActorId
-from kelpie.effects.model import EffectRecord, Outcome, Preparation, Promise
+from kelpie.effects.model import EffectRecord, Outcome, Preparation, Promise, bound_digest
 
 StreamSink = Callable[[str, bytes], Awaitable[None]]
 """``await sink(kind, body)`` returns once the chunk is durable; then readers may see it."""
@@ -17,8 +18,11 @@ StreamSink = Callable[[str, bytes], Awaitable[None]]
 class Order:
     """A started effect, handed to its executor.
 
-    The dispatcher builds it only from a record in state ``started`` that carries a verdict and an
-    approval whose digest matches; ``not_after_ms`` is wall time.
+    An order exists only for a record in state ``started`` that carries a verdict and an approval
+    bound to exactly this effect. ``not_after_ms`` is wall time.
+
+    Raises:
+        DeniedError: The record lacks a decision, or carries one about something else.
     """
 
     actor: ActorId
@@ -26,6 +30,15 @@ class Order:
     attempt: int
     not_after_ms: int
     stream: StreamSink
+
+    def __post_init__(self) -> None:
+        record = self.record
+        verdict, approval = record.verdict, record.approval
+        if record.state != "started" or verdict is None or approval is None:
+            raise DeniedError(f"effect {record.effect_id} has no decision to start it")
+        digest = bound_digest(record, verdict.policy)
+        if verdict.color == "deny" or approval.digest != digest or record.digest != digest:
+            raise DeniedError(f"effect {record.effect_id} is not the one that was approved")
 
 
 class Executor(Protocol):

@@ -7,6 +7,7 @@ else about effects.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from kelpie.actors.commands import Command, Message
 from kelpie.effects.model import DiffCard, EffectRecord, Outcome, Preparation
@@ -23,7 +24,9 @@ class EffectPrepared(Message, frozen=True, tag="effect.prepared"):
 
 
 class StartEffect(Message, frozen=True, tag="effect.start"):
-    """The dispatcher asks to start an approved effect; replies with the started record."""
+    """The dispatcher asks to start an approved effect; replies with the record as it then is."""
+
+    reply_type: ClassVar[Any] = EffectRecord
 
     effect_id: str
     session: str
@@ -41,16 +44,21 @@ class RecoverEffect(Message, frozen=True, tag="effect.recover"):
     """The session that ran this attempt has ended; decide by promise what follows.
 
     ``untouched`` says that reconciliation found the target as it was before the attempt.
+    ``restored`` says that the whole store came back from a copy: a ``once`` effect that was
+    approved or started may have run since, so its outcome is unknown.
     """
 
     effect_id: str
     attempt: int
     ended_session: str
     untouched: bool = False
+    restored: bool = False
 
 
 class ApproveEffect(Message, frozen=True, tag="effect.approve"):
     """A person says yes to the effect with this digest; replies with the record."""
+
+    reply_type: ClassVar[Any] = EffectRecord
 
     effect_id: str
     digest: str = ""
@@ -59,6 +67,8 @@ class ApproveEffect(Message, frozen=True, tag="effect.approve"):
 
 class DenyEffect(Message, frozen=True, tag="effect.deny"):
     """A person says no; replies with the record."""
+
+    reply_type: ClassVar[Any] = EffectRecord
 
     effect_id: str
     reason: str = ""
@@ -72,6 +82,8 @@ class ExpireEffect(Message, frozen=True, tag="effect.expire"):
 
 class ResolveEffect(Message, frozen=True, tag="effect.resolve"):
     """A person or a probe says what became of an unknown effect; replies with the record."""
+
+    reply_type: ClassVar[Any] = EffectRecord
 
     effect_id: str
     succeeded: bool

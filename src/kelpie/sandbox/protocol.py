@@ -31,7 +31,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRequest:
-    """One command in a sandbox. No shell is involved unless ``argv[0]`` is one."""
+    """One command in a sandbox. No shell is involved unless ``argv[0]`` is one.
+
+    The workspace appears as ``/workspace``; ``directory`` is relative to it.
+    """
 
     argv: tuple[str, ...]
     workspace: Path
@@ -75,7 +78,8 @@ class CommandResult(NamedTuple):
 
     ``exit_status`` is negative for a signal. ``stopped_by`` names the bound that ended it, empty
     otherwise. ``changes`` is the command's scratch layer against the workspace (access
-    ``overlay``), already stored as blobs.
+    ``overlay``), already stored as blobs; ``left_out`` names, escaped for people, what the command
+    left there that no change can carry (sockets, pipes, names that are not UTF-8).
     """
 
     exit_status: int
@@ -85,6 +89,7 @@ class CommandResult(NamedTuple):
     stopped_by: str
     duration_ms: int
     changes: tuple[FileChange, ...]
+    left_out: tuple[str, ...] = ()
 
 
 class TierReport(NamedTuple):
@@ -118,4 +123,14 @@ class Sandbox(Protocol):
 
     async def probe(self) -> TierReport:
         """Start a trivial command under a deadline and say whether the tier works."""
+        ...
+
+    async def reap_orphans(self) -> int:
+        """End what an earlier session left running, and return how many processes that were.
+
+        Call it once, before the first `run`: it does not spare this session's commands.
+
+        Raises:
+            SandboxError: Something would not end.
+        """
         ...

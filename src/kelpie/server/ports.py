@@ -6,7 +6,7 @@ their own worlds.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
+from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
 from kelpie.storage.protocol import Store
 
 
@@ -93,6 +94,22 @@ class PlanService(Protocol):
         ...
 
 
+class StoreCare(Protocol):
+    """Care of the whole store that goes beyond the Store protocol."""
+
+    async def release(self) -> None:
+        """End the held state after a restore, and let what is pending go on."""
+        ...
+
+    async def check(self) -> StoreSoundness:
+        """Read everything and say what is damaged."""
+        ...
+
+    async def verify_audit(self) -> AuditSoundness:
+        """Check every audit chain."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSource:
     """Where a plan's workspace comes from: a path, or YAML text with the root it applies to."""
@@ -143,7 +160,7 @@ class Deps:
         plans: The plan service.
         workspace_for: Which directories an agent may be given.
         metrics_text: Renders ``/metrics``.
-        audit_verify: Checks the audit chains and returns what it found.
+        care: Checks and releases the store.
         version: The product's version.
         model_default: The handle of an agent that names none.
         tools: What agents can be given, by name.
@@ -158,8 +175,8 @@ class Deps:
     telemetry: Telemetry
     plans: PlanService
     workspace_for: WorkspacePolicy
-    metrics_text: Callable[[], bytes]
-    audit_verify: Callable[[], Awaitable[dict[str, Any]]]
+    metrics_text: Callable[[], str]
+    care: StoreCare
     version: str
     model_default: str
     tools: Mapping[str, ToolInfo] = field(default_factory=dict[str, ToolInfo])

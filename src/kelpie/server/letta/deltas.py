@@ -31,9 +31,9 @@ from kelpie.server.letta.message_view import (
 from kelpie.storage.records import StreamChunk
 
 DELTA: Final = "delta"
-"""The kind of stream chunks whose body is an encoded `Delta`."""
+"""The kind of stream chunks whose body is an encoded list of `Delta`."""
 
-_decode: Final = msgspec.msgpack.Decoder(Delta).decode
+_decode: Final = msgspec.msgpack.Decoder(list[Delta]).decode
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +56,8 @@ class Attempt:
         self.after = chunk.sequence
         if chunk.kind != DELTA:
             return []
-        pieces = self._pieces(_decode(chunk.body), read_time(at_ms))
+        date = read_time(at_ms)
+        pieces = [each for delta in _decode(chunk.body) for each in self._pieces(delta, date)]
         self.streamed.update(piece.message_type for piece in pieces)
         return pieces
 

@@ -18,4 +18,4 @@ async def show_health(call: Call[Nothing, Nothing]) -> Response:
 
 async def show_metrics(call: Call[Nothing, Nothing]) -> Response:
     """Return the metrics in Prometheus' text format."""
-    return Response(body=call.deps.metrics_text(), media=METRICS_MEDIA.encode())
+    return Response(body=call.deps.metrics_text().encode(), media=METRICS_MEDIA.encode())

@@ -105,6 +105,24 @@ class StoreStatsOut(Out, frozen=True, kw_only=True):
     schema_version: int
 
 
+class AuditSoundness(Out, frozen=True, kw_only=True):
+    """What a verification of every audit chain found, and what it cannot prove."""
+
+    ok: bool
+    chains: int
+    records: int
+    problem: str
+    unproven: str
+
+
+class StoreSoundness(Out, frozen=True, kw_only=True):
+    """What a check of the whole store found; ``damaged`` names actors."""
+
+    ok: bool
+    problems: list[str]
+    damaged: list[str]
+
+
 class StoreHeld(Out, frozen=True, kw_only=True):
     """Whether the store is held."""
 

@@ -47,7 +47,7 @@ async def back_up(call: Call[Nothing, BackupRequest]) -> Response:
 async def release(call: Call[Nothing, Nothing]) -> Response:
     """End the held state that follows a restore: effects and timers go on."""
     _require_local(call, "/v1/store/release")
-    await call.deps.store.release()
+    await call.deps.care.release()
     return json_response(StoreHeld(held=call.deps.store.held))
 
 
@@ -71,7 +71,12 @@ async def list_audit(call: Call[AuditQuery, Nothing]) -> Response:
 
 async def verify_audit(call: Call[Nothing, Nothing]) -> Response:
     """Check every audit chain and say what was found, and what the check cannot prove."""
-    return json_response(await call.deps.audit_verify())
+    return json_response(await call.deps.care.verify_audit())
+
+
+async def check(call: Call[Nothing, Nothing]) -> Response:
+    """Read the whole store and its blobs, and report damage."""
+    return json_response(await call.deps.care.check())
 
 
 def _require_local(call: Call[Any, Any], path: str) -> None:

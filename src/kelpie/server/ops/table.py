@@ -19,6 +19,7 @@ from kelpie.server.ops.requests import (
 )
 from kelpie.server.ops.responses import (
     AuditPage,
+    AuditSoundness,
     BackupOut,
     EffectOut,
     EffectPage,
@@ -26,6 +27,7 @@ from kelpie.server.ops.responses import (
     HealthOut,
     PlanList,
     StoreHeld,
+    StoreSoundness,
     StoreStatsOut,
 )
 
@@ -196,7 +198,7 @@ def _store() -> Table:
             handler=store.verify_audit,
             query=Nothing,
             body=Nothing,
-            response=dict[str, Any],
+            response=AuditSoundness,
         ),
         Operation(
             method="GET",
@@ -229,6 +231,16 @@ def _store() -> Table:
             body=Nothing,
             response=StoreHeld,
             errors=("local_only",),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/store/check",
+            summary="Read the whole store and its blobs, and report damage",
+            tag="store",
+            handler=store.check,
+            query=Nothing,
+            body=Nothing,
+            response=StoreSoundness,
         ),
     )
 

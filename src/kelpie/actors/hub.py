@@ -1,0 +1,67 @@
+"""Wakes readers of event logs and streams once something they may want is durable.
+
+A wake-up is a hint: readers always read the store by cursor, so a lost or extra hint costs time,
+never data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from kelpie.core.ids import ActorId
+
+_ALL: Final = None
+
+
+class Watch:
+    """One reader's wake-up flag."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        """Set the flag."""
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Return True once something may be new, False after ``timeout_s``; clears the flag."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
+class EventHub:
+    """Who waits for which actor's news."""
+
+    def __init__(self) -> None:
+        self._watches: dict[ActorId | None, set[Watch]] = {}
+
+    @contextmanager
+    def watch(self, actor: ActorId | None = None) -> Iterator[Watch]:
+        """Yield a watch on one actor, or on all of them."""
+        watch = Watch()
+        group = self._watches.setdefault(actor, set())
+        group.add(watch)
+        try:
+            yield watch
+        finally:
+            group.discard(watch)
+            if not group and self._watches.get(actor) is group:
+                del self._watches[actor]
+
+    def publish(self, actor: ActorId) -> None:
+        """Wake everyone who may want to read about ``actor``."""
+        if not self._watches:
+            return
+        for key in (actor, _ALL):
+            for watch in self._watches.get(key, ()):
+                watch.wake()

@@ -1,0 +1,167 @@
+"""Delivers stored messages: exactly once, and in order for each (sender, receiver).
+
+The receiver's commit consumes the row, so a message whose row is gone has had its turn. A message
+that fails is retried with growing pauses; after ``MESSAGE_ATTEMPTS_MAX`` it is a dead letter, and
+its lane goes on. The pump reads rows by id and never trusts memory: a wake-up is a hint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from kelpie.actors.runtime import Runtime
+from kelpie.actors.supervisor import Supervisor
+from kelpie.core import limits
+from kelpie.core.errors import (
+    ActorFailedError,
+    DrainingError,
+    InputError,
+    KelpieError,
+    MessageGoneError,
+)
+from kelpie.core.ids import ActorId
+from kelpie.ports.clock import Clock
+from kelpie.ports.telemetry import Telemetry
+from kelpie.storage.protocol import Store
+from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
+
+PAGE_ROWS: Final = 500
+BACKLOG_ROWS_MAX: Final = 5_000  # read ahead this far; the rest waits in the store
+RETRY_DELAY_MS_MIN: Final = 100
+RETRY_DELAY_MS_MAX: Final = 30_000
+
+Lane = tuple[ActorId, ActorId]
+
+
+class OutboxPump:
+    """Moves messages from the store to their receivers' turns."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runtime: Runtime,
+        clock: Clock,
+        telemetry: Telemetry,
+        supervisor: Supervisor,
+    ) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._clock = clock
+        self._telemetry = telemetry
+        self._supervisor = supervisor
+        self._lanes: dict[Lane, deque[StoredMessage]] = {}
+        self._cursor = 0
+        self._backlog = 0
+        self._news = asyncio.Event()
+        self._news.set()
+        runtime.listen(self._on_commit)
+
+    @property
+    def backlog(self) -> int:
+        """How many messages are read and not settled."""
+        return self._backlog
+
+    def start(self) -> None:
+        """Begin delivering, beginning with what an earlier process left."""
+        self._supervisor.keep("actors.outbox", self._pump)
+
+    def _on_commit(self, _: Commit, receipt: CommitReceipt) -> None:
+        if receipt.message_ids:
+            self._news.set()
+
+    async def _pump(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._backlog < BACKLOG_ROWS_MAX:
+                page = await self._store.outbox(self._cursor, PAGE_ROWS)
+                if not page:
+                    break
+                self._cursor = page[-1].message_id
+                for message in page:
+                    self._enqueue(message)
+
+    def _enqueue(self, message: StoredMessage) -> None:
+        lane = (message.sender, message.receiver)
+        queue = self._lanes.get(lane)
+        self._backlog += 1
+        if queue is None:
+            self._lanes[lane] = deque((message,))
+            self._deliver(lane, message)
+        else:
+            queue.append(message)
+
+    def _deliver(self, lane: Lane, message: StoredMessage) -> None:
+        delay_ms = message.not_before_ms - self._clock.now_ms()
+        if delay_ms > 0:
+            name = f"actors.outbox.retry:{message.message_id}"
+            self._supervisor.spawn(name, self._deliver_later(lane, message, delay_ms))
+            return
+        outcome = asyncio.ensure_future(  # noqa: TID251
+            self._runtime.deliver(
+                message.receiver,
+                message.body,
+                principal=f"actor:{message.sender}",
+                message_id=message.message_id,
+            )
+        )
+        outcome.add_done_callback(lambda done: self._settled(lane, message, done))
+
+    async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
+        await self._clock.sleep(min(delay_ms, RETRY_DELAY_MS_MAX) / 1000)
+        self._deliver(lane, message)
+
+    def _settled(self, lane: Lane, message: StoredMessage, done: asyncio.Future[Any]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or isinstance(error, DrainingError):
+            return
+        if error is None or isinstance(error, MessageGoneError):
+            self._advance(lane)
+            return
+        known = error if isinstance(error, KelpieError) else ActorFailedError(repr(error))
+        name = f"actors.outbox.failed:{message.message_id}"
+        self._supervisor.spawn(name, self._failed(lane, message, known))
+
+    async def _failed(self, lane: Lane, message: StoredMessage, error: KelpieError) -> None:
+        now_ms = self._clock.now_ms()
+        attempts = message.attempts + (0 if error.retriable else 1)
+        # A message that its receiver refuses as malformed will be refused again.
+        hopeless = isinstance(error, InputError) or attempts >= limits.MESSAGE_ATTEMPTS_MAX
+        delay_ms = min(RETRY_DELAY_MS_MIN << min(attempts, 10), RETRY_DELAY_MS_MAX)
+        retry_at_ms = None if hopeless else now_ms + delay_ms
+        if not error.retriable or hopeless:
+            await self._store.outbox_failed(
+                message.message_id, error=str(error), retry_at_ms=retry_at_ms, now_ms=now_ms
+            )
+        if hopeless:
+            self._telemetry.count("kelpie.message.dead_letters", type=message.receiver.type)
+            self._telemetry.log(
+                "error", "message.dead", receiver=str(message.receiver), error=str(error)
+            )
+            self._advance(lane)
+            return
+        await self._clock.sleep(delay_ms / 1000)
+        again = StoredMessage(
+            message_id=message.message_id,
+            sender=message.sender,
+            receiver=message.receiver,
+            body=message.body,
+            attempts=attempts,
+            not_before_ms=0,
+        )
+        self._deliver(lane, again)
+
+    def _advance(self, lane: Lane) -> None:
+        queue = self._lanes[lane]
+        queue.popleft()
+        self._backlog -= 1
+        assert self._backlog >= 0, "settled more messages than were read"
+        if queue:
+            self._deliver(lane, queue[0])
+        else:
+            del self._lanes[lane]
+        if self._backlog < BACKLOG_ROWS_MAX:
+            self._news.set()

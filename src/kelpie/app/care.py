@@ -1,0 +1,63 @@
+"""What an operator asks of a host without serving: restore a store, probe sandboxes and models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kelpie.app.wiring import configured_providers
+from kelpie.app.world import SCRATCH_DIRECTORY, host_world
+from kelpie.core.errors import ConfigError
+from kelpie.llm.registry import ProviderRegistry
+from kelpie.sandbox.protocol import TierReport
+from kelpie.settings import Settings
+from kelpie.storage.blobs import BlobStore
+from kelpie.storage.sqlite.backup import restore_store as restore_files
+
+
+async def restore_store(settings: Settings, source: Path) -> Mapping[str, Any]:
+    """Make the settings' store from the backup ``source``; it starts held.
+
+    Raises:
+        ConflictError: There is a store already.
+        CorruptionError: The backup is damaged.
+        NotFoundError: ``source`` is no backup.
+    """
+    async with host_world(settings) as world:
+        job = partial(restore_files, source, settings.store.path, clock=world.clock, rng=world.rng)
+        manifest = await asyncio.get_running_loop().run_in_executor(None, job)
+    return {"store": str(settings.store.path), "held": True, "manifest": manifest}
+
+
+async def probe_sandboxes(settings: Settings) -> Sequence[TierReport]:
+    """Start a trivial command in every tier and say which ones work here."""
+    async with host_world(settings) as world:
+        scratch = settings.data_dir / SCRATCH_DIRECTORY
+        sandbox = world.open_sandbox(BlobStore(settings.data_dir / "probe-blobs"), scratch)
+        return [await sandbox.probe()]
+
+
+async def probe_model(settings: Settings) -> str:
+    """Ask the default model's provider what it offers, and say so.
+
+    Raises:
+        ConfigError: No model is configured.
+        ModelError: The provider does not answer, or refuses the key.
+    """
+    if not settings.model:
+        raise ConfigError("no model is configured; set KELPIE_MODEL or a provider's key")
+    async with host_world(settings) as world:
+        providers = ProviderRegistry(
+            configured_providers(settings, world.environment),
+            network=world.network,
+            clock=world.clock,
+            rng=world.rng,
+            telemetry=world.telemetry,
+        )
+        offered = await providers.resolve(settings.model).list_models()
+    wanted = settings.model.partition("/")[2]
+    known = "is offered" if wanted in offered else "is not in its list"
+    return f"{len(offered):,} models; {wanted} {known}"

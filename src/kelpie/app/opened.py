@@ -1,0 +1,45 @@
+"""The product opened in one process: a node and its HTTP edge."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from kelpie.app.edge import make_edge
+from kelpie.app.wiring import Node, open_node
+from kelpie.app.world import World
+from kelpie.server.http import AsgiApp
+from kelpie.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """The opened product; ``asgi`` is its HTTP edge."""
+
+    node: Node
+    asgi: AsgiApp
+
+
+@asynccontextmanager
+async def open_app(
+    settings: Settings, *, drive: bool, world: World | None = None, address: str = ""
+) -> AsyncIterator[App]:
+    """Open the product and yield it; everything is closed at the end.
+
+    Args:
+        settings: What a person configured.
+        drive: Whether pending messages, timers and effects are executed.
+        world: The ports; the host's own when None.
+        address: Where this process listens, for those who find the store held.
+
+    Raises:
+        StoreHeldError: Another process holds the store.
+        ConfigError: A setting does not fit this host.
+        StoreError: The store cannot be opened.
+    """
+    async with open_node(settings, drive=False, world=world, address=address) as node:
+        app = App(node=node, asgi=make_edge(settings, node))
+        if drive:
+            await node.drive()
+        yield app

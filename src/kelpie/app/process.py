@@ -1,0 +1,79 @@
+"""The server as a process: sockets, signals, and the order of starting and stopping.
+
+Stopping closes the gate first: from that moment new work is refused, what runs is finished or left
+to the next start, and only then do the sockets close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from kelpie import __version__
+from kelpie.app.opened import open_app
+from kelpie.server.serve import Listening, serve
+from kelpie.settings import Settings
+
+SOCKET_NAME = "kelpie.sock"
+
+
+def socket_path(settings: Settings) -> Path:
+    """Return where the holder of the store listens."""
+    return settings.store.path.parent / SOCKET_NAME
+
+
+class Ready(NamedTuple):
+    """A server that answers; ``held`` says that its store waits for a release."""
+
+    url: str
+    held: bool
+
+
+async def run_server(settings: Settings, announce: Callable[[Ready], None]) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit status.
+
+    ``announce`` is called once, when requests are answered.
+
+    Raises:
+        StoreHeldError: Another process holds the store.
+        UnavailableError: An address cannot be bound.
+        ConfigError: A setting does not fit this host.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    unix_path = socket_path(settings)
+    async with open_app(settings, drive=False, address=str(unix_path)) as app:
+        closed = asyncio.Event()
+
+        async def ready(listening: Listening) -> None:
+            await app.node.drive()
+            url = _url(listening)
+            app.node.world.telemetry.log("info", "server.ready", url=url, version=__version__)
+            announce(Ready(url, app.node.store.held))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                serve(
+                    app.asgi,
+                    host=settings.server.host,
+                    port=settings.server.port,
+                    unix_path=unix_path,
+                    on_ready=ready,
+                    should_stop=closed,
+                )
+            )
+            await stop.wait()
+            app.node.world.telemetry.log("info", "server.draining")
+            await app.node.drain()
+            closed.set()
+    return 0
+
+
+def _url(listening: Listening) -> str:
+    host = f"[{listening.host}]" if ":" in listening.host else listening.host
+    return f"http://{host}:{listening.port}"

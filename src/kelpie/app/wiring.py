@@ -1,0 +1,302 @@
+"""Opens the product over a world: store, runtime, gate, executors, pumps, HTTP edge.
+
+Start is all or nothing: a failure at any step closes what was opened before it. With ``drive`` what
+is pending is executed; without, the store is served and only asked, and decisions are recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from kelpie.actors.hub import EventHub
+from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.reminders import ReminderPump
+from kelpie.actors.runtime import Runtime
+from kelpie.actors.supervisor import Supervisor
+from kelpie.agents.machine import AgentMachine
+from kelpie.agents.model_executor import ModelExecutor
+from kelpie.app.world import SCRATCH_DIRECTORY, World, host_world
+from kelpie.core.errors import InvalidFieldError
+from kelpie.core.limits import DRAIN_TIMEOUT_MS
+from kelpie.effects.dispatcher import Dispatcher
+from kelpie.effects.executor import Executor
+from kelpie.effects.gate import Gated, GateRules
+from kelpie.effects.kinds import Kind
+from kelpie.effects.policy import Policy
+from kelpie.infra.config import YamlLoader
+from kelpie.infra.executor import PlanExecutor
+from kelpie.infra.machine import ApplyMachine
+from kelpie.infra.plans import Plans
+from kelpie.infra.target import TargetMachine
+from kelpie.llm.registry import ProviderRegistry, ProviderSettings
+from kelpie.ports.clock import Clock
+from kelpie.ports.telemetry import Telemetry
+from kelpie.sandbox.protocol import Sandbox
+from kelpie.settings import Settings
+from kelpie.storage.sqlite.store import SqliteStore
+from kelpie.tools.apply_executor import FilesApplyExecutor
+from kelpie.tools.builtin import builtin_registry
+from kelpie.tools.command_executor import CommandExecutor
+from kelpie.tools.local_files import LocalFiles, LocalTarget
+from kelpie.tools.read_executor import FilesReadExecutor
+from kelpie.tools.registry import ToolRegistry
+
+PREPARED_KINDS: Final = frozenset({"files.apply", "command.run", "plan.apply"})
+GRANT_KINDS: Final = frozenset({"plan.apply"})
+
+
+class Pumps:
+    """What moves messages and timers from the store to turns."""
+
+    def __init__(
+        self,
+        *,
+        store: SqliteStore,
+        runtime: Runtime,
+        clock: Clock,
+        telemetry: Telemetry,
+        supervisor: Supervisor,
+    ) -> None:
+        self._outbox = OutboxPump(
+            store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
+        )
+        self._reminders = ReminderPump(
+            store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
+        )
+
+    def start(self) -> None:
+        """Begin, with what an earlier process left."""
+        self._outbox.start()
+        self._reminders.start()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The opened machinery below the HTTP edge."""
+
+    world: World
+    store: SqliteStore
+    runtime: Runtime
+    dispatcher: Dispatcher
+    hub: EventHub
+    sandbox: Sandbox
+    pumps: Pumps
+    tools: ToolRegistry
+    plans: Plans
+
+    async def drive(self) -> None:
+        """Begin to execute what is pending, unless the store is held after a restore."""
+        if self.store.held:
+            await self.dispatcher.settle_restored()
+            return
+        await self.sandbox.reap_orphans()
+        self.pumps.start()
+        await self.dispatcher.start()
+
+    async def release(self) -> None:
+        """End the held state that follows a restore, and begin to execute."""
+        if not self.store.held:
+            return
+        await self.store.release()
+        await self.drive()
+
+    async def drain(self) -> None:
+        """Take nothing new; let running attempts finish within the bound; settle every turn."""
+        self.runtime.close_gate()
+        await self.dispatcher.drain(DRAIN_TIMEOUT_MS / 1000)
+        await self.runtime.drain()
+
+
+@asynccontextmanager
+async def open_node(
+    settings: Settings, *, drive: bool, world: World | None = None, address: str = ""
+) -> AsyncIterator[Node]:
+    """Open the machinery in this process and yield it; everything is closed at the end.
+
+    Args:
+        settings: What a person configured.
+        drive: Whether pending messages, timers and effects are executed.
+        world: The ports; the host's own when None.
+        address: Where this process listens, for those who find the store held.
+
+    Raises:
+        StoreHeldError: Another process holds the store.
+        ConfigError: A setting does not fit this host.
+        StoreError: The store cannot be opened.
+    """
+    async with AsyncExitStack() as stack:
+        if world is None:
+            world = await stack.enter_async_context(host_world(settings))
+        node = await _open(settings, world, stack, address=address)
+        stack.push_async_callback(node.drain)
+        if drive:
+            await node.drive()
+        yield node
+
+
+async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, address: str) -> Node:
+    store = await _open_store(settings, world, stack, address=address)
+    supervisor = Supervisor(clock=world.clock, telemetry=world.telemetry)
+    stack.push_async_callback(supervisor.close)
+    sandbox = world.open_sandbox(store.blobs, settings.data_dir / SCRATCH_DIRECTORY)
+    files = LocalFiles(store.blobs)
+    tools = builtin_registry()
+    executors = _make_executors(
+        settings, world, store=store, sandbox=sandbox, files=files, tools=tools
+    )
+    runtime = Runtime(
+        store=store,
+        clock=world.clock,
+        rng=world.rng,
+        telemetry=world.telemetry,
+        supervisor=supervisor,
+    )
+    rules = GateRules(
+        policy=Policy(),
+        kinds=kinds_of(executors),
+        approval_ttl_ms=settings.approvals.ttl_ms,
+    )
+    runtime.register(Gated(AgentMachine(tools), rules))
+    runtime.register(Gated(ApplyMachine(), rules))
+    runtime.register(TargetMachine())
+    hub = EventHub()
+    dispatcher = Dispatcher(
+        store=store,
+        runtime=runtime,
+        hub=hub,
+        executors=executors,
+        clock=world.clock,
+        telemetry=world.telemetry,
+        supervisor=supervisor,
+    )
+    pumps = Pumps(
+        store=store,
+        runtime=runtime,
+        clock=world.clock,
+        telemetry=world.telemetry,
+        supervisor=supervisor,
+    )
+    return Node(
+        world=world,
+        store=store,
+        runtime=runtime,
+        dispatcher=dispatcher,
+        hub=hub,
+        sandbox=sandbox,
+        pumps=pumps,
+        tools=tools,
+        plans=_make_plans(settings, world, store, runtime, files),
+    )
+
+
+async def _open_store(
+    settings: Settings, world: World, stack: AsyncExitStack, *, address: str
+) -> SqliteStore:
+    for directory in (settings.data_dir, settings.store.path.parent):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = await SqliteStore.open(
+        settings.store.path, clock=world.clock, rng=world.rng, address=address
+    )
+    stack.push_async_callback(store.close)
+    return store
+
+
+def _make_executors(
+    settings: Settings,
+    world: World,
+    *,
+    store: SqliteStore,
+    sandbox: Sandbox,
+    files: LocalFiles,
+    tools: ToolRegistry,
+) -> tuple[Executor, ...]:
+    providers = ProviderRegistry(
+        configured_providers(settings, world.environment),
+        network=world.network,
+        clock=world.clock,
+        rng=world.rng,
+        telemetry=world.telemetry,
+        capture_content=settings.telemetry.prompts,
+    )
+
+    def allowed(root: str) -> bool:
+        return settings.workspaces.allows(Path(root))
+
+    return (
+        ModelExecutor(store=store, tools=tools, resolve=providers.resolve, clock=world.clock),
+        FilesReadExecutor(sandbox=sandbox, allowed=allowed),
+        FilesApplyExecutor(files=files, allowed=allowed),
+        CommandExecutor(sandbox=sandbox, allowed=allowed, clock=world.clock),
+        PlanExecutor(open_target=lambda root: LocalTarget(Path(root), files)),
+    )
+
+
+def kinds_of(executors: Sequence[Executor]) -> dict[str, Kind]:
+    """Return what the gate must know of each executor's kind."""
+    return {
+        each.kind: Kind(
+            name=each.kind,
+            prepares=each.kind in PREPARED_KINDS,
+            promise=each.promise,
+            is_grant=each.kind in GRANT_KINDS,
+        )
+        for each in executors
+    }
+
+
+def configured_providers(
+    settings: Settings, environment: Mapping[str, str]
+) -> tuple[ProviderSettings, ...]:
+    """Return the providers with their keys looked up.
+
+    Raises:
+        ConfigError: A key's reference leads nowhere.
+    """
+    return tuple(
+        ProviderSettings(
+            name=each.name,
+            wire=each.wire,
+            base_url=each.base_url,
+            api_key=each.api_key.resolve(environment, field=f"providers.{each.name}.api_key")
+            if each.api_key
+            else "",
+        )
+        for each in settings.providers
+    )
+
+
+def _make_plans(
+    settings: Settings, world: World, store: SqliteStore, runtime: Runtime, files: LocalFiles
+) -> Plans:
+    return Plans(
+        runtime=runtime,
+        store=store,
+        loader=YamlLoader(),
+        open_target=lambda root: LocalTarget(Path(root), files),
+        require_root=partial(require_workspace, settings),
+        rng=world.rng,
+    )
+
+
+def require_workspace(settings: Settings, directory: str) -> str:
+    """Return the directory, absolute and with links resolved, if effects may touch it.
+
+    Raises:
+        InvalidFieldError: It is not absolute or no directory, or lies outside the allowed roots.
+    """
+    path = Path(directory)
+    if "\0" in directory or not path.is_absolute():
+        raise InvalidFieldError("workspace", f"{directory[:200]!r} must be an absolute path")
+    resolved = path.resolve()
+    if not resolved.is_dir():
+        raise InvalidFieldError("workspace", f"{directory[:200]!r} is not a directory")
+    if not settings.workspaces.allows(resolved):
+        roots = ", ".join(str(root) for root in settings.workspaces.roots)
+        problem = f"{directory[:200]!r} lies outside the allowed roots ({roots})"
+        raise InvalidFieldError("workspace", problem)
+    return str(resolved)

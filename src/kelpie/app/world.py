@@ -1,0 +1,94 @@
+"""The ports of one world, bundled; and how the real one is made."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kelpie.core.errors import ConfigError
+from kelpie.host.clock import HostClock
+from kelpie.host.network import HostNetwork
+from kelpie.host.process import HostProcesses
+from kelpie.host.rng import HostRng
+from kelpie.host.telemetry import Format, HostTelemetry
+from kelpie.ports.clock import Clock
+from kelpie.ports.network import Network
+from kelpie.ports.rng import Rng
+from kelpie.ports.telemetry import Telemetry
+from kelpie.sandbox.blobs import Blobs
+from kelpie.sandbox.bubblewrap import Bubblewrap
+from kelpie.sandbox.protocol import Sandbox
+from kelpie.settings import Settings
+
+SCRATCH_DIRECTORY = "scratch"
+
+OpenSandbox = Callable[[Blobs, Path], Sandbox]
+"""Given the blob store and a directory for scratch layers, return the sandbox."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Everything outside the product.
+
+    Attributes:
+        environment: Where ``env:`` references are looked up.
+        open_sandbox: Makes the sandbox over a blob store.
+        metrics_text: The metrics in Prometheus' text format.
+    """
+
+    clock: Clock
+    rng: Rng
+    network: Network
+    telemetry: Telemetry
+    environment: Mapping[str, str]
+    open_sandbox: OpenSandbox
+    metrics_text: Callable[[], str]
+
+
+@asynccontextmanager
+async def host_world(settings: Settings) -> AsyncIterator[World]:
+    """Yield the real world, as the settings want it; closes its connections at the end.
+
+    Raises:
+        ConfigError: Kelpie runs under ``python -O``, which removes its assertions.
+    """
+    if not __debug__:
+        raise ConfigError("python -O removes the assertions that guard state; start without it")
+    clock, rng = HostClock(), HostRng()
+    telemetry = HostTelemetry(
+        level=settings.log.level,
+        style=_log_style(settings),
+        clock=clock,
+        traces_endpoint=settings.telemetry.endpoint,
+    )
+    network = HostNetwork()
+    processes = HostProcesses()
+
+    def open_sandbox(blobs: Blobs, scratch: Path) -> Sandbox:
+        return Bubblewrap(
+            processes=processes, blobs=blobs, clock=clock, rng=rng, scratch_root=scratch
+        )
+
+    try:
+        yield World(
+            clock=clock,
+            rng=rng,
+            network=network,
+            telemetry=telemetry,
+            environment=dict(os.environ),  # noqa: TID251  the composition root reads it once
+            open_sandbox=open_sandbox,
+            metrics_text=telemetry.metrics_text,
+        )
+    finally:
+        await network.close()
+        telemetry.close()
+
+
+def _log_style(settings: Settings) -> Format:
+    if settings.log.format == "auto":
+        return "console" if sys.stderr.isatty() else "json"
+    return "console" if settings.log.format == "text" else "json"

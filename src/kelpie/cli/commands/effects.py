@@ -1,0 +1,63 @@
+"""``kelpie effects``."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import click
+
+from kelpie.cli.client import items_of
+from kelpie.cli.frame import Frame, framed
+from kelpie.cli.rows import show_fields, text_of
+
+
+@click.group()
+def effects() -> None:
+    """See what was done outside, and settle what is unknown."""
+
+
+@effects.command("list")
+@framed()
+@click.option("--state", metavar="STATE", help="Only effects in this state, unknown for instance.")
+@click.option("--actor", metavar="ACTOR", help="Only effects of this actor, type/key.")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=50, help="At most so many.")
+def list_effects(frame: Frame, *, state: str | None, actor: str | None, limit: int) -> None:
+    """List effects."""
+    answer = frame.ask(lambda api: api.get("/v1/effects", state=state, actor=actor, limit=limit))
+    rows = items_of(answer, "effects")
+    if frame.as_json:
+        frame.terminal.data(rows)
+        return
+    keys = ("effect_id", "state", "kind", "updated_ms", "summary")
+    cells = [[text_of(row, key) for key in keys] for row in rows]
+    frame.terminal.table(["ID", "STATE", "KIND", "CHANGED", "WHAT"], cells)
+
+
+@effects.command()
+@framed()
+@click.argument("effect")
+def show(frame: Frame, *, effect: str) -> None:
+    """Show one effect through its whole life."""
+    value = frame.ask(lambda api: api.get(f"/v1/effects/{quote(effect, safe='')}"))
+    if frame.as_json:
+        frame.terminal.data(value)
+    else:
+        show_fields(frame, value, list(value))
+
+
+@effects.command()
+@framed()
+@click.argument("effect")
+@click.option(
+    "--done/--failed", "succeeded", default=None, required=True, help="What really became of it."
+)
+@click.option("--reason", metavar="TEXT", required=True, help="How you know; for the record.")
+def resolve(frame: Frame, *, effect: str, succeeded: bool, reason: str) -> None:
+    """Say what became of an unknown effect."""
+    body = {"succeeded": succeeded, "reason": reason}
+    path = f"/v1/effects/{quote(effect, safe='')}/resolve"
+    value = frame.ask(lambda api: api.post(path, body))
+    if frame.as_json:
+        frame.terminal.data(value)
+    else:
+        frame.terminal.say(f"{effect} is {text_of(value, 'state')}")

@@ -1,0 +1,36 @@
+"""``kelpie serve``."""
+
+from __future__ import annotations
+
+import click
+
+from kelpie.cli.frame import Frame, framed, run_async
+from kelpie.cli.world import ServerReady
+from kelpie.settings import require_startable
+
+
+@click.command()
+@framed(remote=False)
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.")
+@click.option("--port", metavar="PORT", help="Port to listen on.")
+@click.option("--data-dir", metavar="DIR", help="Where Kelpie keeps what it owns.")
+def serve(frame: Frame, *, host: str | None, port: str | None, data_dir: str | None) -> int:
+    """Run the server until it is told to stop.
+
+    SIGTERM and Ctrl-C stop it: running turns finish, and what is pending resumes at the next
+    start. An address beyond loopback needs an API key.
+    """
+    settings = frame.settings({"server.host": host, "server.port": port, "data_dir": data_dir})
+    require_startable(settings, frame.world.environment)
+    for notice in settings.notices:
+        frame.terminal.say(f"kelpie: {notice}")
+
+    def announce(ready: ServerReady) -> None:
+        if frame.as_json:
+            frame.terminal.data({"url": ready.url, "held": ready.held})
+            return
+        frame.terminal.say(f"Kelpie answers on {ready.url} (its API is described at /docs).")
+        if ready.held:
+            frame.terminal.say("  The store is held after a restore: kelpie store release")
+
+    return run_async(frame.world.run_server(settings, announce))

@@ -1,0 +1,47 @@
+"""``kelpie store``."""
+
+from __future__ import annotations
+
+import click
+
+from kelpie.cli.frame import Frame, framed
+from kelpie.cli.rows import show_fields
+
+
+@click.group()
+def store() -> None:
+    """Release, measure and check the store."""
+
+
+@store.command()
+@framed()
+def release(frame: Frame) -> None:
+    """End the held state after a restore: pending messages, timers and effects go on."""
+    value = frame.ask(lambda api: api.post("/v1/store/release"))
+    if frame.as_json:
+        frame.terminal.data(value)
+    else:
+        frame.terminal.say("The store is released.")
+
+
+@store.command()
+@framed()
+def stats(frame: Frame) -> None:
+    """Print counts and sizes."""
+    value = frame.ask(lambda api: api.get("/v1/store/stats"))
+    if frame.as_json:
+        frame.terminal.data(value)
+    else:
+        show_fields(frame, value, list(value))
+
+
+@store.command()
+@framed()
+def check(frame: Frame) -> int:
+    """Read the whole store and its blobs, and report damage. Exit status 1: there is some."""
+    value = frame.ask(lambda api: api.post("/v1/store/check"))
+    if frame.as_json:
+        frame.terminal.data(value)
+    else:
+        show_fields(frame, value, list(value))
+    return 0 if value["ok"] else 1

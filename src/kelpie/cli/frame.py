@@ -1,0 +1,135 @@
+"""The frame around every command: its common options, its settings, its way to the product."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from kelpie.cli.client import Api, connect
+from kelpie.cli.errors import CommandError, bare_error
+from kelpie.cli.output import Terminal
+from kelpie.cli.world import World, real_world
+from kelpie.core.errors import KelpieError
+from kelpie.settings import Settings, load_settings
+
+R = TypeVar("R")
+
+
+class Frame:
+    """What a command has at hand.
+
+    Attributes:
+        world: The process around it.
+        terminal: Where it prints.
+    """
+
+    def __init__(
+        self, world: World, terminal: Terminal, *, config: str | None, url: str | None
+    ) -> None:
+        self.world = world
+        self.terminal = terminal
+        self._config = config
+        self._url = url
+
+    @property
+    def as_json(self) -> bool:
+        """Whether stdout carries JSON."""
+        return self.terminal.as_json
+
+    def settings(self, flags: Mapping[str, object] | None = None) -> Settings:
+        """Return the settings; ``flags`` are the command line's own, by dotted key.
+
+        Raises:
+            ConfigError: A layer is wrong.
+        """
+        return load_settings(
+            environment=self.world.environment,
+            cwd=self.world.cwd,
+            home=self.world.home,
+            config=self._config,
+            flags=flags,
+        )
+
+    def path(self, text: str) -> Path:
+        """Return a path of the command line, absolute, without following its last link."""
+        return self.world.cwd / Path(text).expanduser()
+
+    def ask(self, work: Callable[[Api], Awaitable[R]], *, drive: bool = False) -> R:
+        """Connect, run ``work`` and return what it returns.
+
+        With ``drive`` a product opened in this process also executes what is pending.
+        """
+        settings = self.settings()
+
+        async def run() -> R:
+            async with connect(self.world, settings, url=self._url, drive=drive) as api:
+                return await work(api)
+
+        return run_async(run())
+
+
+def run_async(work: Awaitable[R]) -> R:
+    """Run one coroutine in a loop of its own; a lone error comes out of its task groups bare."""
+
+    async def run() -> R:
+        return await work
+
+    try:
+        return asyncio.run(run())
+    except BaseExceptionGroup as group:
+        raise bare_error(group) from None
+
+
+def framed(
+    *, remote: bool = True, bad_input_status: int | None = None
+) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
+    """Give a command its `Frame` as first argument, and the options that every command has.
+
+    Args:
+        remote: Whether it talks to a server, and so takes ``--url``.
+        bad_input_status: The exit status of wrong input, where 2 means something else.
+    """
+
+    def decorate(function: Callable[..., int | None]) -> Callable[..., int | None]:
+        @click.pass_context
+        def command(
+            context: click.Context, /, *, config: str | None, as_json: bool, **rest: Any
+        ) -> int | None:
+            world = context.obj if isinstance(context.obj, World) else real_world()
+            terminal = Terminal(as_json=as_json, environment=world.environment)
+            frame = Frame(world, terminal, config=config, url=rest.pop("url", None))
+            try:
+                return function(frame, **rest)
+            except KelpieError as error:
+                raise _with_status(CommandError.of(error), bad_input_status) from None
+            except CommandError as error:
+                raise _with_status(error, bad_input_status) from None
+
+        own: list[click.Parameter] = getattr(function, "__click_params__", [])
+        described = cast("Any", functools.update_wrapper(command, function))
+        # Click reads the list from its end: what comes first here stands last in the help.
+        described.__click_params__ = [*_common_options(remote=remote), *own]
+        return command
+
+    return decorate
+
+
+def _common_options(*, remote: bool) -> list[click.Parameter]:
+    options: list[click.Parameter] = [
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON on stdout."),
+        click.Option(["--config"], metavar="FILE", help="Read FILE in place of ./kelpie.toml."),
+    ]
+    if remote:
+        options.insert(1, click.Option(["--url"], metavar="URL", help="Talk to this server."))
+    return options
+
+
+def _with_status(error: CommandError, bad_input_status: int | None) -> CommandError:
+    if bad_input_status is not None and error.status == 2:
+        error.status = bad_input_status
+    return error

@@ -1,0 +1,305 @@
+"""The hands of the gate: prepares proposed effects, starts approved ones, reports what came of it.
+
+Every step it takes for an effect is first a turn of the effect's actor, so that a crash at any line
+leaves a row from which the next process goes on. It executes nothing but an `Order`, which exists
+only for a started record with its decision. At most one attempt of an effect runs here at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from kelpie.actors.hub import EventHub
+from kelpie.actors.runtime import Runtime
+from kelpie.actors.supervisor import Supervisor
+from kelpie.core.errors import KelpieError, NotFoundError
+from kelpie.core.ids import ActorId
+from kelpie.effects.executor import Executor, Order, StreamSink
+from kelpie.effects.messages import EffectFinished, EffectPrepared, RecoverEffect, StartEffect
+from kelpie.effects.model import EffectRecord, Outcome
+from kelpie.ports.clock import Clock
+from kelpie.ports.telemetry import Telemetry
+from kelpie.storage.protocol import Store
+from kelpie.storage.records import Commit, CommitReceipt, EffectRow, StreamChunk
+
+PAGE_ROWS: Final = 500
+TELL_RETRY_DELAY_S: Final = 0.2
+PRINCIPAL: Final = "system:dispatcher"
+CANCEL_NOTE: Final = "cancel requested"
+
+_decoder = msgspec.msgpack.Decoder(EffectRecord)
+
+
+class Dispatcher:
+    """Carries effects out for every actor of this node."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runtime: Runtime,
+        hub: EventHub,
+        executors: Sequence[Executor],
+        clock: Clock,
+        telemetry: Telemetry,
+        supervisor: Supervisor,
+    ) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._hub = hub
+        self._clock = clock
+        self._telemetry = telemetry
+        self._supervisor = supervisor
+        self._executors: Mapping[str, Executor] = {each.kind: each for each in executors}
+        assert len(self._executors) == len(executors), "two executors for one kind"
+        self._slots = {each.kind: asyncio.Semaphore(each.concurrency_max) for each in executors}
+        self._busy: set[str] = set()
+        self._later: dict[str, EffectRow] = {}
+        self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._epochs = {grant.shard: grant.epoch for grant in store.grants()}
+        self._open = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        runtime.listen(self._on_commit)
+
+    @property
+    def running_count(self) -> int:
+        """How many attempts run now."""
+        return len(self._running)
+
+    async def start(self) -> None:
+        """Take up every open effect that an earlier process left, then follow commits."""
+        self._open = True
+        after = ""
+        while page := await self._store.effects_open(after, PAGE_ROWS):
+            for row in page:
+                self._consider(row)
+            after = page[-1].effect_id
+
+    async def settle_restored(self) -> None:
+        """After a restore: make every ``once`` effect that may have run since unknown."""
+        after = ""
+        while page := await self._store.effects_open(after, PAGE_ROWS):
+            for row in page:
+                message = RecoverEffect(
+                    effect_id=row.effect_id,
+                    attempt=row.attempt,
+                    ended_session=row.session,
+                    restored=True,
+                )
+                await self._runtime.call(row.actor, message, principal=PRINCIPAL, internal=True)
+            after = page[-1].effect_id
+
+    async def drain(self, timeout_s: float) -> None:
+        """Start nothing more; give running attempts ``timeout_s``, then stop them.
+
+        A stopped attempt is not reported: its row says ``started``, and the next process recovers
+        it by its promise.
+        """
+        self._open = False
+        if self._running:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                self._telemetry.log("warning", "effects.cut", count=len(self._running))
+        for task in list(self._running.values()):
+            task.cancel("drain")
+
+    # --- what follows a commit ------------------------------------------------------------------
+
+    def _on_commit(self, commit: Commit, receipt: CommitReceipt) -> None:
+        if receipt.first_event_sequence:
+            self._hub.publish(commit.actor)
+        for row in commit.effects:
+            self._telemetry.count("kelpie.effects", kind=row.kind, state=row.state)
+            self._consider(row)
+
+    def _consider(self, row: EffectRow) -> None:
+        """Take the next step for an effect as its row stands, if it is ours to take."""
+        if not self._open or row.kind not in self._executors:
+            return
+        work: Coroutine[Any, Any, None]
+        match row.state:
+            case "proposed":
+                work = self._prepare(row)
+            case "approved":
+                work = self._attempt(row)
+            case "started" if row.session != self._store.session:
+                work = self._recover(row)
+            case "started":
+                self._stop_if_asked(row)
+                return
+            case _:
+                return
+        if row.effect_id in self._busy:
+            work.close()
+            self._later[row.effect_id] = row
+            return
+        self._busy.add(row.effect_id)
+        self._supervisor.spawn(f"effects.{row.state}:{row.effect_id}", self._step(row, work))
+
+    async def _step(self, row: EffectRow, work: Coroutine[Any, Any, None]) -> None:
+        """Take one step; then the one that a commit asked for meanwhile."""
+        try:
+            await work
+        finally:
+            self._busy.discard(row.effect_id)
+            later = self._later.pop(row.effect_id, None)
+            if later is not None:
+                self._consider(later)
+
+    def _stop_if_asked(self, row: EffectRow) -> None:
+        task = self._running.get(row.effect_id)
+        if task is not None and _decoder.decode(row.body).note == CANCEL_NOTE:
+            task.cancel(CANCEL_NOTE)
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    async def _prepare(self, row: EffectRow) -> None:
+        executor = self._executors[row.kind]
+        record = _decoder.decode(row.body)
+        try:
+            prepared = await executor.prepare(row.actor, record)
+        except KelpieError as error:
+            prepared = Outcome(status="failed", error=error.message, code=error.code, sent=False)
+        except Exception as error:  # noqa: BLE001  a bug in one executor fails that effect alone
+            prepared = self._crash_outcome(record, error, sent=False)
+        if isinstance(prepared, Outcome):
+            message = EffectPrepared(effect_id=row.effect_id, failure=prepared)
+        else:
+            message = EffectPrepared(effect_id=row.effect_id, preparation=prepared)
+        await self._tell(row.actor, message)
+
+    async def _attempt(self, row: EffectRow) -> None:
+        async with self._slots[row.kind]:
+            if not self._open:
+                return
+            message = StartEffect(effect_id=row.effect_id, session=self._store.session)
+            record = await self._tell(row.actor, message)
+            if not isinstance(record, EffectRecord) or record.state != "started":
+                return
+            order = self._order(row.actor, record)
+            outcome = await self._execute(order)
+            if outcome is None:
+                return
+        finished = EffectFinished(
+            effect_id=record.effect_id, attempt=record.attempt, outcome=outcome
+        )
+        await self._tell(row.actor, finished)
+
+    async def _recover(self, row: EffectRow) -> None:
+        """An earlier session started this and has ended; the effect's promise says what follows."""
+        record = _decoder.decode(row.body)
+        untouched = False
+        if record.promise == "reconcilable":
+            order = self._order(row.actor, record)
+            try:
+                outcome = await self._executors[row.kind].reconcile(order)
+            except KelpieError as error:
+                outcome = Outcome(status="failed", error=error.message, code=error.code)
+            if outcome is not None:
+                finished = EffectFinished(
+                    effect_id=row.effect_id, attempt=row.attempt, outcome=outcome
+                )
+                await self._tell(row.actor, finished)
+                return
+            untouched = True
+        message = RecoverEffect(
+            effect_id=row.effect_id,
+            attempt=row.attempt,
+            ended_session=row.session,
+            untouched=untouched,
+        )
+        await self._tell(row.actor, message)
+
+    async def _execute(self, order: Order) -> Outcome | None:
+        """Run one attempt; None when the node stopped it, which the next process recovers."""
+        record = order.record
+        began_ns = self._clock.boot_ns()
+        try:
+            async with asyncio.TaskGroup() as scope:
+                task = scope.create_task(self._run(order))
+                self._running[record.effect_id] = task
+        finally:
+            self._running.pop(record.effect_id, None)
+            seconds = (self._clock.boot_ns() - began_ns) / 1e9
+            self._telemetry.observe("kelpie.effect.duration", seconds, kind=record.kind)
+            if not self._running:
+                self._idle.set()
+        if not task.cancelled():
+            return task.result()
+        return Outcome(status="cancelled", error="stopped on request") if self._open else None
+
+    async def _run(self, order: Order) -> Outcome:
+        record = order.record
+        try:
+            with self._telemetry.span(
+                "effect", **{"kelpie.effect.kind": record.kind, "kelpie.effect.tool": record.tool}
+            ):
+                async with asyncio.timeout(record.timeout_ms / 1000):
+                    return await self._executors[record.kind].execute(order)
+        except TimeoutError:
+            error = f"it took longer than {record.timeout_ms:,} ms and was stopped"
+            status = "unknown" if record.promise == "once" else "failed"
+            return Outcome(status=status, error=error, code="timeout")  # type: ignore[arg-type]
+        except KelpieError as error:
+            return Outcome(status="failed", error=error.message, code=error.code)
+        except Exception as error:  # noqa: BLE001  a bug in one executor fails that effect alone
+            return self._crash_outcome(record, error, sent=True)
+
+    def _crash_outcome(self, record: EffectRecord, error: Exception, *, sent: bool) -> Outcome:
+        self._telemetry.count("kelpie.executor.failures", kind=record.kind)
+        self._telemetry.log(
+            "error", "executor.failed", kind=record.kind, effect=record.effect_id, error=repr(error)
+        )
+        return Outcome(status="failed", error=repr(error), code="internal", sent=sent)
+
+    # --- plumbing -------------------------------------------------------------------------------
+
+    def _order(self, actor: ActorId, record: EffectRecord) -> Order:
+        return Order(
+            actor=actor,
+            record=record,
+            attempt=record.attempt,
+            not_after_ms=record.due_ms,
+            stream=self._sink(actor, record),
+        )
+
+    def _sink(self, actor: ActorId, record: EffectRecord) -> StreamSink:
+        """Return the writer of this attempt's stream; a later attempt begins with ``restart``."""
+        sequence = 0
+        epoch = self._epochs[actor.shard]
+
+        async def write(kind: str, body: bytes) -> None:
+            nonlocal sequence
+            chunks: list[StreamChunk] = []
+            if sequence == 0 and record.attempt > 1:
+                sequence += 1
+                chunks.append(
+                    StreamChunk(record.effect_id, record.attempt, sequence, "restart", b"")
+                )
+            sequence += 1
+            chunks.append(StreamChunk(record.effect_id, record.attempt, sequence, kind, body))
+            await self._store.stream_append(actor, epoch, chunks)
+            self._hub.publish(actor)
+
+        return write
+
+    async def _tell(self, actor: ActorId, message: Any) -> Any:
+        """Have the actor take ``message``, again while the store only asks for patience."""
+        while True:
+            try:
+                return await self._runtime.call(actor, message, principal=PRINCIPAL, internal=True)
+            except NotFoundError:
+                return None
+            except KelpieError as error:
+                if not error.retriable:
+                    raise
+                self._telemetry.log("warning", "effects.retry", error=error.message)
+            await self._clock.sleep(TELL_RETRY_DELAY_S)

@@ -1,0 +1,169 @@
+"""The gate: a machine around another machine, through which every effect passes.
+
+The inner machine asks with `Effect`; the gate writes the effect down, classifies it, asks a person
+where the policy says so, and lets it start. Its state is the inner state and the open effects; the
+effects live in rows of their own. What became of them reaches the inner machine as
+`EffectWaiting`, `EffectApproved` and `EffectSettled`.
+
+Invariants: an effect starts only with a verdict and an approval bound to its digest, both checked
+against the clock and the present policy at the start; an approval is used by one effect, each of a
+grant's members once; every transition is a row, an event and an audit record of one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from kelpie.actors.commands import Message
+from kelpie.actors.machine import Decision, Machine, Turn
+from kelpie.core.errors import NotFoundError
+from kelpie.core.ids import ActorId
+from kelpie.core.limits import APPROVAL_TTL_MS, APPROVAL_TTL_MS_MAX
+from kelpie.effects import messages as m
+from kelpie.effects.gate_turn import GateTurn
+from kelpie.effects.kinds import Kind
+from kelpie.effects.lifecycle import is_open
+from kelpie.effects.model import EffectRecord
+from kelpie.effects.policy import Policy
+from kelpie.storage.records import StoredActor
+
+S = TypeVar("S")
+
+GATE_MESSAGES = (
+    m.EffectPrepared
+    | m.StartEffect
+    | m.EffectFinished
+    | m.RecoverEffect
+    | m.ApproveEffect
+    | m.DenyEffect
+    | m.ExpireEffect
+    | m.ResolveEffect
+)
+
+_decoder = msgspec.msgpack.Decoder(EffectRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class GatedState(Generic[S]):
+    """An inner state and the open effects of its actor, by id."""
+
+    inner: S
+    effects: Mapping[str, EffectRecord]
+
+    def check_invariants(self) -> None:
+        """Assert that only open effects are kept and that their refs are distinct."""
+        assert all(is_open(record) for record in self.effects.values())
+        refs = [record.ref for record in self.effects.values() if record.state != "unknown"]
+        assert len(set(refs)) == len(refs), "two open effects share a ref"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRules:
+    """What the gate decides by: the policy, the known kinds, and how long a question stands."""
+
+    policy: Policy
+    kinds: Mapping[str, Kind]
+    approval_ttl_ms: int = APPROVAL_TTL_MS
+
+    def __post_init__(self) -> None:
+        assert 0 < self.approval_ttl_ms <= APPROVAL_TTL_MS_MAX
+
+
+class Gated(Generic[S]):
+    """Hosts ``inner`` behind the gate. A `Machine` itself."""
+
+    def __init__(self, inner: Machine[S], rules: GateRules) -> None:
+        self._inner = inner
+        self._rules = rules
+
+    @property
+    def type_name(self) -> str:
+        """The inner machine's type."""
+        return self._inner.type_name
+
+    @property
+    def schema_version(self) -> int:
+        """The inner machine's schema version."""
+        return self._inner.schema_version
+
+    @property
+    def message_type(self) -> Any:
+        """The inner machine's messages and the gate's."""
+        return self._inner.message_type | GATE_MESSAGES
+
+    def create(self, actor: ActorId) -> GatedState[S]:
+        """Return a fresh inner state without effects."""
+        return GatedState(self._inner.create(actor), {})
+
+    def load(self, stored: StoredActor) -> GatedState[S]:
+        """Decode the inner state and the open effects."""
+        effects = {row.effect_id: _decoder.decode(row.body) for row in stored.effects}
+        return GatedState(self._inner.load(stored), effects)
+
+    def dump(self, state: GatedState[S]) -> bytes:
+        """Encode the inner state; effects are rows."""
+        return self._inner.dump(state.inner)
+
+    def decide(self, state: GatedState[S], message: Message, turn: Turn) -> Decision[GatedState[S]]:
+        """Advance the effect that ``message`` is about, or give it to the inner machine."""
+        work = GateTurn(self._inner, self._rules, state.inner, state.effects, turn)
+        if isinstance(message, GATE_MESSAGES):
+            advance(work, message)
+        else:
+            work.feed(message)
+        inner, effects, commands = work.end()
+        if inner is state.inner and effects is state.effects:
+            return Decision(state=state, commands=commands)
+        decided = GatedState(inner, effects)
+        decided.check_invariants()
+        return Decision(state=decided, commands=commands)
+
+    def query(self, state: GatedState[S], query: Message) -> Any:
+        """Answer about open effects, or ask the inner machine."""
+        if isinstance(query, m.ShowEffects):
+            return tuple(state.effects.values())
+        return self._inner.query(state.inner, query)
+
+
+def advance(work: GateTurn[Any], message: Any) -> None:
+    """Apply one gate message to the effect it names.
+
+    Raises:
+        NotFoundError: The actor has no open effect of that id, and the message comes from a
+            person; the dispatcher's messages about ended effects are ignored.
+        ConflictError: The effect is not in a state that allows this.
+    """
+    record = work.effects.get(message.effect_id)
+    match message:
+        case m.ApproveEffect() | m.DenyEffect() | m.ResolveEffect():
+            if record is None:
+                raise NotFoundError("open effect", message.effect_id)
+            _answer(work, record, message)
+        case _ if record is None:
+            return
+        case m.EffectPrepared():
+            work.prepared(record, message)
+        case m.StartEffect(session=session):
+            work.start(record, session)
+        case m.EffectFinished(attempt=attempt, outcome=outcome):
+            work.finish(record, attempt, outcome)
+        case m.RecoverEffect():
+            work.recover(record, message)
+        case m.ExpireEffect():
+            work.expire(record)
+        case _:
+            raise AssertionError(f"{type(message).__name__} is not a gate message")
+
+
+def _answer(work: GateTurn[Any], record: EffectRecord, message: Any) -> None:
+    match message:
+        case m.ApproveEffect(digest=digest, reason=reason):
+            work.approve(record, digest, reason)
+        case m.DenyEffect(reason=reason):
+            work.deny(record, reason)
+        case m.ResolveEffect(succeeded=succeeded, reason=reason):
+            work.resolve(record, reason, succeeded=succeeded)

@@ -1,0 +1,186 @@
+"""Plans as the edges ask for them: made from a workspace, shown, listed, applied.
+
+Owns no state: a plan is an actor. Replies are JSON-compatible mappings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kelpie.actors.runtime import Runtime
+from kelpie.core.errors import ConflictError, InvalidFieldError, KelpieError, NotFoundError
+from kelpie.core.ids import Tenant, derive_uuid, require_prefixed_id
+from kelpie.infra.config import Desired, Loader
+from kelpie.infra.discover import OpenTarget
+from kelpie.infra.messages import (
+    COLLECTION,
+    ApplyPlan,
+    CreatePlan,
+    PlanState,
+    PlanSummary,
+    ShowPlan,
+    ShowTarget,
+    plan_actor,
+    target_actor,
+)
+from kelpie.infra.service import diff_plan, plan_workspace
+from kelpie.ports.rng import Rng
+from kelpie.storage.protocol import EventStore
+from kelpie.storage.records import Page
+
+ID_PREFIX = "plan"
+
+_decode_summary = msgspec.msgpack.Decoder(PlanSummary).decode
+
+
+class Plans:
+    """The plan service over the actor runtime."""
+
+    def __init__(
+        self,
+        *,
+        runtime: Runtime,
+        store: EventStore,
+        loader: Loader,
+        open_target: OpenTarget,
+        require_root: Callable[[str], str],
+        rng: Rng,
+    ) -> None:
+        self._runtime = runtime
+        self._store = store
+        self._loader = loader
+        self._open_target = open_target
+        self._require_root = require_root
+        self._rng = rng
+
+    async def create(
+        self,
+        *,
+        workspace: str = "",
+        yaml: str = "",
+        root: str = "",
+        tenant: Tenant,
+        principal: str,
+        key: str | None,
+    ) -> dict[str, Any]:
+        """Make a plan from the file ``workspace``, or from the text ``yaml``, for ``root``.
+
+        Without ``root`` the workspace file's own directory is meant.
+
+        Raises:
+            InputError: The workspace is wrong; the error names file, unit and field.
+            SandboxError: The target cannot be read.
+        """
+        desired = await self._load(workspace, yaml)
+        directory = self._require_root(root or str(Path(workspace).parent))
+        holding = await self._runtime.query(target_actor(tenant, directory), ShowTarget())
+        target = self._open_target(directory)
+        plan = await plan_workspace(desired=desired, root=directory, target=target, holding=holding)
+        plan_id = f"{ID_PREFIX}-{derive_uuid(self._rng.bytes(16), 0)}"
+        await self._runtime.call(
+            plan_actor(tenant, plan_id), CreatePlan(plan=plan), principal=principal, key=key
+        )
+        return await self.show(plan_id, tenant=tenant)
+
+    async def show(self, plan_id: str, *, tenant: Tenant) -> dict[str, Any]:
+        """Return one plan with its units and, while it can still be applied, their diffs.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        state = await self._query(plan_id, tenant)
+        assert state.plan is not None, "a plan that answers was created"
+        plan = state.plan
+        shown: dict[str, Any] = msgspec.to_builtins(
+            {
+                "plan_id": state.plan_id,
+                "status": state.status,
+                "root": plan.root,
+                "source": plan.source,
+                "digest": plan.digest,
+                "has_changes": plan.has_changes,
+                "counts": plan.count_actions(),
+                "run_id": state.run_id,
+                "grant": state.grant,
+                "note": state.note,
+                "created_ms": state.created_ms,
+                "finished_ms": state.finished_ms,
+                "units": [
+                    {
+                        "unit_id": unit.unit_id,
+                        "type": unit.type,
+                        "path": unit.path,
+                        "action": unit.action,
+                        "depends_on": unit.depends_on,
+                        **msgspec.structs.asdict(state.units[unit.unit_id]),
+                    }
+                    if unit.unit_id in state.units
+                    else {
+                        "unit_id": unit.unit_id,
+                        "type": unit.type,
+                        "path": unit.path,
+                        "action": unit.action,
+                        "depends_on": unit.depends_on,
+                    }
+                    for unit in plan.units
+                ],
+            }
+        )
+        return shown | await self._diffs(state)
+
+    async def list(self, *, tenant: Tenant, limit: int, after: str | None) -> list[dict[str, Any]]:
+        """Return plans, newest first."""
+        page = Page(tenant=tenant, limit=limit, after=after, descending=True)
+        items = await self._store.list_page(COLLECTION, page)
+        return [msgspec.to_builtins(_decode_summary(item.body)) for item in items]
+
+    async def apply(
+        self, plan_id: str, *, tenant: Tenant, principal: str, key: str | None
+    ) -> dict[str, Any]:
+        """Put the plan through the gate and return it; the apply goes on by itself.
+
+        Raises:
+            NotFoundError: There is none of this id.
+            ConflictError: It is being applied or was applied before.
+        """
+        await self._query(plan_id, tenant)
+        run_id = f"run-{derive_uuid(self._rng.bytes(16), 0)}"
+        actor = plan_actor(tenant, plan_id)
+        await self._runtime.call(actor, ApplyPlan(run_id=run_id), principal=principal, key=key)
+        return await self.show(plan_id, tenant=tenant)
+
+    async def _query(self, plan_id: str, tenant: Tenant) -> PlanState:
+        require_prefixed_id("plan_id", plan_id, ID_PREFIX)
+        state = await self._runtime.query(plan_actor(tenant, plan_id), ShowPlan())
+        assert isinstance(state, PlanState)
+        if state.plan is None:
+            raise NotFoundError("plan", plan_id)
+        return state
+
+    async def _load(self, workspace: str, yaml: str) -> Desired:
+        if not workspace:
+            return self._loader.load_text(yaml, name="workspace.yaml")
+        if not Path(workspace).is_absolute():
+            raise InvalidFieldError("workspace", f"{workspace[:200]!r} must be an absolute path")
+        load = partial(self._loader.load, Path(workspace))
+        return await asyncio.get_running_loop().run_in_executor(None, load)
+
+    async def _diffs(self, state: PlanState) -> dict[str, Any]:
+        assert state.plan is not None
+        if state.status not in {"planned", "proposed", "waiting"}:
+            return {"files": []}
+        try:
+            files = await diff_plan(state.plan, self._open_target(state.plan.root))
+        except (ConflictError, NotFoundError) as error:
+            return {"files": [], "note": _moved(error)}
+        return {"files": msgspec.to_builtins(files)}
+
+
+def _moved(error: KelpieError) -> str:
+    return f"the target is not as it was planned ({error.message}); plan again"

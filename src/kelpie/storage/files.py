@@ -1,0 +1,87 @@
+"""The few promises about files that every durable write needs.
+
+Never interprets what a file holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from kelpie.core.digests import Digest
+from kelpie.core.errors import DiskFullError
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether the disk, or the user's share of it, is full."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def sync_file(path: Path) -> None:
+    """Return once the content of ``path`` is on the disk."""
+    _sync_path(path, os.O_RDONLY)
+
+
+def sync_directory(path: Path) -> None:
+    """Return once the names in ``path`` are on the disk."""
+    _sync_path(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync_path(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    assert path.exists(), "what was synced is there"
+
+
+@contextmanager
+def temporary_file(path: Path) -> Generator[BinaryIO, None, None]:
+    """Open ``path`` for writing; remove it at the end unless it was renamed away.
+
+    Raises:
+        DiskFullError: No space while writing.
+    """
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        if is_disk_full(error):
+            message = f"no space left in {path.parent}; free some and try again"
+            raise DiskFullError(message) from error
+        raise
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_directory(path: Path) -> Generator[Path, None, None]:
+    """Create the directory ``path``; remove it at the end unless it was renamed away.
+
+    What an earlier, interrupted attempt left under this name is removed first.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def flush_to_disk(file: BinaryIO) -> None:
+    """Return once everything written to ``file`` is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def digest_file(path: Path) -> Digest:
+    """Return the digest of a file's content, whatever its size."""
+    with path.open("rb") as file:
+        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")

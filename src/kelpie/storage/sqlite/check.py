@@ -1,0 +1,198 @@
+"""Care: what is in the file, whether it is whole, and what the engine and the disk are.
+
+Functions over a read-only connection, for an executor's thread; a check reads the whole file.
+"""
+
+# ruff: noqa: S608  # the texts joined into SQL are constants of this package; values are bound
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from kelpie.core.errors import CorruptionError
+from kelpie.ports.clock import Clock
+from kelpie.storage.audit import AuditHead, verify_chain
+from kelpie.storage.protocol import StoreStats
+from kelpie.storage.records import AuditRecord
+from kelpie.storage.sqlite.decode import AUDIT_COLUMNS, audit_record
+from kelpie.storage.sqlite.engine import is_wal_reset_fixed, translate_error, unseal
+from kelpie.storage.sqlite.migrations import read_version
+from kelpie.storage.sqlite.opening import is_held, read_shards
+
+_FSYNC_COUNT: Final = 20
+_PROBLEMS_MAX: Final = 100  # a ruined file has millions; a person reads the first ones
+# (table, column that names the actor, column of the body)
+_SEALED: Final = (
+    ("kv", "actor", "value"),
+    ("effects", "actor", "body"),
+    ("outbox", "receiver", "body"),
+    ("dead_letters", "receiver", "body"),
+    ("reminders", "actor", "body"),
+    ("events", "actor", "body"),
+    ("lists", "owner", "body"),
+    ("streams", "actor", "body"),
+    ("replies", "actor", "reply"),
+)
+
+
+class CheckReport(NamedTuple):
+    """What a check found. ``problems`` is cut after 100; ``damaged`` names the actors in them."""
+
+    problems: tuple[str, ...]
+    damaged: tuple[str, ...]
+    heads: tuple[AuditHead, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems
+
+
+class EngineReport(NamedTuple):
+    """The engine and the disk below it, for `doctor`. Latencies are in microseconds."""
+
+    sqlite_version: str
+    wal_reset_fixed: bool
+    journal_mode: str
+    synchronous: str
+    fsync_us_median: int
+    fsync_us_max: int
+
+
+def check_store(connection: sqlite3.Connection) -> CheckReport:
+    """Read everything: the engine's structures, every checksum, every audit chain.
+
+    Reads one snapshot, beside a running writer.
+    """
+    problems: list[str] = []
+    damaged: dict[str, None] = {}
+    heads: list[AuditHead] = []
+    for problem in _find_problems(connection, heads):
+        problems.append(problem.text)
+        if problem.actor:
+            damaged[problem.actor] = None
+        if len(problems) >= _PROBLEMS_MAX:
+            break
+    assert len(problems) <= _PROBLEMS_MAX, "a report is bounded"
+    return CheckReport(tuple(problems), tuple(damaged), tuple(heads))
+
+
+class _Problem(NamedTuple):
+    text: str
+    actor: str = ""
+
+
+def _find_problems(connection: sqlite3.Connection, heads: list[AuditHead]) -> Iterator[_Problem]:
+    try:
+        connection.execute("BEGIN")
+        for (line,) in connection.execute(f"PRAGMA integrity_check({_PROBLEMS_MAX})"):
+            if line != "ok":
+                yield _Problem(f"engine: {line}")
+        yield from _find_damaged_states(connection)
+        for table, actor, body in _SEALED:
+            yield from _find_damaged_bodies(connection, table, actor, body)
+        for shard in read_shards(connection):
+            try:
+                heads.append(verify_chain(_chain(connection, shard), shard=shard))
+            except CorruptionError as error:
+                yield _Problem(error.message)
+    except sqlite3.Error as error:
+        yield _Problem(translate_error(error, "the store").message)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _find_damaged_states(connection: sqlite3.Connection) -> Iterator[_Problem]:
+    for actor, checksum, chunks, inline in connection.execute(
+        "SELECT actor, checksum, chunks, state FROM actors"
+    ):
+        query = "SELECT data FROM state_chunks WHERE actor = ? ORDER BY chunk"
+        state = inline
+        if chunks:
+            state = b"".join(data for (data,) in connection.execute(query, (actor,)))
+        yield from _compare(actor, checksum, state, actor)
+
+
+def _find_damaged_bodies(
+    connection: sqlite3.Connection, table: str, actor: str, body: str
+) -> Iterator[_Problem]:
+    query = f"SELECT {actor}, checksum, {body} FROM {table}"
+    for name, checksum, data in connection.execute(query):
+        yield from _compare(f"a row of {table} of {name}", checksum, data, name)
+
+
+def _compare(subject: str, checksum: int, data: bytes, actor: str) -> Iterator[_Problem]:
+    try:
+        unseal(checksum, data, subject)
+    except CorruptionError as error:
+        yield _Problem(error.message, actor)
+
+
+def _chain(connection: sqlite3.Connection, shard: int) -> Iterator[AuditRecord]:
+    query = f"SELECT {AUDIT_COLUMNS} FROM audit WHERE shard = ? ORDER BY sequence"
+    return map(audit_record, connection.execute(query, (shard,)))
+
+
+def read_stats(connection: sqlite3.Connection, path: Path) -> StoreStats:
+    """Return counts and sizes; scans indexes, so its cost grows with the store."""
+
+    def count(query: str) -> int:
+        (value,) = connection.execute(query).fetchone()
+        return int(value)
+
+    meta = "SELECT value FROM meta WHERE name = 'incarnation'"
+    (incarnation,) = connection.execute(meta).fetchone()
+    sizes = [path, path.with_name(path.name + "-wal")]
+    return StoreStats(
+        actors=count("SELECT count(*) FROM actors WHERE tombstoned = 0"),
+        effects_open=count("SELECT count(*) FROM effects WHERE is_open"),
+        outbox=count("SELECT count(*) FROM outbox"),
+        reminders=count("SELECT count(*) FROM reminders"),
+        events=count("SELECT count(*) FROM events"),
+        dead_letters=count("SELECT count(*) FROM dead_letters"),
+        size_bytes=sum(file.stat().st_size for file in sizes if file.exists()),
+        incarnation=incarnation,
+        held=is_held(connection),
+        schema_version=read_version(connection),
+    )
+
+
+def report_engine(writer: sqlite3.Connection, directory: Path, clock: Clock) -> EngineReport:
+    """Return what the engine is set to, and how long ``directory``'s disk takes to sync.
+
+    ``writer`` must be idle: its settings are asked, nothing is written through it.
+    """
+    (mode,) = writer.execute("PRAGMA journal_mode").fetchone()
+    (synchronous,) = writer.execute("PRAGMA synchronous").fetchone()
+    samples = sorted(measure_fsync(directory, clock))
+    return EngineReport(
+        sqlite_version=sqlite3.sqlite_version,
+        wal_reset_fixed=is_wal_reset_fixed(),
+        journal_mode=mode,
+        synchronous=("off", "normal", "full", "extra")[synchronous],
+        fsync_us_median=samples[len(samples) // 2],
+        fsync_us_max=samples[-1],
+    )
+
+
+def measure_fsync(directory: Path, clock: Clock) -> list[int]:
+    """Return the microseconds that each of 20 syncs of a 4 KiB append took."""
+    samples: list[int] = []
+    path = directory / f".fsync-{os.getpid()}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        for _ in range(_FSYNC_COUNT):
+            os.write(descriptor, bytes(4_096))
+            begin_ns = clock.boot_ns()
+            os.fsync(descriptor)
+            samples.append((clock.boot_ns() - begin_ns) // 1_000)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    assert len(samples) == _FSYNC_COUNT, "every sync was measured"
+    return samples

@@ -1,0 +1,153 @@
+"""Opening a file: lock, schema, session, shards. All of it, or nothing stays behind.
+
+Runs in an executor; never touches asyncio.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kelpie.core.errors import NotFoundError, StoreVersionError
+from kelpie.core.ids import derive_uuid
+from kelpie.core.limits import SHARD_COUNT
+from kelpie.ports.clock import Clock
+from kelpie.ports.rng import Rng
+from kelpie.storage.holder import HolderLock
+from kelpie.storage.records import ShardGrant
+from kelpie.storage.sqlite.engine import connect_reader, connect_writer, translate_error
+from kelpie.storage.sqlite.migrations import SCHEMA_VERSION, migrate, read_version
+
+
+class Opened(NamedTuple):
+    """What opening gives: two connections, the lock, and what this session owns.
+
+    ``writer`` and ``lock`` are None for a store that was opened read-only.
+    """
+
+    reader: sqlite3.Connection
+    writer: sqlite3.Connection | None
+    lock: HolderLock | None
+    session: str
+    grants: tuple[ShardGrant, ...]
+    held: bool
+
+
+def open_for_writing(path: Path, *, clock: Clock, rng: Rng, address: str) -> Opened:
+    """Take the store at ``path``, creating it if there is none.
+
+    Raises:
+        StoreHeldError: Another process has it.
+        StoreVersionError: It is newer than this program, or not a store.
+        CorruptionError: The engine found damage.
+        StoreError: The engine cannot open it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = HolderLock.acquire(path, address=address)
+    try:
+        return _open_locked(path, lock, clock=clock, rng=rng)
+    except sqlite3.Error as error:
+        lock.release()
+        raise translate_error(error, str(path)) from error
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _open_locked(path: Path, lock: HolderLock, *, clock: Clock, rng: Rng) -> Opened:
+    writer = connect_writer(path)
+    try:
+        migrate(writer)
+        session = f"session-{derive_uuid(rng.bytes(16), 0)}"
+        grants = _take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
+        held = is_held(writer)
+        reader = connect_reader(path)
+    except BaseException:
+        writer.close()
+        raise
+    assert len(grants) == SHARD_COUNT, "one holder owns every shard"
+    return Opened(reader, writer, lock, session, grants, held)
+
+
+def _take_over(
+    writer: sqlite3.Connection, session: str, now_ms: int, incarnation: str
+) -> tuple[ShardGrant, ...]:
+    """End every earlier session, raise every epoch and own every shard, in one transaction.
+
+    ``incarnation`` names the store if it has no name yet.
+    """
+    writer.execute("BEGIN IMMEDIATE")
+    try:
+        writer.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
+        writer.execute("INSERT INTO sessions VALUES (?, ?, NULL)", (session, now_ms))
+        writer.execute("INSERT OR IGNORE INTO meta VALUES ('incarnation', ?)", (incarnation,))
+        writer.executemany(
+            "INSERT INTO shards VALUES (?, 1, ?) ON CONFLICT (shard)"
+            " DO UPDATE SET epoch = epoch + 1, session = excluded.session",
+            ((shard, session) for shard in range(SHARD_COUNT)),
+        )
+        rows = writer.execute("SELECT shard, epoch FROM shards ORDER BY shard").fetchall()
+        writer.execute("COMMIT")
+    finally:
+        if writer.in_transaction:
+            writer.execute("ROLLBACK")
+    return tuple(ShardGrant(*row) for row in rows)
+
+
+def end_session(writer: sqlite3.Connection, session: str, now_ms: int) -> None:
+    """Write down that the session ended in order. A crash is noticed by the next one instead."""
+    query = "UPDATE sessions SET ended_ms = ? WHERE session = ? AND ended_ms IS NULL"
+    writer.execute(query, (now_ms, session))
+
+
+def open_for_reading(path: Path) -> Opened:
+    """Open an existing store beside its holder, or without one, and change nothing in it.
+
+    Raises:
+        NotFoundError: There is no file.
+        StoreVersionError: Its schema is not the one this program reads.
+        CorruptionError: The engine found damage.
+    """
+    if not path.exists():
+        raise NotFoundError("store", str(path))
+    try:
+        reader = connect_reader(path)
+        try:
+            require_current(reader)
+            held = is_held(reader)
+        except BaseException:
+            reader.close()
+            raise
+    except sqlite3.Error as error:
+        raise translate_error(error, str(path)) from error
+    return Opened(reader, None, None, "", (), held)
+
+
+def require_current(connection: sqlite3.Connection) -> None:
+    """Return if the file has this program's schema.
+
+    Raises:
+        StoreVersionError: It has another.
+    """
+    version = read_version(connection)
+    if version != SCHEMA_VERSION:
+        raise StoreVersionError(
+            f"the store has schema {version}, reading needs {SCHEMA_VERSION}; "
+            "open it for writing once to migrate it",
+            found=version,
+            known=SCHEMA_VERSION,
+        )
+
+
+def is_held(connection: sqlite3.Connection) -> bool:
+    """Return whether the store waits for a release after a restore."""
+    query = "SELECT 1 FROM meta WHERE name = 'held'"
+    return connection.execute(query).fetchone() is not None
+
+
+def read_shards(connection: sqlite3.Connection) -> Sequence[int]:
+    """Return the shards that have an audit chain, in order."""
+    query = "SELECT DISTINCT shard FROM audit ORDER BY shard"
+    return [int(shard) for (shard,) in connection.execute(query)]

@@ -1,0 +1,178 @@
+"""Reads of actors and of the work that waits, and the whole reading half of the store."""
+
+# ruff: noqa: S608  # the texts joined into SQL are constants of this package; values are bound
+
+from __future__ import annotations
+
+from kelpie.core.errors import CorruptionError
+from kelpie.core.ids import ActorId, Tenant
+from kelpie.core.limits import KV_KEY_BYTES_MAX, LIST_PAGE_ROWS_MAX
+from kelpie.storage.bounds import text_bytes
+from kelpie.storage.records import (
+    DeadLetter,
+    EffectRow,
+    ReminderRow,
+    StoredActor,
+    StoredMessage,
+    StoredReply,
+)
+from kelpie.storage.sqlite import decode
+from kelpie.storage.sqlite.decode import EFFECT_COLUMNS, Row
+from kelpie.storage.sqlite.engine import unseal
+from kelpie.storage.sqlite.log_reads import LogReads
+from kelpie.storage.sqlite.page_reads import PageReads
+from kelpie.storage.sqlite.paging import require_limit
+from kelpie.storage.sqlite.reader import LIVING
+
+
+class SqliteReads(LogReads, PageReads):
+    """The reading half of the store."""
+
+    __slots__ = ()
+
+    # --- actors -------------------------------------------------------------------------------
+
+    async def load(self, actor: ActorId) -> StoredActor | None:
+        """Return the actor's last durable version, or None if it never existed.
+
+        A deleted actor has version 0: what the next incarnation's first commit expects.
+
+        Raises:
+            CorruptionError: Its checksum does not match; the error names the actor.
+        """
+        name = str(actor)
+        with self._snapshot(name):
+            row = self._fetch_one(
+                "SELECT incarnation, version, schema_version, event_sequence, tombstoned,"
+                " checksum, chunks, state FROM actors WHERE actor = ?",
+                (name,),
+                name,
+            )
+            if row is None:
+                return None
+            incarnation, version, schema_version, sequence, tombstoned, checksum, chunks, _ = row
+            state = self._read_chunks(name, chunks) if chunks else row[7]
+            effects: list[Row] = []
+            if not tombstoned:
+                query = f"SELECT {EFFECT_COLUMNS} FROM effects e WHERE e.actor = ?"
+                query += " AND e.incarnation = ? AND e.is_open ORDER BY e.effect_id"
+                effects = self._fetch(query, (name, incarnation), name)
+        return StoredActor(
+            actor=actor,
+            incarnation=incarnation,
+            version=0 if tombstoned else version,
+            schema_version=schema_version,
+            state=unseal(checksum, state, name),
+            effects=tuple(map(decode.effect_row, effects)),
+            event_sequence=sequence,
+            tombstoned=bool(tombstoned),
+        )
+
+    def _read_chunks(self, name: str, count: int) -> bytes:
+        query = "SELECT data FROM state_chunks WHERE actor = ? ORDER BY chunk"
+        pieces = self._fetch(query, (name,), name)
+        if len(pieces) != count:
+            message = f"{name} has {len(pieces)} of {count} pieces of its state; restore a backup"
+            raise CorruptionError(message, subject=name)
+        return b"".join(piece for (piece,) in pieces)
+
+    async def reply(self, actor: ActorId, method: str, key: str) -> StoredReply | None:
+        """Return the kept reply for an idempotency key of the actor's living incarnation."""
+        text_bytes("method", method)
+        text_bytes("key", key)
+        name = str(actor)
+        row = self._fetch_one(
+            "SELECT r.request, r.expires_ms, r.checksum, r.reply FROM replies r"
+            f" JOIN actors a ON a.actor = r.actor AND {LIVING.format('r')}"
+            " WHERE r.actor = ? AND r.method = ? AND r.key = ? AND r.expires_ms > ?",
+            (name, method, key, self._clock.now_ms()),
+            name,
+        )
+        if row is None:
+            return None
+        return StoredReply(row[0], unseal(row[2], row[3], f"reply {key!r} of {name}"), row[1])
+
+    # --- key-value ----------------------------------------------------------------------------
+
+    async def kv_get(self, actor: ActorId, key: str) -> bytes | None:
+        """Return one value."""
+        text_bytes("key", key, KV_KEY_BYTES_MAX)
+        name = str(actor)
+        row = self._fetch_one(
+            "SELECT k.checksum, k.value FROM actors a"
+            f" JOIN kv k ON k.actor = a.actor AND {LIVING.format('k')} AND k.key = ?"
+            " WHERE a.actor = ?",
+            (key, name),
+            name,
+        )
+        return None if row is None else unseal(row[0], row[1], f"key {key!r} of {name}")
+
+    async def kv_range(
+        self, actor: ActorId, start: str, end: str, *, limit: int, descending: bool = False
+    ) -> list[tuple[str, bytes]]:
+        """Return up to ``limit`` pairs with ``start <= key < end``, in key order."""
+        require_limit(limit, LIST_PAGE_ROWS_MAX)
+        text_bytes("start", start, KV_KEY_BYTES_MAX)
+        text_bytes("end", end)
+        name = str(actor)
+        rows = self._fetch(
+            "SELECT k.key, k.checksum, k.value FROM actors a"
+            f" JOIN kv k ON k.actor = a.actor AND {LIVING.format('k')}"
+            " WHERE a.actor = ? AND k.key >= ? AND k.key < ?"
+            f" ORDER BY k.key {'DESC' if descending else 'ASC'} LIMIT ?",
+            (name, start, end, limit),
+            name,
+        )
+        return [(row[0], unseal(row[1], row[2], f"key {row[0]!r} of {name}")) for row in rows]
+
+    # --- work ---------------------------------------------------------------------------------
+
+    async def outbox(self, after_id: int, limit: int) -> list[StoredMessage]:
+        """Return waiting messages with id > ``after_id``, by id, whatever their time."""
+        require_limit(limit, LIST_PAGE_ROWS_MAX)
+        query = "SELECT message_id, sender, receiver, attempts, not_before_ms, checksum, body"
+        query += " FROM outbox WHERE message_id > ? ORDER BY message_id LIMIT ?"
+        return list(map(decode.stored_message, self._fetch(query, (after_id, limit), "outbox")))
+
+    async def dead_letters(self, tenant: Tenant, limit: int) -> list[DeadLetter]:
+        """Return the tenant's newest dead letters, newest first. A letter is its receiver's."""
+        require_limit(limit, LIST_PAGE_ROWS_MAX)
+        query = "SELECT message_id, sender, receiver, attempts, error, at_ms, checksum, body"
+        query += " FROM dead_letters WHERE tenant = ? ORDER BY at_ms DESC, message_id DESC LIMIT ?"
+        return list(map(decode.dead_letter, self._fetch(query, (tenant, limit), "dead letters")))
+
+    async def reminders_due(self, now_ms: int, limit: int) -> list[ReminderRow]:
+        """Return reminders with ``due_ms <= now_ms``, earliest first."""
+        require_limit(limit, LIST_PAGE_ROWS_MAX)
+        rows = self._fetch(
+            "SELECT r.actor, r.name, r.due_ms, r.checksum, r.body FROM reminders r"
+            f" CROSS JOIN actors a ON a.actor = r.actor AND {LIVING.format('r')}"
+            " WHERE r.due_ms <= ? ORDER BY r.due_ms, r.actor, r.name LIMIT ?",
+            (now_ms, limit),
+            "reminders",
+        )
+        return list(map(decode.reminder_row, rows))
+
+    async def reminder_next_ms(self) -> int | None:
+        """Return the earliest ``due_ms`` of any reminder."""
+        row = self._fetch_one(
+            "SELECT r.due_ms FROM reminders r"
+            f" CROSS JOIN actors a ON a.actor = r.actor AND {LIVING.format('r')}"
+            " ORDER BY r.due_ms LIMIT 1",
+            (),
+            "reminders",
+        )
+        return None if row is None else int(row[0])
+
+    async def effects_open(self, after_id: str, limit: int) -> list[EffectRow]:
+        """Return effects in an open state with id > ``after_id``, by id."""
+        require_limit(limit, LIST_PAGE_ROWS_MAX)
+        text_bytes("after_id", after_id)
+        rows = self._fetch(
+            f"SELECT {EFFECT_COLUMNS} FROM effects e INDEXED BY effects_open"
+            f" CROSS JOIN actors a ON a.actor = e.actor AND {LIVING.format('e')}"
+            " WHERE e.is_open AND e.effect_id > ? ORDER BY e.effect_id LIMIT ?",
+            (after_id, limit),
+            "effects",
+        )
+        return list(map(decode.effect_row, rows))

@@ -1,0 +1,192 @@
+"""Writes beside a commit's own: list items, audit links, streams, failed deliveries, housekeeping.
+
+Each function is a member of a transaction or a part of one; checks come before writes.
+"""
+
+# ruff: noqa: S608  # the texts joined into SQL are constants of this package; values are bound
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from kelpie.core.errors import ConflictError, NotFoundError
+from kelpie.core.ids import ActorId
+from kelpie.core.limits import LIST_CURSOR_TTL_MS, PURGE_SLICE_ROWS
+from kelpie.storage.audit import AuditHead, link_record
+from kelpie.storage.records import Commit, ListDelete, ListPut, StreamChunk
+from kelpie.storage.sqlite.engine import seal
+from kelpie.storage.sqlite.transaction import Transaction
+
+# Each names the rows of one deleted incarnation; a slice of them goes at a time.
+_PURGED_TABLES: Final = ("kv", "effects", "reminders", "replies", "streams")
+
+
+def write_list_item(
+    transaction: Transaction, commit: Commit, actor: str, item: ListPut | ListDelete
+) -> None:
+    """Write or remove one projection row that ``actor`` owns.
+
+    A removed row keeps its place for the life of a cursor.
+    """
+    if isinstance(item, ListDelete):
+        transaction.list_deletions += 1
+        transaction.execute(
+            "UPDATE lists SET deleted_ms = ?, checksum = 0, body = x''"
+            " WHERE tenant = ? AND collection = ? AND item_id = ? AND owner = ?"
+            " AND deleted_ms IS NULL",
+            (commit.now_ms, commit.actor.tenant, item.collection, item.item_id, actor),
+        )
+        return
+    transaction.execute(
+        "INSERT OR REPLACE INTO lists VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?)",
+        (
+            *(commit.actor.tenant, item.collection, item.item_id, item.sort_key, actor),
+            *(commit.incarnation, commit.expected_version + 1, commit.shard, commit.epoch),
+            *seal(item.body),
+        ),
+    )
+
+
+def write_audit(transaction: Transaction, commit: Commit) -> None:
+    """Link the commit's audit records into its shard's chain."""
+    for append in commit.audit:
+        record = link_record(
+            transaction.audit_head(commit.shard),
+            at_ms=commit.now_ms,
+            actor=commit.actor,
+            kind=append.kind,
+            principal=append.principal,
+            body=append.body,
+        )
+        transaction.execute(
+            "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(record.shard, record.sequence, commit.actor.tenant, commit.epoch),
+                *(record.at_ms, str(record.actor), record.kind, record.principal),
+                *(record.body, record.previous, record.hash),
+            ),
+        )
+        transaction.advance_audit(AuditHead(record.shard, record.sequence, record.hash))
+
+
+def append_stream(
+    transaction: Transaction, actor: ActorId, epoch: int, chunks: Sequence[StreamChunk]
+) -> None:
+    """Append stream chunks of a living actor.
+
+    Raises:
+        FencedError: The shard's epoch has moved.
+        NotFoundError: The actor does not exist.
+        ConflictError: A chunk does not come after those of its attempt.
+    """
+    name = str(actor)
+    transaction.require_epoch(actor.shard, epoch)
+    query = "SELECT incarnation FROM actors WHERE actor = ? AND tombstoned = 0"
+    row = transaction.execute(query, (name,)).fetchone()
+    if row is None:
+        raise NotFoundError("actor", name)
+    newest: dict[tuple[str, int], int] = {}
+    for chunk in chunks:
+        attempt = (chunk.effect_id, chunk.attempt)
+        if attempt not in newest:
+            (newest[attempt],) = transaction.execute(
+                "SELECT coalesce(max(sequence), 0) FROM streams"
+                " WHERE actor = ? AND incarnation = ? AND effect_id = ? AND attempt = ?",
+                (name, row[0], *attempt),
+            ).fetchone()
+        if chunk.sequence <= newest[attempt]:
+            raise ConflictError(
+                f"chunk {chunk.sequence} of {chunk.effect_id!r} comes after "
+                f"{newest[attempt]}; begin a new attempt",
+                effect_id=chunk.effect_id,
+                sequence=chunk.sequence,
+            )
+        newest[attempt] = chunk.sequence
+    transaction.connection.executemany(
+        "INSERT INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (
+                *(actor.tenant, name, chunk.effect_id, chunk.attempt, chunk.sequence, row[0]),
+                *(actor.shard, epoch, chunk.kind, *seal(chunk.body)),
+            )
+            for chunk in chunks
+        ),
+    )
+
+
+def fail_message(
+    transaction: Transaction, message_id: int, error: str, retry_at_ms: int | None, now_ms: int
+) -> None:
+    """Count a failed delivery; harmless when the message was consumed meanwhile."""
+    if retry_at_ms is not None:
+        transaction.execute(
+            "UPDATE outbox SET attempts = attempts + 1, not_before_ms = ?, error = ?"
+            " WHERE message_id = ?",
+            (retry_at_ms, error, message_id),
+        )
+        return
+    transaction.execute(
+        "INSERT INTO dead_letters SELECT message_id, tenant, shard, epoch, sender, receiver,"
+        " attempts + 1, ?, ?, checksum, body FROM outbox WHERE message_id = ?",
+        (error, now_ms, message_id),
+    )
+    transaction.execute("DELETE FROM outbox WHERE message_id = ?", (message_id,))
+
+
+def release_store(transaction: Transaction) -> None:
+    """End the held state."""
+    transaction.execute("DELETE FROM meta WHERE name = 'held'")
+
+
+def keep_house(transaction: Transaction) -> bool:
+    """Remove a bounded number of rows nobody can see any more; return whether deletions wait.
+
+    Replies and removed list items go two for each new one, so that neither can pile up.
+    """
+    if transaction.replies_written:
+        transaction.execute(
+            "DELETE FROM replies WHERE rowid IN"
+            " (SELECT rowid FROM replies WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?)",
+            (transaction.now_ms, 2 * transaction.replies_written),
+        )
+    if transaction.list_deletions:
+        transaction.execute(
+            "DELETE FROM lists WHERE rowid IN"
+            " (SELECT rowid FROM lists WHERE deleted_ms IS NOT NULL AND deleted_ms <= ?"
+            "  ORDER BY deleted_ms LIMIT ?)",
+            (transaction.now_ms - LIST_CURSOR_TTL_MS, 2 * transaction.list_deletions),
+        )
+    return _purge_slice(transaction)
+
+
+def _purge_slice(transaction: Transaction) -> bool:
+    """Remove up to ``PURGE_SLICE_ROWS`` rows of the oldest deleted actor still being removed."""
+    query = "SELECT purge, actor, incarnation, event_floor, at_ms FROM purges ORDER BY purge"
+    row = transaction.execute(f"{query} LIMIT 1").fetchone()
+    if row is None:
+        return False
+    purge, actor, incarnation, floor, at_ms = row
+    left = PURGE_SLICE_ROWS
+    for table in _PURGED_TABLES:
+        left -= transaction.execute(
+            f"DELETE FROM {table} WHERE rowid IN"
+            f" (SELECT rowid FROM {table} WHERE actor = ? AND incarnation = ? LIMIT ?)",
+            (actor, incarnation, left),
+        ).rowcount
+    left -= transaction.execute(
+        "DELETE FROM events WHERE position IN"
+        " (SELECT position FROM events WHERE actor = ? AND sequence <= ? LIMIT ?)",
+        (actor, floor, left),
+    ).rowcount
+    left -= transaction.execute(
+        "UPDATE lists SET deleted_ms = ?, checksum = 0, body = x'' WHERE rowid IN"
+        " (SELECT rowid FROM lists WHERE owner = ? AND incarnation = ? AND deleted_ms IS NULL"
+        "  LIMIT ?)",
+        (at_ms, actor, incarnation, left),
+    ).rowcount
+    assert 0 <= left <= PURGE_SLICE_ROWS, "a slice is bounded"
+    if left:
+        transaction.execute("DELETE FROM purges WHERE purge = ?", (purge,))
+    query = "SELECT 1 FROM purges LIMIT 1"
+    return transaction.execute(query).fetchone() is not None

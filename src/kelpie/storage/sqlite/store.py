@@ -1,0 +1,342 @@
+"""The embedded engine: the whole Store protocol over one SQLite file and a directory of blobs.
+
+One connection writes, in batches, in an executor's single thread; another reads, on the loop's
+thread. The object belongs to the event loop that opened it.
+
+Invariants: while it is open for writing, no other process can write to the file; what a resolved
+commit wrote, the next read sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from kelpie.core.errors import KelpieError, StoreError, StoreHeldError
+from kelpie.core.ids import ActorId
+from kelpie.ports.clock import Clock
+from kelpie.ports.rng import Rng
+from kelpie.storage.blobs import BlobStore, blobs_path
+from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
+from kelpie.storage.protocol import StoreStats
+from kelpie.storage.records import Commit, CommitReceipt, ShardGrant, StreamChunk
+from kelpie.storage.sqlite import rows
+from kelpie.storage.sqlite.backup import write_backup
+from kelpie.storage.sqlite.check import (
+    CheckReport,
+    EngineReport,
+    check_store,
+    read_stats,
+    report_engine,
+)
+from kelpie.storage.sqlite.commits import apply_commit
+from kelpie.storage.sqlite.engine import connect_reader, translate_error
+from kelpie.storage.sqlite.opening import (
+    Opened,
+    end_session,
+    open_for_reading,
+    open_for_writing,
+)
+from kelpie.storage.sqlite.reads import SqliteReads
+from kelpie.storage.sqlite.transaction import Member
+from kelpie.storage.sqlite.writer import GroupWriter
+
+T = TypeVar("T")
+
+
+class SqliteStore(SqliteReads):
+    """A store in one file. Use `open`; `close` it in the loop that opened it."""
+
+    __slots__ = (
+        "_blobs",
+        "_executor",
+        "_grants",
+        "_held",
+        "_opened",
+        "_path",
+        "_session",
+        "_writer",
+    )
+
+    def __init__(
+        self, path: Path, opened: Opened, executor: ThreadPoolExecutor, clock: Clock
+    ) -> None:
+        super().__init__(opened.reader, clock)
+        self._path = path
+        self._opened: Opened | None = opened
+        self._executor = executor
+        self._session = opened.session
+        self._grants = opened.grants
+        self._held = opened.held
+        self._blobs = BlobStore(blobs_path(path))
+        self._writer = GroupWriter(opened.writer, executor) if opened.writer else None
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock,
+        rng: Rng,
+        address: str = "",
+        read_only: bool = False,
+    ) -> SqliteStore:
+        """Take the store at ``path``, migrate it and own all its shards; create it if absent.
+
+        Args:
+            path: The database file; lock file and blobs lie beside it.
+            clock: Wall time for sessions and expiry, boot time for `engine_report`.
+            rng: Makes the session's id.
+            address: Where this process listens, for those who find the store held.
+            read_only: Read beside whoever holds it; takes no lock, owns no shard.
+
+        Raises:
+            StoreHeldError: Another process holds it; the error names its pid and address.
+            StoreVersionError: It is newer than this program, or not a store.
+            CorruptionError: The engine found damage.
+            NotFoundError: ``read_only`` and there is no store.
+        """
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kelpie-store")
+        job: Callable[[], Opened] = partial(open_for_reading, path)
+        if not read_only:
+            job = partial(open_for_writing, path, clock=clock, rng=rng, address=address)
+        future = asyncio.get_running_loop().run_in_executor(executor, job)
+        try:
+            # Shielded, because a half-awaited opening would keep the lock.
+            opened = await asyncio.shield(future)
+        except BaseException:
+            future.add_done_callback(_discard)
+            executor.shutdown(wait=False)
+            raise
+        return cls(path, opened, executor, clock)
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The store's blobs. Put one before the commit that names it."""
+        return self._blobs
+
+    @property
+    def session(self) -> str:
+        """This holder's session id; a new one at every open, empty when read-only."""
+        return self._session
+
+    @property
+    def held(self) -> bool:
+        """Whether the store waits for a release after a restore: effects and timers rest."""
+        return self._held
+
+    @property
+    def failure(self) -> KelpieError | None:
+        """Why nothing is written any more (an unknown commit outcome); None while all is well."""
+        return self._writer.failure if self._writer else None
+
+    def grants(self) -> Sequence[ShardGrant]:
+        """Return the shards this session owns, with their epochs."""
+        return self._grants
+
+    # --- writes ---------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> Awaitable[CommitReceipt]:
+        """Queue ``commit``; the awaitable resolves once it is durable.
+
+        Cancelling the awaitable does not take the commit back.
+
+        Raises (when awaited):
+            FencedError: The shard's epoch has moved.
+            VersionConflictError: Version or incarnation is not the expected one.
+            MessageGoneError: The consumed message or reminder does not exist any more.
+            ConflictError: An effect or list item belongs to another actor.
+            KeyReusedError: The idempotency key has a living reply.
+            LimitExceededError: The commit is larger than a transaction may be.
+            InvalidFieldError: A text or an integer cannot be stored.
+            OverloadedError: Too many commits wait for the disk.
+            DiskFullError: No space; nothing was kept.
+            CommitUnknownError: The disk failed; the store writes nothing more until reopened.
+            StoreError: Nothing was kept: the store is closed or stopped, or the engine failed.
+        """
+        try:
+            size_bytes = commit_bytes(commit)
+        except KelpieError as error:
+            return _failed(error)
+        return self._submit(partial(apply_commit, commit=commit), size_bytes)
+
+    def stream_append(
+        self, actor: ActorId, epoch: int, chunks: Sequence[StreamChunk]
+    ) -> Awaitable[None]:
+        """Queue stream chunks; fenced like a commit, durable when the awaitable resolves.
+
+        Raises (when awaited):
+            NotFoundError: The actor does not exist.
+            ConflictError: A chunk does not come after those of its attempt.
+            FencedError: The shard's epoch has moved; and what `commit` raises about the disk.
+        """
+        kept = tuple(chunks)
+        try:
+            require_integers("epoch", epoch)
+            size_bytes = stream_bytes(kept)
+        except KelpieError as error:
+            return _failed(error)
+        member = partial(rows.append_stream, actor=actor, epoch=epoch, chunks=kept)
+        return self._submit(member, size_bytes)
+
+    async def outbox_failed(
+        self, message_id: int, *, error: str, retry_at_ms: int | None, now_ms: int
+    ) -> None:
+        """Count a failed delivery; with ``retry_at_ms`` None the message becomes a dead letter.
+
+        Harmless when the message was consumed meanwhile.
+        """
+        require_integers("message", message_id, retry_at_ms or 0, now_ms)
+        size_bytes = text_bytes("error", error)
+        await self._submit(
+            partial(
+                rows.fail_message,
+                message_id=message_id,
+                error=error,
+                retry_at_ms=retry_at_ms,
+                now_ms=now_ms,
+            ),
+            size_bytes,
+        )
+
+    async def release(self) -> None:
+        """End the held state; harmless when it has ended."""
+        await self._submit(rows.release_store, 0)
+        self._held = False
+
+    def _submit(self, member: Member, size_bytes: int) -> asyncio.Future[T]:
+        if self._writer is None:
+            message = f"{self._path} was opened read-only; ask its holder, or open it for writing"
+            return _failed(StoreHeldError(message, store=str(self._path)))
+        return self._writer.submit(member, size_bytes)
+
+    # --- care -----------------------------------------------------------------------------------
+
+    async def stats(self) -> StoreStats:
+        """Return counts and sizes, of one snapshot."""
+        return await self._aside(partial(read_stats, path=self._path))
+
+    async def check(self) -> CheckReport:
+        """Read everything, compare every checksum and verify every audit chain."""
+        return await self._aside(check_store)
+
+    async def backup(self, target: Path) -> None:
+        """Write a consistent copy of the whole store, blobs included, beside a running server.
+
+        ``target`` becomes a directory; see `backup`. The log grows while a backup runs, since its
+        snapshot must stay readable.
+
+        Raises:
+            ConflictError: ``target`` exists.
+            DiskFullError: No space; nothing is left at ``target``.
+            CorruptionError: A blob is damaged; nothing is left at ``target``.
+        """
+        now_ms = self._clock.now_ms()
+        job = partial(write_backup, blobs=self._blobs, target=target, now_ms=now_ms)
+        await self._aside(job)
+
+    async def engine_report(self) -> EngineReport:
+        """Return the engine's version and settings, and the disk's sync latency, for `doctor`."""
+        opened = self._require_open()
+        writer = opened.writer or opened.reader
+        job = partial(report_engine, writer, self._path.parent, self._clock)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, job)
+
+    async def _aside(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a long read on a connection and a thread of its own."""
+        self._require_open()
+
+        def run() -> T:
+            try:
+                with closing(connect_reader(self._path)) as connection:
+                    return job(connection)
+            except sqlite3.Error as error:
+                raise translate_error(error, str(self._path)) from error
+
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kelpie-store-aside")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, run)
+        finally:
+            executor.shutdown(wait=False)
+
+    def _require_open(self) -> Opened:
+        if self._opened is None:
+            raise StoreError("the store is closed; open it again")
+        return self._opened
+
+    async def close(self) -> None:
+        """Finish queued commits, then let go of the store; harmless when done before."""
+        opened = self._opened
+        if opened is None:
+            return
+        self._opened = None
+        try:
+            if self._writer is not None:
+                await self._writer.close()
+        finally:
+            self._give_up()
+            now_ms = self._clock.now_ms() if self.failure is None else None
+            job = partial(_close, opened, now_ms)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._executor, job)
+            finally:
+                self._executor.shutdown(wait=False)
+
+    def abandon(self) -> None:
+        """Let go of the store as a crash would: what was not durable is gone.
+
+        For simulated crashes and for a supervisor that gives up; blocks until a batch on its way
+        to the disk has ended.
+        """
+        opened, self._opened = self._opened, None
+        self._give_up()
+        self._executor.shutdown(wait=True)
+        if opened is not None:
+            _close(opened, None)
+
+    def _give_up(self) -> None:
+        """Cancel what still waits: nothing, unless a close was cut short."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def check_invariants(self) -> None:
+        """Assert what always holds between two callbacks."""
+        if self._writer is not None:
+            self._writer.check_invariants()
+        assert (self._writer is None) == (not self._grants), "who writes owns shards"
+
+
+def _failed(error: KelpieError) -> asyncio.Future[T]:
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
+def _discard(opening: asyncio.Future[Opened]) -> None:
+    """Close what was opened for somebody who does not wait for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        _close(opening.result(), None)
+
+
+def _close(opened: Opened, now_ms: int | None) -> None:
+    """Close the reader first, so that the writer's last checkpoint is the only one.
+
+    With ``now_ms`` the session is written down as ended in order.
+    """
+    opened.reader.close()
+    try:
+        if opened.writer is not None:
+            if now_ms is not None:
+                end_session(opened.writer, opened.session, now_ms)
+            opened.writer.close()
+    except sqlite3.Error as error:
+        raise translate_error(error, "closing the store") from error
+    finally:
+        if opened.lock is not None:
+            opened.lock.release()

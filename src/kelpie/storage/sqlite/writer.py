@@ -1,0 +1,197 @@
+"""Group commit: members queue on the event loop, a batch at a time runs in the executor.
+
+While one batch is on its way to the disk the next one gathers, so that a busy store syncs once
+for many commits and an idle one adds a single turn of the loop. Batches are chained by callbacks;
+there is no task and no thread of the writer's own, so a simulated loop can run them inline.
+
+Invariants: members run in the order of `submit`; at most one batch runs at a time; after an unknown
+commit outcome nothing is written any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+from kelpie.core.errors import KelpieError, OverloadedError, StoreError
+from kelpie.core.limits import (
+    COMMIT_BATCH_BYTES_MAX,
+    COMMIT_BATCH_ROWS_MAX,
+    COMMIT_QUEUE_BYTES_MAX,
+    COMMIT_QUEUE_DEPTH_MAX,
+)
+from kelpie.storage.sqlite.rows import keep_house
+from kelpie.storage.sqlite.transaction import BatchResult, Member, run_batch
+
+
+class _Queued(NamedTuple):
+    member: Member
+    size_bytes: int
+    future: asyncio.Future[Any]
+
+
+class GroupWriter:
+    """The queue in front of the one writing connection. Belongs to the running event loop."""
+
+    __slots__ = (
+        "_connection",
+        "_executor",
+        "_failure",
+        "_has_housework",
+        "_idle",
+        "_is_closed",
+        "_is_scheduled",
+        "_loop",
+        "_queue",
+        "_queued_bytes",
+        "_running",
+    )
+
+    def __init__(self, connection: sqlite3.Connection, executor: Executor) -> None:
+        self._connection = connection
+        self._executor = executor
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Queued] = deque()
+        self._queued_bytes = 0
+        self._running: list[_Queued] | None = None
+        self._idle: list[asyncio.Future[None]] = []
+        self._is_scheduled = False
+        self._is_closed = False
+        self._failure: KelpieError | None = None
+        # Deletions may have been cut short by the end of the previous session.
+        self._has_housework = True
+        self._schedule()
+
+    @property
+    def failure(self) -> KelpieError | None:
+        """Why nothing is written any more; None while all is well."""
+        return self._failure
+
+    def submit(self, member: Member, size_bytes: int) -> asyncio.Future[Any]:
+        """Queue ``member`` and return the future of its value; never blocks, never raises.
+
+        Cancelling the future does not take the member back.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        refusal = self._refusal(size_bytes)
+        if refusal is not None:
+            future.set_exception(refusal)
+            return future
+        self._queue.append(_Queued(member, size_bytes, future))
+        self._queued_bytes += size_bytes
+        self._schedule()
+        return future
+
+    async def close(self) -> None:
+        """Refuse everything new, and return once what was queued has come to its outcome."""
+        self._is_closed = True
+        while self._queue or self._running is not None:
+            future = self._loop.create_future()
+            self._idle.append(future)
+            await future
+
+    def abandon(self) -> None:
+        """Refuse everything new and cancel what has not begun, as a crash would."""
+        self._is_closed = True
+        self._queued_bytes = 0
+        while self._queue:
+            self._queue.popleft().future.cancel()
+
+    def check_invariants(self) -> None:
+        """Assert what always holds between two callbacks."""
+        assert self._queued_bytes == sum(queued.size_bytes for queued in self._queue)
+        assert len(self._queue) <= COMMIT_QUEUE_DEPTH_MAX
+        assert not self._queue or self._is_scheduled or self._running is not None
+
+    def _refusal(self, size_bytes: int) -> KelpieError | None:
+        if self._failure is not None:
+            message = f"the store stopped: {self._failure.message}"
+            return StoreError(message, cause=self._failure.code)
+        if self._is_closed:
+            return StoreError("the store is closed; open it again")
+        is_full = len(self._queue) >= COMMIT_QUEUE_DEPTH_MAX
+        if is_full or self._queued_bytes + size_bytes > COMMIT_QUEUE_BYTES_MAX:
+            return OverloadedError(
+                f"{len(self._queue):,} commits ({self._queued_bytes:,} bytes) wait for the disk; "
+                "try again later",
+                waiting=len(self._queue),
+            )
+        return None
+
+    def _schedule(self) -> None:
+        # One turn later, so that everything submitted in this turn shares a sync.
+        if not self._is_scheduled and self._running is None:
+            self._is_scheduled = True
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        assert self._running is None, "one batch at a time"
+        self._is_scheduled = False
+        if not self._queue and (self._is_closed or not self._has_housework):
+            return
+        self._running = self._take_batch()
+        members = [queued.member for queued in self._running]
+        job = self._loop.run_in_executor(
+            self._executor, run_batch, self._connection, members, keep_house
+        )
+        job.add_done_callback(self._finish)
+
+    def _take_batch(self) -> list[_Queued]:
+        batch: list[_Queued] = []
+        size_bytes = 0
+        while self._queue and len(batch) < COMMIT_BATCH_ROWS_MAX:
+            size_bytes += self._queue[0].size_bytes
+            if batch and size_bytes > COMMIT_BATCH_BYTES_MAX:
+                break
+            batch.append(self._queue.popleft())
+            self._queued_bytes -= batch[-1].size_bytes
+        return batch
+
+    def _finish(self, job: asyncio.Future[BatchResult]) -> None:
+        batch, self._running = self._running, None
+        assert batch is not None, "a batch that ends was running"
+        result = _result_of(job, len(batch))
+        self._has_housework = result.has_more
+        for queued, outcome in zip(batch, result.outcomes, strict=True):
+            if queued.future.done():
+                continue
+            if isinstance(outcome, KelpieError):
+                queued.future.set_exception(outcome)
+            else:
+                queued.future.set_result(outcome)
+        if result.fatal is not None:
+            self._stop(result.fatal)
+        if self._queue or (self._has_housework and not self._is_closed):
+            self._schedule()
+        if not self._queue:
+            self._wake()
+
+    def _stop(self, failure: KelpieError) -> None:
+        """Fail what waits: nothing of it was written, and nothing may be."""
+        self._failure = failure
+        self._has_housework = False
+        while self._queue:
+            queued = self._queue.popleft()
+            self._queued_bytes -= queued.size_bytes
+            if not queued.future.done():
+                message = f"the store stopped before this commit: {failure.message}"
+                queued.future.set_exception(StoreError(message, cause=failure.code))
+
+    def _wake(self) -> None:
+        waiting, self._idle = self._idle, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+def _result_of(job: asyncio.Future[BatchResult], count: int) -> BatchResult:
+    """Return what a batch came to; a defect in a member fails its batch, which wrote nothing."""
+    error = job.exception()
+    if error is None:
+        return job.result()
+    failure = StoreError(f"a commit could not be carried out: {error!r}")
+    failure.__cause__ = error
+    return BatchResult([failure] * count, has_more=False)

@@ -1,0 +1,352 @@
+"""The runtime over a real SQLite store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelpie.actors.hub import EventHub
+from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.reminders import ReminderPump
+from kelpie.actors.runtime import Runtime
+from kelpie.actors.supervisor import Supervisor
+from kelpie.core.errors import (
+    ActorFailedError,
+    ConflictError,
+    DeadlineError,
+    DiskFullError,
+    DrainingError,
+    KeyReusedError,
+    NotFoundError,
+    VersionConflictError,
+)
+from kelpie.core.ids import TENANT_DEFAULT, ActorId
+from kelpie.host.clock import HostClock
+from kelpie.host.rng import HostRng
+from kelpie.sim.world import RecordedTelemetry
+from kelpie.storage.records import Commit, CommitReceipt
+from kelpie.storage.sqlite.store import SqliteStore
+from tests.integration.actors.counter import (
+    Add,
+    Break,
+    CounterMachine,
+    CounterState,
+    Forward,
+    Later,
+    PassOn,
+    Remove,
+    Show,
+    counter,
+)
+from tests.waiting import eventually_async
+
+pytestmark = pytest.mark.requirement("ACTOR-OUTPUT-GATE")
+
+
+class GatedStore:
+    """The real store, with a gate that a test closes between a commit and its durability."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refuse_next: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, commit: Commit) -> Awaitable[CommitReceipt]:
+        if self.refuse_next is not None:
+            error, self.refuse_next = self.refuse_next, None
+            return self._refuse(error)
+        return self._pass(self._store.commit(commit))
+
+    async def _refuse(self, error: Exception) -> CommitReceipt:
+        raise error
+
+    async def _pass(self, durable: Awaitable[CommitReceipt]) -> CommitReceipt:
+        receipt = await durable
+        await self.gate.wait()
+        return receipt
+
+
+@dataclass
+class Node:
+    store: GatedStore
+    runtime: Runtime
+    telemetry: RecordedTelemetry
+    supervisor: Supervisor
+    outbox: OutboxPump
+
+    async def add(self, name: str, amount: int = 1, label: str = "", **options: Any) -> Any:
+        return await self.runtime.call(
+            counter(name), Add(amount, label), principal="test", **options
+        )
+
+    async def show(self, key: str) -> CounterState:
+        state = await self.runtime.query(counter(key), Show())
+        assert isinstance(state, CounterState)
+        return state
+
+    async def tell(self, key: str, message: Any) -> Any:
+        return await self.runtime.call(counter(key), message, principal="test")
+
+
+@asynccontextmanager
+async def run_node(
+    path: Path, *, resident_max: int = 1_000, pumps: bool = True
+) -> AsyncIterator[Node]:
+    clock, rng, telemetry = HostClock(), HostRng(), RecordedTelemetry()
+    store = GatedStore(await SqliteStore.open(path / "kelpie.db", clock=clock, rng=rng))
+    supervisor = Supervisor(clock=clock, telemetry=telemetry)
+    runtime = Runtime(
+        store=store,
+        clock=clock,
+        rng=rng,
+        telemetry=telemetry,
+        supervisor=supervisor,
+        resident_max=resident_max,
+    )
+    runtime.register(CounterMachine())
+    outbox = OutboxPump(
+        store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
+    )
+    reminders = ReminderPump(
+        store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
+    )
+    if pumps:
+        outbox.start()
+        reminders.start()
+    try:
+        yield Node(store, runtime, telemetry, supervisor, outbox)
+    finally:
+        store.gate.set()
+        await runtime.drain()
+        await supervisor.close()
+        await store.close()
+
+
+async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        assert await node.add("a", 2) == 2
+        assert await node.add("a", 3) == 5
+    async with run_node(tmp_path) as node:
+        assert (await node.show("a")).total == 5
+        assert await node.add("a") == 6
+
+
+async def test_a_reply_waits_until_its_commit_is_durable(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        await node.add("a")
+        node.store.gate.clear()
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(node.add("a"))
+            query = group.create_task(node.show("a"))
+            await asyncio.sleep(0.05)
+            assert not call.done()
+            assert not query.done(), "the query read a version that is not durable"
+            node.store.gate.set()
+        assert call.result() == 2
+        assert query.result().total == 2
+
+
+async def test_turns_pipeline_past_the_disk_and_keep_their_order(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(node.add("a", 1, f"{i}")) for i in range(200)]
+        assert [call.result() for call in calls] == list(range(1, 201))
+        assert (await node.show("a")).seen == tuple(str(i) for i in range(200))
+        node.runtime.check_invariants()
+
+
+async def test_a_refused_message_changes_nothing_and_tells_why(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        await node.add("a")
+        with pytest.raises(ConflictError, match="refused"):
+            await node.tell("a", Break())
+        assert (await node.show("a")).total == 1
+
+
+async def test_a_bug_in_a_machine_fails_its_caller_alone(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        await node.add("a")
+        with pytest.raises(ActorFailedError, match="a bug"):
+            await node.tell("a", Break(refuse=False))
+        assert await node.add("a") == 2
+        assert await node.add("b") == 1
+
+
+async def test_a_refused_commit_discards_the_activation_and_its_later_turns(
+    tmp_path: Path,
+) -> None:
+    async with run_node(tmp_path) as node:
+        await node.add("a")
+        node.store.refuse_next = DiskFullError("no space left")
+        results = await asyncio.gather(
+            node.add("a"), node.add("a"), node.show("a"), return_exceptions=True
+        )
+        assert isinstance(results[0], DiskFullError)
+        assert all(isinstance(each, VersionConflictError) for each in results[1:])
+        assert (await node.show("a")).total == 1
+        assert await node.add("a") == 2
+
+
+async def test_an_idempotency_key_gives_one_turn_and_one_reply(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        results = await asyncio.gather(*(node.add("a", 5, key="k1") for _ in range(10)))
+        assert results == [5] * 10
+        assert (await node.show("a")).total == 5
+        with pytest.raises(KeyReusedError):
+            await node.add("a", 6, key="k1")
+        assert await node.add("b", 7, key="k1") == 7
+    async with run_node(tmp_path) as node:
+        assert await node.add("a", 5, key="k1") == 5
+        assert (await node.show("a")).total == 5
+
+
+async def test_a_failed_keyed_call_may_be_tried_again(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        node.store.refuse_next = DiskFullError("no space left")
+        with pytest.raises(DiskFullError):
+            await node.add("a", 5, key="k1")
+        assert await node.add("a", 5, key="k1") == 5
+
+
+async def test_messages_arrive_once_each_and_in_order(tmp_path: Path) -> None:
+    labels = tuple(str(i) for i in range(50))
+    async with run_node(tmp_path) as node:
+        await node.tell("a", PassOn("b", labels))
+
+        async def arrived() -> bool:
+            return (await node.show("b")).total == 50
+
+        await eventually_async(arrived, within_s=5, what="50 messages arrive")
+        assert (await node.show("b")).seen == labels
+        assert (await node.store.stats()).outbox == 0
+
+
+async def test_a_message_to_a_refusing_actor_becomes_a_dead_letter(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        await node.tell("a", Forward("b"))
+        await node.tell("a", PassOn("b", ("after",)))
+
+        async def dead() -> bool:
+            return bool(await node.store.dead_letters(TENANT_DEFAULT, 10))
+
+        await eventually_async(dead, within_s=5, what="the message dies")
+        (letter,) = await node.store.dead_letters(TENANT_DEFAULT, 10)
+        assert "refused" in letter.error
+
+        async def after() -> bool:
+            return (await node.show("b")).seen == ("after",)
+
+        await eventually_async(after, within_s=5, what="the lane goes on")
+
+
+async def test_messages_left_by_a_dead_process_are_delivered(tmp_path: Path) -> None:
+    async with run_node(tmp_path, pumps=False) as node:
+        await node.tell("a", PassOn("b", ("x", "y")))
+        assert (await node.store.stats()).outbox == 2
+    async with run_node(tmp_path) as node:
+
+        async def arrived() -> bool:
+            return (await node.show("b")).seen == ("x", "y")
+
+        await eventually_async(arrived, within_s=5, what="old messages arrive")
+
+
+async def test_reminders_fire_once_they_are_due_and_after_a_restart(tmp_path: Path) -> None:
+    now_ms = HostClock().now_ms()
+    async with run_node(tmp_path) as node:
+        await node.tell("a", Later(now_ms + 50, "soon"))
+        await node.tell("a", Later(now_ms + 3_600_000, "much later"))
+
+        async def fired() -> bool:
+            return (await node.show("a")).seen == ("soon",)
+
+        await eventually_async(fired, within_s=5, what="the reminder fires")
+    async with run_node(tmp_path, pumps=False) as node:
+        await node.tell("b", Later(now_ms - 1_000, "missed"))
+    async with run_node(tmp_path) as node:
+
+        async def caught_up() -> bool:
+            return (await node.show("b")).seen == ("missed",)
+
+        await eventually_async(caught_up, within_s=5, what="the missed reminder fires")
+        assert (await node.show("a")).seen == ("soon",)
+        assert (await node.store.stats()).reminders == 1
+
+
+async def test_a_deadline_ends_the_wait_and_not_the_turn(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        node.store.gate.clear()
+        with pytest.raises(DeadlineError):
+            await node.add("a", timeout_ms=30)
+        node.store.gate.set()
+        assert (await node.show("a")).total == 1
+
+
+async def test_a_cancelled_caller_does_not_tear_its_turn(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        node.store.gate.clear()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.03):
+                await node.add("a")
+        node.store.gate.set()
+        assert (await node.show("a")).total == 1
+
+
+async def test_a_deleted_actor_begins_a_new_incarnation(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        await node.add("a", 7)
+        removed, again = await asyncio.gather(node.tell("a", Remove()), node.add("a"))
+        assert removed == "removed"
+        assert again == 1
+        stored = await node.store.load(counter("a"))
+        assert (stored.incarnation, stored.version) == (2, 1)
+
+
+async def test_idle_actors_are_evicted_and_come_back_as_they_were(tmp_path: Path) -> None:
+    async with run_node(tmp_path, resident_max=3) as node:
+        for i in range(10):
+            await node.add(f"a{i}", i)
+        assert node.runtime.resident_count <= 3
+        for i in range(10):
+            assert (await node.show(f"a{i}")).total == i
+
+
+async def test_an_unknown_actor_type_is_named(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        with pytest.raises(NotFoundError, match="no-such"):
+            await node.runtime.query(ActorId(TENANT_DEFAULT, "no-such", "a"), Show())
+
+
+async def test_a_draining_node_refuses_calls_and_settles_what_runs(tmp_path: Path) -> None:
+    async with run_node(tmp_path) as node:
+        node.store.gate.clear()
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(node.add("a"))
+            await asyncio.sleep(0.02)
+            drained = group.create_task(node.runtime.drain())
+            await asyncio.sleep(0.02)
+            with pytest.raises(DrainingError):
+                await node.add("b")
+            assert not drained.done()
+            node.store.gate.set()
+        assert call.result() == 1
+
+
+async def test_followers_wake_once_something_is_durable() -> None:
+    hub = EventHub()
+    with hub.watch(counter("a")) as mine, hub.watch() as everything:
+        hub.publish(counter("b"))
+        assert not await mine.wait(0.01)
+        assert await everything.wait(1)
+        hub.publish(counter("a"))
+        assert await mine.wait(1)

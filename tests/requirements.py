@@ -1,0 +1,37 @@
+"""Every promise that Kelpie makes, by id. A test names the promises it keeps:
+
+    @pytest.mark.requirement("EFFECT-ONCE-UNKNOWN")
+
+tests/tidy fails on a promise without a test and on a test that names no promise listed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """One promise, in a sentence that a person can check.
+
+    `critical` promises are the ones whose loss would cost a user data, money or trust.
+    """
+
+    text: str
+    critical: bool = False
+
+
+REQUIREMENTS: dict[str, Requirement] = {
+    "ACTOR-OUTPUT-GATE": Requirement(
+        text="A reply or query result leaves only when everything that it read is durable.",
+        critical=True,
+    ),
+    "DEV-TEST-GROUPS": Requirement(
+        text="./dev names the suites that exist when it is asked for one that does not."
+    ),
+    "PACKAGE-WHEEL": Requirement(
+        text="The wheel installed into an empty environment with its declared dependencies runs "
+        "`kelpie version`."
+    ),
+    "TIDY-BITES": Requirement(text="Every rule of the style program finds a planted offence."),
+}
