@@ -17,6 +17,8 @@ from kelpie.memory.blocks import Block
 
 ACTOR_TYPE: Final = "agent"
 COLLECTION: Final = "agents"
+RUNS_COLLECTION: Final = "runs"
+"""One row per run, owned by its agent, without a body: how a run id finds its agent."""
 
 StopReason = Literal[
     "end_turn",

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from kelpie.agents.delta_log import STREAM_KIND
 from kelpie.llm.model import Delta
 from kelpie.server.letta.message_types import (
     AnyMessage,
@@ -29,9 +30,6 @@ from kelpie.server.letta.message_view import (
     read_time,
 )
 from kelpie.storage.records import StreamChunk
-
-DELTA: Final = "delta"
-"""The kind of stream chunks whose body is an encoded list of `Delta`."""
 
 _decode: Final = msgspec.msgpack.Decoder(list[Delta]).decode
 
@@ -54,7 +52,7 @@ class Attempt:
         """Return the pieces in one chunk; chunks come in order."""
         assert chunk.sequence > self.after, "stream chunks come in order"
         self.after = chunk.sequence
-        if chunk.kind != DELTA:
+        if chunk.kind != STREAM_KIND:
             return []
         date = read_time(at_ms)
         pieces = [each for delta in _decode(chunk.body) for each in self._pieces(delta, date)]
