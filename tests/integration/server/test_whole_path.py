@@ -79,6 +79,7 @@ async def test_a_conversation_streams_is_listed_and_found_by_its_run(tmp_path: P
         listed = [m async for m in letta.agents.messages.list(agent.id, order="asc", limit=1)]
         kinds = [message.message_type for message in listed]
         assert kinds == ["user_message", "reasoning_message", "assistant_message"]
+        assert (listed[-1].id, listed[-1].otid) == (said[0].id, said[0].otid)
         run = await letta.runs.retrieve(shown[-1].run_ids[0])
         assert (run.agent_id, run.status) == (agent.id, "completed")
         found = [each.id async for each in letta.agents.list(tags=["x"], name="ada")]

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from kelpie.agents.delta_log import STREAM_KIND
+from kelpie.agents.model import answer_id
 from kelpie.llm.model import Delta
 from kelpie.server.letta.message_types import (
     AnyMessage,
@@ -25,7 +26,6 @@ from kelpie.server.letta.message_view import (
     PART_CALLS,
     PART_CONTENT,
     PART_REASONING,
-    attempt_message_id,
     derive_otid,
     read_time,
 )
@@ -83,7 +83,7 @@ class Attempt:
         )
 
     def _head(self, part: int, date: datetime) -> dict[str, Any]:
-        message_id = attempt_message_id(self.effect_id, self.number)
+        message_id = answer_id(self.effect_id, self.number)
         return {
             "id": message_id,
             "date": date,
