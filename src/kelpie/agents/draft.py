@@ -15,7 +15,6 @@ from kelpie.actors.machine import Turn
 from kelpie.agents import window
 from kelpie.agents.model import (
     COLLECTION,
-    RUNS_COLLECTION,
     AgentState,
     OpenCall,
     Run,
@@ -90,15 +89,6 @@ class Draft:
             PutListItem(
                 collection=COLLECTION, item_id=state.agent_id, sort_key=sort_key, body=public
             )
-        )
-
-    def list_run(self, run: Run) -> None:
-        """Write a run's row in the list of runs, as it stands now."""
-        assert run.run_id, "a run has a name"
-        assert run.created_ms >= 0, "wall time is not negative"
-        sort_key = f"{run.created_ms:016d}"
-        self.do(
-            PutListItem(collection=RUNS_COLLECTION, item_id=run.run_id, sort_key=sort_key, body=run)
         )
 
     def set_window(self, changed: Window) -> None:

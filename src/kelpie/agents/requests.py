@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from kelpie.actors.commands import Reply
+from kelpie.actors.commands import PutListItem, Reply
 from kelpie.agents import loop
 from kelpie.agents.config import check_request, measure
 from kelpie.agents.draft import Draft
 from kelpie.agents.model import (
+    RUNS_COLLECTION,
     AgentState,
     CancelRun,
     InputMessage,
@@ -52,6 +53,10 @@ def start_run(draft: Draft, message: StartRun) -> None:
     if not state.config.model:
         raise ConflictError("this agent has no model; set its `model` to <provider>/<name>")
     run = _make_run(draft, message)
+    sort_key = f"{run.created_ms:016d}"
+    draft.do(
+        PutListItem(collection=RUNS_COLLECTION, item_id=run.run_id, sort_key=sort_key, body=None)
+    )
     messages = tuple(_make_message(draft, run, each) for each in message.messages)
     if state.run is None:
         assert not state.queue, "nothing queues behind nothing"
@@ -60,7 +65,6 @@ def start_run(draft: Draft, message: StartRun) -> None:
         _enqueue(draft, QueuedRun(run=run, messages=messages))
     started = find_run(draft.state, message.run_id)
     assert started is not None, "a run that was asked for is known"
-    draft.list_run(started)
     draft.do(Reply(value=started))
 
 
