@@ -15,8 +15,9 @@ Promises that every engine keeps (``tests/contract/store`` holds them):
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.storage.records import (
@@ -198,7 +199,8 @@ class AuditStore(Protocol):
         ...
 
 
-class StoreStats(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStats:
     """Counts and sizes of a store."""
 
     actors: int
