@@ -88,13 +88,11 @@ class OutboxPump:
             name = f"actors.outbox.retry:{message.message_id}"
             self._supervisor.spawn(name, self._deliver_later(lane, message, delay_ms))
             return
-        outcome = asyncio.ensure_future(  # noqa: TID251
-            self._runtime.deliver(
-                message.receiver,
-                message.body,
-                principal=f"actor:{message.sender}",
-                message_id=message.message_id,
-            )
+        outcome = self._runtime.deliver(
+            message.receiver,
+            message.body,
+            principal=f"actor:{message.sender}",
+            message_id=message.message_id,
         )
         outcome.add_done_callback(lambda done: self._settled(lane, message, done))
 

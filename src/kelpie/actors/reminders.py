@@ -71,13 +71,8 @@ class ReminderPump:
         if timer in self._flying:
             return
         self._flying.add(timer)
-        outcome = asyncio.ensure_future(  # noqa: TID251
-            self._runtime.deliver(
-                row.actor,
-                row.body,
-                principal="system:reminder",
-                fired=(row.name, row.due_ms),
-            )
+        outcome = self._runtime.deliver(
+            row.actor, row.body, principal="system:reminder", fired=(row.name, row.due_ms)
         )
         outcome.add_done_callback(lambda done: self._settled(timer, done))
 

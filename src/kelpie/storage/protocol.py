@@ -14,6 +14,7 @@ Promises that every engine keeps (``tests/contract/store`` holds them):
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ class ActorStore(Protocol):
         """
         ...
 
-    def commit(self, commit: Commit) -> Awaitable[CommitReceipt]:
-        """Queue ``commit``; the awaitable resolves once it is durable.
+    def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
+        """Queue ``commit``; the future resolves once it is durable.
 
         Queueing happens before this method returns, so calls without an await between them keep
         their order.

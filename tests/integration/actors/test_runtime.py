@@ -62,11 +62,11 @@ class GatedStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, commit: Commit) -> Awaitable[CommitReceipt]:
+    def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         if self.refuse_next is not None:
             error, self.refuse_next = self.refuse_next, None
-            return self._refuse(error)
-        return self._pass(self._store.commit(commit))
+            return asyncio.ensure_future(self._refuse(error))
+        return asyncio.ensure_future(self._pass(self._store.commit(commit)))
 
     async def _refuse(self, error: Exception) -> CommitReceipt:
         raise error
