@@ -358,6 +358,7 @@ class Runtime:
         if envelope.is_query:
             self._run_query(activation, envelope)
             return
+        began_ns = self._clock.boot_ns()
         try:
             drafted, state = self._decide(activation, envelope)
         except KelpieError as error:
@@ -376,6 +377,8 @@ class Runtime:
             return
         activation.state = state
         activation.version += 1
+        seconds = (self._clock.boot_ns() - began_ns) / 1e9
+        self._telemetry.observe("kelpie.turn.duration", seconds, type=activation.actor.type)
         if drafted.commit.tombstone:
             activation.phase = "leaving"
         self._submit(activation, envelope, drafted)

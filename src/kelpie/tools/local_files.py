@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from kelpie.core.digests import Digest
+from kelpie.core.digests import Digest, digest_bytes
 from kelpie.core.errors import InputError, TargetMovedError
 from kelpie.core.limits import WORKSPACE_FILE_BYTES_MAX
 from kelpie.effects.model import FileDiff
@@ -103,7 +103,8 @@ class LocalFiles:
                 content = workspace.read(change.path, bytes_max=WORKSPACE_FILE_BYTES_MAX)
             except InputError:
                 continue
-            kept[change.path] = self._blobs.put_bytes(content)
+            if digest_bytes(content) == change.before:  # else it is replaced already, or moved
+                kept[change.path] = self._blobs.put_bytes(content)
         return kept
 
 
