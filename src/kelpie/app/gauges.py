@@ -17,7 +17,7 @@ async def report_gauges(node: Node) -> None:
         began_ns = clock.boot_ns()
         await clock.sleep(INTERVAL_S)
         lag_s = max(0.0, (clock.boot_ns() - began_ns) / 1e9 - INTERVAL_S)
-        telemetry.observe("kelpie.loop.lag", lag_s)
+        telemetry.observe("kelpie.loop.lag.duration", lag_s)
         telemetry.gauge("kelpie.actors.resident", node.runtime.resident_count)
         telemetry.gauge("kelpie.effects.running", node.dispatcher.running_count)
         telemetry.gauge("kelpie.outbox.backlog", node.outbox.backlog)

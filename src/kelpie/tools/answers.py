@@ -72,3 +72,8 @@ def require_path(arguments: dict[str, Any], field: str = "path") -> str:
     if problem:
         raise InvalidFieldError(field, problem)
     return path
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return ``3 paths``, or ``1 path``: a number with its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

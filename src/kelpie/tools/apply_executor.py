@@ -21,6 +21,7 @@ from kelpie.core.ids import ActorId
 from kelpie.effects.executor import Order
 from kelpie.effects.model import DiffCard, EffectRecord, Outcome, Preparation, Promise
 from kelpie.sandbox.protocol import FileChange
+from kelpie.tools.answers import count_of
 from kelpie.tools.workspace import (
     Allowed,
     WorkspaceFiles,
@@ -161,7 +162,7 @@ def _title(args: dict[str, Any], changes: Sequence[FileChange]) -> str:
     command = args.get("from_command")
     if command:
         line = shlex.join(str(part) for part in command)
-        return f"Land {len(changes):,} changed paths of: {line}"[:_TITLE_CHARS_MAX]
+        return f"Land {count_of(len(changes), 'changed path')} of: {line}"[:_TITLE_CHARS_MAX]
     return f"Write {changes[0].path}"[:_TITLE_CHARS_MAX]
 
 
@@ -170,10 +171,10 @@ def _undo(changes: Sequence[FileChange]) -> str:
     replaced = len(changes) - created
     parts: list[str] = []
     if created:
-        parts.append(f"remove the {created:,} created paths")
+        parts.append(f"remove {count_of(created, 'created path')}")
     if replaced:
         parts.append(
-            f"put back the former content of {replaced:,} paths, kept as blobs under the digests "
-            "in the outcome"
+            f"put back the former content of {count_of(replaced, 'path')}, kept as blobs under the "
+            "digests in the outcome"
         )
     return "; ".join(parts)

@@ -21,7 +21,7 @@ from kelpie.core.limits import (
     SANDBOX_TIMEOUT_MS_MAX,
     TOOL_RETURN_BYTES_MAX,
 )
-from kelpie.tools.answers import cut_text, explain_failure, require_path
+from kelpie.tools.answers import count_of, cut_text, explain_failure, require_path
 from kelpie.tools.files import FILES_TIMEOUT_MS
 from kelpie.tools.model import Settlement, ToolContext, ToolReturn, Wish
 
@@ -100,11 +100,11 @@ class CommandTool:
         if not changes:
             return ToolReturn(text=cut_text(report), ok=result.get("exit_status") == 0)
         if result.get("stopped_by"):
-            text = f"Its changes to {len(changes):,} paths are discarded, because it was stopped."
+            text = f"Its changes to {count_of(len(changes), 'path')} are discarded: it was stopped."
             return ToolReturn(text=cut_text(f"{text}\n{report}"), ok=False)
         argv: list[str] = arguments["argv"]
         args = {"root": settlement.note["root"], "changes": changes, "from_command": argv}
-        summary = f"land {len(changes):,} changed paths of {shlex.join(argv)}"
+        summary = f"land {count_of(len(changes), 'changed path')} of {shlex.join(argv)}"
         return Wish(
             kind="files.apply",
             args=args,

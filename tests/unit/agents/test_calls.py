@@ -165,7 +165,7 @@ def test_changes_of_a_command_that_was_stopped_are_discarded() -> None:
     result = {**RAN, "exit_status": -9, "stopped_by": "timeout", "changes": CHANGES}
     agent.settle(agent.refs("command.run")[0], result={**result, "output_cut": True})
     (told,) = agent.returns
-    assert "are discarded, because it was stopped" in told.content
+    assert "are discarded: it was stopped" in told.content
     assert "stopped by its bound: timeout" in told.content
     assert "output was longer" in told.content
 

@@ -372,7 +372,7 @@ async def test_a_write_is_resolved_to_a_change_with_a_diff() -> None:
     assert isinstance(prepared, Preparation)
     assert prepared.card.title == "Write a"
     assert prepared.card.files[0].diff == "+x"
-    assert "put back the former content of 1 paths" in prepared.card.undo
+    assert "put back the former content of 1 path," in prepared.card.undo
     assert prepared.resolved["changes"][0]["after"] == digest_bytes(b"new")
     assert prepared.facts == {"paths": ["a"], "changes": 1}
     assert prepared.target
@@ -381,8 +381,8 @@ async def test_a_write_is_resolved_to_a_change_with_a_diff() -> None:
 async def test_the_landing_of_a_command_names_the_command() -> None:
     prepared = await applier(ScriptedFiles()).prepare(ACTOR, make_record("files.apply", LANDING))
     assert isinstance(prepared, Preparation)
-    assert prepared.card.title == "Land 1 changed paths of: make all"
-    assert prepared.card.undo == "remove the 1 created paths"
+    assert prepared.card.title == "Land 1 changed path of: make all"
+    assert prepared.card.undo == "remove 1 created path"
 
 
 async def test_exactly_the_prepared_change_set_is_applied() -> None:
