@@ -1,0 +1,5 @@
+"""The demonstration: one story told with real processes, in which every claim is checked.
+
+Owns its processes and its temporary directory, and removes both. Reaches the product only as a user
+does: the `kelpie` command, the HTTP API, `letta-client`.
+"""
