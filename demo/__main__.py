@@ -11,10 +11,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
+
+from letta_client import LettaError
 
 from demo.claims import ClaimError, Narrator, narrator_for
 from demo.models import SCRIPTED_BANNER, RealModel, find_real_model
@@ -47,6 +50,10 @@ def main(arguments: list[str]) -> int:
     except ClaimError as error:
         failure = error
         narrator.confess(error)
+    except (LettaError, OSError, ValueError, subprocess.SubprocessError) as error:
+        seen = f"{type(error).__name__}: {error}\n{stage.log_tail()}"
+        failure = ClaimError("the story runs to its end", "no error", seen)
+        narrator.confess(failure)
     except KeyboardInterrupt:
         narrator.line("\ninterrupted")
         return 130

@@ -42,6 +42,7 @@ class Narrator:
         self._colored = out.isatty()
         self._began_s = time.monotonic()
         self._chapter = ""
+        self._chapters = 0
         self.held: list[Held] = []
 
     @property
@@ -56,9 +57,10 @@ class Narrator:
 
     def chapter(self, title: str) -> None:
         """Begin a chapter."""
+        self._chapters += 1
         self._chapter = title
         self.line()
-        self.line(self.paint(title, "bold"))
+        self.line(self.paint(f"{self._chapters}. {title}", "bold"))
 
     def say(self, text: str) -> None:
         """Tell what happens, broken into lines."""
@@ -123,7 +125,7 @@ class Narrator:
         self.line()
         self.line(self.paint("What was checked", "bold"))
         for chapter, count in counts.items():
-            self.line(f"  {count:>3}  {chapter}")
+            self.line(f"  {chapter} {'.' * (WIDTH - 8 - len(chapter))} {count:>3}")
         total = f"All {len(self.held)} claims hold, checked in {self.elapsed_s:.0f} s."
         self.line(self.paint(total, "green"))
 

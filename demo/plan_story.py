@@ -11,7 +11,6 @@ import re
 import subprocess
 import threading
 from collections import Counter
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -27,6 +26,7 @@ KILL_AFTER: Final = 0.2
 """Which part of the units has finished when the server is killed."""
 CHANGES_STATUS: Final = 2
 EXCERPT_LINES: Final = 18
+_PLAN_ID: Final = re.compile(r"\bplan-[0-9a-f-]{36}")
 _COLOR: Final = re.compile(r"\x1b\[\d*m")
 
 
@@ -84,20 +84,24 @@ class PlanStory:
     # --- chapters -------------------------------------------------------------------------------
 
     def _make_plan(self) -> None:
-        self._tell.chapter("9. A plan goes the same way: first what it would do")
+        self._tell.chapter("A plan goes the same way: first what it would do")
         write_tree(self._root, self._scene.existing)
         before = read_tree(self._root)
         arguments = ("plan", self._file.name, "--root", self._root.name)
         shown = self._stage.kelpie_on_terminal(*arguments, colored=self._tell.colored)
         self._tell.line(f"  $ kelpie {' '.join(arguments)}")
-        self._tell.quote(shown.stdout, lines_max=EXCERPT_LINES)
-        self._plan = self._stage.kelpie(*arguments, "--json").data()
+        text = _COLOR.sub("", shown.stdout)
+        self._tell.quote("\n".join(_excerpt(shown.stdout.splitlines())))
+        named = _PLAN_ID.search(text)
+        if named is None:
+            raise ClaimError("kelpie plan names the plan", "plan-...", shown)
+        self._plan = self._stage.get(f"/v1/plans/{named[0]}")
         self._tell.equal(
             "kelpie plan exits with 2: there are changes",
             expected=CHANGES_STATUS,
             seen=shown.status,
         )
-        self._check_diffs(shown.stdout)
+        self._check_diffs(text)
         self._tell.equal("it changed nothing", expected=before, seen=read_tree(self._root))
 
     def _check_diffs(self, text: str) -> None:
@@ -111,7 +115,7 @@ class PlanStory:
         )
         changed = {unit["path"] for unit in self._plan["units"] if unit["action"] != "none"}
         files = {file["path"]: file["diff"] for file in self._plan["files"]}
-        lines = _COLOR.sub("", text).splitlines()
+        lines = text.splitlines()
         missing = [
             path
             for path in changed
@@ -122,34 +126,22 @@ class PlanStory:
         )
 
     def _ask(self) -> subprocess.Popen[str]:
-        self._tell.chapter("10. One Diff Card for the whole plan; kill -9 in its middle")
-        apply = self._stage.spawn_kelpie(
-            "apply", self._file.name, "--root", self._root.name, "--json"
-        )
-        effect = self._stage.waiting()
+        self._tell.chapter("One Diff Card for the whole plan; kill -9 in its middle")
+        self._tell.line(f"  $ kelpie apply --plan {self._plan['plan_id']}")
+        apply = self._stage.spawn_kelpie("apply", "--plan", self._plan["plan_id"])
+        self._effect = effect = self._stage.waiting("plan.apply")
         show_card(self._stage, self._tell, effect["effect_id"], lines_max=EXCERPT_LINES)
         self._tell.equal(
             f"kelpie apply asks once, for all {self._changes_count} changes, and changes nothing",
-            expected=("plan.apply", "red", self._changes_count, self._scene.existing),
+            expected=(effect["effect_id"], "red", self._changes_count, self._scene.existing),
             seen=(
-                effect["kind"],
+                self._stage.get(f"/v1/plans/{self._plan['plan_id']}")["grant"],
                 effect["verdict"]["color"],
                 len(effect["card"]["files"]),
                 read_tree(self._root),
             ),
         )
-        self._plan["plan_id"] = self._plan_of(effect["effect_id"])
-        self._effect = effect
         return apply
-
-    def _plan_of(self, effect_id: str) -> str:
-        """Return the id of the plan that an approval is about."""
-        plans = self._stage.get("/v1/plans")["plans"]
-        for row in plans:
-            plan_id = str(row["plan_id"])
-            if self._stage.get(f"/v1/plans/{plan_id}")["grant"] == effect_id:
-                return plan_id
-        raise ClaimError("the approval belongs to a plan", effect_id, plans)
 
     def _kill_in_the_middle(self) -> Cut:
         """Approve, kill the server as soon as enough units have finished, read the journal."""
@@ -198,7 +190,7 @@ class PlanStory:
         )
 
     def _resume(self, cut: Cut) -> None:
-        self._tell.chapter("11. Restarted, the plan resumes by itself")
+        self._tell.chapter("Restarted, the plan resumes by itself")
         self._stage.start_server()
         done = self._stage.kelpie("apply", "--plan", self._plan["plan_id"])
         self._tell.equal(
@@ -238,11 +230,7 @@ class PlanStory:
             expected=[],
             seen=again,
         )
-        asked = [
-            each
-            for each in events
-            if each["kind"] == "effect.waiting"
-        ]
+        asked = [each for each in events if each["kind"] == "effect.waiting"]
         self._tell.equal("nobody was asked a second time", expected=1, seen=len(asked))
 
     def _plan_again(self) -> None:
@@ -263,3 +251,25 @@ class PlanStory:
     @staticmethod
     def _units(events: list[dict[str, Any]], kind: str) -> frozenset[str]:
         return frozenset(each["body"]["unit_id"] for each in events if each["kind"] == kind)
+
+
+def _excerpt(lines: list[str]) -> list[str]:
+    """Return a plan's output with one unit of each sort, and say where some are left out."""
+    chosen: list[str] = []
+    sorts: set[str] = set()
+    hidden, taken = 0, True
+    for line in lines[:-1]:
+        head = _COLOR.sub("", line)
+        if not head.startswith(" "):
+            sort = " ".join(head.split()[:2])
+            taken = sort not in sorts
+            sorts.add(sort)
+            hidden += not taken
+        if taken:
+            if hidden:
+                chosen.append(f"({hidden} more like these)")
+                hidden = 0
+            chosen.append(line)
+    if hidden:
+        chosen.append(f"({hidden} more like these)")
+    return [*chosen, *lines[-1:]]

@@ -19,7 +19,7 @@ def show_timeline(stage: Stage, narrator: Narrator, told: Told) -> None:
     Raises:
         ClaimError: It does not.
     """
-    narrator.chapter("12. The timeline, from the event log (== is the demo's own hand)")
+    narrator.chapter("The timeline, from the event log (== marks what this demo did)")
     listed = stage.kelpie("events", "tail", "--json")
     events = [json.loads(line) for line in listed.stdout.splitlines()]
     texts: list[str] = []
@@ -56,7 +56,7 @@ def prove(stage: Stage, scene: Scene, narrator: Narrator, told: Told) -> None:
     Raises:
         ClaimError: One of them tells another story.
     """
-    narrator.chapter("13. The proof, from the audit log and the workspace")
+    narrator.chapter("The proof, from the audit log and the workspace")
     verified = stage.kelpie("audit", "verify", "--json")
     narrator.equal(
         f"kelpie audit verify: the hash chains of {verified.data()['records']} records are whole",
@@ -91,6 +91,17 @@ def prove(stage: Stage, scene: Scene, narrator: Narrator, told: Told) -> None:
             *(_count(audit, told.again, state) for state in ("started", "done")),
             *(_count(audit, told.landing, state) for state in ("started", "done")),
         ],
+    )
+    started = {effect_id for effect_id, kind, _ in audit if kind == "effect.started"}
+    red = {
+        each["effect_id"]
+        for each in stage.pages("/v1/effects", "effects", actor=f"agent/{told.agent_id}")
+        if each["verdict"] is not None and each["verdict"]["color"] != "green"
+    }
+    narrator.equal(
+        "besides these, the agent started nothing that is not green",
+        expected={told.write, told.once, told.again, told.landing},
+        seen=started & red,
     )
     narrator.equal(
         "the workspace holds what the approved cards promised, and nothing else",

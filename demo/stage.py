@@ -123,8 +123,8 @@ class Stage:
                 start_new_session=True,
             )
         self._children.append(self._server)
+        self.moments.append(Moment(_now_ms(), f"kelpie serve starts, process {self.server_pid}"))
         self.wait(self._answers, "the server answers", within_s=START_TIMEOUT_S)
-        self.moments.append(Moment(_now_ms(), f"kelpie serve answers, process {self.server_pid}"))
         return time.monotonic() - began_s
 
     def kill_server(self) -> int:
@@ -251,14 +251,14 @@ class Stage:
         found: dict[str, Any] = self.get(f"/v1/effects/{effect_id}")
         return found
 
-    def waiting(self, *, but: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Wait until something waits for a person, and return that effect."""
+    def waiting(self, kind: str) -> dict[str, Any]:
+        """Wait until an effect of this kind waits for a person, and return it."""
 
         def look() -> dict[str, Any] | None:
             rows = self.get("/v1/approvals")["effects"]
-            return next((row for row in rows if row["effect_id"] not in but), None)
+            return next((row for row in rows if row["kind"] == kind), None)
 
-        return self.wait(look, "something waits for a person")
+        return self.wait(look, f"a {kind} waits for a person")
 
     def reach(
         self, effect_id: str, *states: str, within_s: float | None = None, attempt: int = 0
@@ -308,9 +308,7 @@ def _environment(stage: Stage) -> dict[str, str]:
     """Return what every process gets: nobody's configuration, and this checkout's sources."""
     clean = clean_environment(os.environ)
     return clean | {
-        "PYTHONPATH": os.pathsep.join(
-            [str(SOURCES), *filter(None, [clean.get("PYTHONPATH", "")])]
-        ),
+        "PYTHONPATH": os.pathsep.join([str(SOURCES), *filter(None, [clean.get("PYTHONPATH", "")])]),
         "KELPIE_DATA_DIR": str(stage.data_dir),
         "XDG_CONFIG_HOME": str(stage.root / "config"),
         "COLUMNS": str(WIDTH - 4),

@@ -15,9 +15,14 @@ from demo.claims import WIDTH
 from demo.stage import Moment
 
 Event = dict[str, Any]
-_QUIET: Final = frozenset({"step.started", "step.finished", "target.acquired", "target.released"})
+_QUIET: Final = frozenset(
+    {
+        *("step.started", "step.finished", "target.acquired", "target.released"),
+        # The effect's own events say these.
+        *("run.waiting", "plan.waiting", "plan.approved"),
+    }
+)
 _STATES_QUIET: Final = frozenset({"proposed"})
-_PLACE: Final = "         "
 _TEXT_CHARS_MAX: Final = WIDTH - len("00:00:00.000  ") - 2
 
 
@@ -71,7 +76,7 @@ def describe(event: Event) -> str:
         return _describe_effect(body)
     if kind.startswith("run."):
         status = body["run"]["status"] if kind == "run.finished" else ""
-        return "" if kind == "run.waiting" else f"{kind.replace('.', ' ')} {status}".rstrip()
+        return f"{kind.replace('.', ' ')} {status}".rstrip()
     if kind.startswith("plan."):
         return f"{kind.replace('.', ' ')} {body.get('status', '')}".rstrip()
     return str(kind)
@@ -87,9 +92,11 @@ def _describe_effect(body: Event) -> str:
     state, summary = body["state"], body["summary"] or body["kind"]
     if body["kind"] == "model.generate" or state in _STATES_QUIET:
         return ""
-    attempt = f" (attempt {body['attempt']})" if body["attempt"] else ""
-    note = f": {body['note']}" if body["note"] else ""
-    return f"{state:<8} {summary}{attempt}{note}" if not note else f"{state:<8} {body['note']}"
+    if body["note"] and state == "approved":
+        return f"{state:<8} {body['note']}"
+    number = body["attempt"]
+    attempt = f"attempt {number}: " if number > 1 or state == "unknown" else ""
+    return f"{state:<8} {attempt}{summary}"
 
 
 def _is_of_unit(event: Event) -> bool:
