@@ -40,8 +40,6 @@ or fails: `"fail": {"status": 429, "headers": {"retry-after": "1"}, "body": {…
 closes the connection there. `"chunk_delay_ms"` and `"first_delay_ms"` may be set per step.
 """
 
-# ruff: noqa: INP001  # a program, run by its path
-
 from __future__ import annotations
 
 import argparse

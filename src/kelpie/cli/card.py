@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from kelpie.cli.text import break_lines, safe_line, safe_text
+from kelpie.cli.text import break_lines, break_words, safe_line, safe_text
 
 Paint = Callable[[str, str], str]
 """``paint(text, style)`` returns the text in a style of `kelpie.cli.output`, or unchanged."""
+
+Wrap = Callable[[str, int], Iterator[str]]
+"""``wrap(text, width)`` yields a line in pieces; what a machine will read breaks anywhere."""
 
 _MARK: Final = "| "
 _LABEL_WIDTH: Final = 9
@@ -44,17 +47,19 @@ def _facts(
     for line in _lines(card.get("request")):
         yield from _fact("asks", line, room, paint)
     for number, reason in enumerate(card.get("reasons") or ()):
-        yield from _fact("" if number else "why", reason, room, paint)
+        yield from _fact("" if number else "why", reason, room, paint, wrap=break_words)
     for label in ("where", "undo"):
         if card.get(label):
-            yield from _fact(label, str(card[label]), room, paint)
+            yield from _fact(label, str(card[label]), room, paint, wrap=break_words)
     if approval.get("state") == "waiting" and (due_ms := approval.get("due_ms")):
         yield from _fact("expires", _expiry(int(due_ms), now_ms), room, paint)
 
 
-def _fact(label: str, value: str, room: int, paint: Paint) -> Iterator[str]:
+def _fact(
+    label: str, value: str, room: int, paint: Paint, *, wrap: Wrap = break_lines
+) -> Iterator[str]:
     head = paint(label.ljust(_LABEL_WIDTH), "cyan")
-    for piece in _wrap(safe_line(value), room - _LABEL_WIDTH):
+    for piece in wrap(safe_line(value), max(room - _LABEL_WIDTH, 2)):
         yield head + piece
         head = " " * _LABEL_WIDTH
 

@@ -44,10 +44,15 @@ async def follow_plan(api: Api, plan_id: str) -> AsyncGenerator[dict[str, Any], 
     """Yield the events of a plan from its first on, without end."""
     parameters: Parameters = {"actor": plan_actor(plan_id), "after": 0, "follow": "true"}
     stream = api.stream("GET", "/v1/events", parameters=parameters)
-    async with aclosing(stream) as events:
-        async for event in events:
-            if event.data:
-                yield json.loads(event.data)
+    try:
+        async with aclosing(stream) as events:
+            async for event in events:
+                if event.data:
+                    yield json.loads(event.data)
+    except CommandError as error:
+        # A server that died breaks the stream off; one that drains ends it. Both leave the plan.
+        if error.code != "unavailable":
+            raise
     raise CommandError(
         "unavailable",
         f"{api.where} stopped while the plan was under way",

@@ -55,6 +55,16 @@ def break_lines(text: str, width: int) -> Iterator[str]:
     yield piece
 
 
+def break_words(text: str, width: int) -> Iterator[str]:
+    """Yield the one line ``text`` as `break_lines` does, but after a space where there is one."""
+    while display_width(text) > width:
+        piece = next(break_lines(text, width))
+        piece = piece[: piece.rfind(" ") + 1] or piece
+        yield piece
+        text = text[len(piece) :]
+    yield text
+
+
 def _cells(character: str) -> int:
     if unicodedata.combining(character):
         return 0
