@@ -120,7 +120,7 @@ def start_next(draft: Draft) -> None:
 
 
 def _begin_step(draft: Draft, notice: str = "") -> None:
-    """Ask the model once more, or end the run at one of its bounds."""
+    """Close the step before, and ask the model once more, or end the run at one of its bounds."""
     run, config = draft.run, draft.state.config
     assert not run.model_ref, "one model call at a time"
     assert not run.open_calls, "every tool call has its return before the next model call"
@@ -137,6 +137,8 @@ def _begin_step(draft: Draft, notice: str = "") -> None:
         text += f"holds {config.context_window:,}; older messages were left out, send again"
         _finish(draft, "max_tokens_exceeded", text, overlong=True)
         return
+    if run.steps:
+        _close_step(draft)
     step_id = draft.turn.new_id("step")
     ref = f"model/{step_id}"
     draft.change_run(steps=run.steps + 1, step_id=step_id, model_ref=ref)
@@ -189,7 +191,6 @@ def _repair(draft: Draft, problem: str) -> None:
         _finish(draft, "invalid_llm_response", problem)
         return
     draft.change_run(repairs=run.repairs + 1)
-    _close_step(draft)
     _begin_step(draft, notice=f"Your last answer was unusable: {problem}. Answer again.")
 
 
@@ -230,7 +231,6 @@ def _continue(draft: Draft) -> None:
         _set_status(draft)
         return
     calls.write_returns(draft)
-    _close_step(draft)
     _begin_step(draft)
 
 
@@ -251,8 +251,7 @@ def _finish(draft: Draft, reason: StopReason, error: str, *, overlong: bool = Fa
         draft.do(CancelEffect(ref=run.model_ref))
     why = "the run was cancelled" if reason == "cancelled" else "the run ended"
     calls.write_returns(draft, ended=why)
-    if run.steps:
-        _close_step(draft)
+    _close_step(draft)
     if overlong:
         _drop_older_half(draft)
     status: RunStatus = "failed"
@@ -285,6 +284,7 @@ def record_finished(draft: Draft, run: Run) -> None:
 
 def _close_step(draft: Draft) -> None:
     run = draft.run
+    assert run.step_id, "the step was begun"
     usage = run.step_usage
     draft.emit("step.finished", run_id=run.run_id, step_id=run.step_id, usage=usage)
     draft.change_run(step_usage=Usage())

@@ -18,6 +18,7 @@ from kelpie.cli.world import AsgiApp
 
 _CHUNKS_WAITING_MAX: Final = 64
 _END: Final = b""
+_FAREWELL_S: Final = 1.0
 
 
 class _Head(NamedTuple):
@@ -43,9 +44,11 @@ class AppTransport(httpx.AsyncBaseTransport):
         return httpx.Response(head.status, headers=head.headers, stream=exchange)
 
     async def aclose(self) -> None:
-        """End every request that is still running."""
-        for task in tuple(self._tasks):
-            task.cancel()
+        """Give requests whose reader left a moment to end, then end them."""
+        if self._tasks:
+            _, running = await asyncio.wait(self._tasks, timeout=_FAREWELL_S)
+            for task in running:
+                task.cancel()
 
 
 class _Exchange(httpx.AsyncByteStream):

@@ -27,7 +27,8 @@ def render_card(approval: Mapping[str, Any], *, width: int, now_ms: int, paint: 
     """
     card = cast("dict[str, Any]", approval.get("card") or {})
     room = width - len(_MARK)
-    lines = [paint(piece, "bold") for piece in _wrap(safe_line(str(card.get("title", ""))), room)]
+    title = _wrap(safe_line(str(card.get("title", ""))), room, "  ")
+    lines = [paint(piece, "bold") for piece in title]
     lines += _facts(approval, card, room, now_ms, paint)
     for file in card.get("files") or ():
         lines += ["", *_file(file, room, paint)]
@@ -40,7 +41,7 @@ def _facts(
     yield from _fact("approval", str(approval.get("effect_id", "")), room, paint)
     if card.get("argv"):
         yield from _fact("runs", shlex.join(card["argv"]), room, paint)
-    for line in str(card.get("request") or "").splitlines():
+    for line in _lines(card.get("request")):
         yield from _fact("asks", line, room, paint)
     for number, reason in enumerate(card.get("reasons") or ()):
         yield from _fact("" if number else "why", reason, room, paint)
@@ -60,21 +61,23 @@ def _fact(label: str, value: str, room: int, paint: Paint) -> Iterator[str]:
 
 def _file(file: Mapping[str, Any], room: int, paint: Paint) -> Iterator[str]:
     title = f"{file.get('change', '')} {file.get('path', '')}"
-    for piece in _wrap(safe_line(title), room):
+    for piece in _wrap(safe_line(title), room, "  "):
         yield paint(piece, "bold")
     if file.get("binary"):
-        yield f"binary, {file.get('before') or 'absent'} -> {file.get('after') or 'absent'}"
+        change = f"binary, {file.get('before') or 'absent'} -> {file.get('after') or 'absent'}"
+        yield from _wrap(safe_line(change), room, "  ")
     yield from render_diff(str(file.get("diff") or ""), room, paint)
     if hidden := file.get("lines_hidden"):
-        yield paint(f"... and {hidden} more lines of diff, which are not shown", "yellow")
+        for piece in _wrap(f"... {hidden} more lines of diff are not shown", room, "  "):
+            yield paint(piece, "yellow")
 
 
 def render_diff(diff: str, room: int, paint: Paint) -> Iterator[str]:
     """Yield the lines of a unified diff, coloured, broken where they are too long."""
-    # Only a newline ends a line of a diff; whatever else splitlines() knows belongs to the file.
-    for line in diff.removesuffix("\n").split("\n") if diff else ():
+    for line in _lines(diff):
         style = _diff_style(line)
-        for piece in _wrap(safe_text(line).expandtabs(4), room):
+        # The mark of a broken line is none that a diff's own line can start with.
+        for piece in _wrap(safe_text(line).expandtabs(4), room, "~ "):
             yield paint(piece, style) if style else piece
 
 
@@ -84,8 +87,17 @@ def _diff_style(line: str) -> str:
     return {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
 
 
-def _wrap(text: str, room: int) -> Iterator[str]:
-    return break_lines(text, max(room, 2))
+def _lines(text: object) -> list[str]:
+    """Return lines that end with a newline; whatever else splitlines() knows is content."""
+    return str(text).removesuffix("\n").split("\n") if text else []
+
+
+def _wrap(text: str, room: int, mark: str = "") -> Iterator[str]:
+    """Yield a line in pieces of at most ``room`` cells; all but the first begin with ``mark``."""
+    pieces = break_lines(text, max(room - len(mark), 2))
+    yield next(pieces)
+    for piece in pieces:
+        yield mark + piece
 
 
 def _expiry(expires_ms: int, now_ms: int) -> str:

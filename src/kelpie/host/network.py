@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -36,6 +36,7 @@ class _Response:
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+        self._bodies: list[AsyncGenerator[bytes]] = []
         self._headers = {name.lower(): value for name, value in response.headers.items()}
 
     @property
@@ -48,15 +49,27 @@ class _Response:
         """The headers, names in lower case."""
         return self._headers
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.
 
         Raises:
             NetworkError: The body broke off or stalled past the idle timeout.
         """
+        body = self._read()
+        self._bodies.append(body)
+        return body
+
+    async def close(self) -> None:
+        """Close the exchange, and the bodies that nobody read to their end."""
+        for body in self._bodies:
+            await body.aclose()
+        await self._response.aclose()
+
+    async def _read(self) -> AsyncGenerator[bytes]:
         try:
-            async for chunk in self._response.aiter_bytes():
-                yield chunk
+            async with aclosing(self._response.aiter_bytes()) as body:
+                async for chunk in body:
+                    yield chunk
         except httpx.HTTPError as error:
             raise _network_error(error, self._response.request.url) from error
 
@@ -114,10 +127,11 @@ class HostNetwork:
             response = await self._client.send(prepared, stream=True)
         except httpx.HTTPError as error:
             raise _network_error(error, prepared.url) from error
+        arrived = _Response(response)
         try:
-            yield _Response(response)
+            yield arrived
         finally:
-            await response.aclose()
+            await arrived.close()
 
     def _prepare(self, request: HttpRequest) -> httpx.Request:
         connect = request.connect_timeout_ms / 1_000

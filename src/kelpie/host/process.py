@@ -15,9 +15,10 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import IO, Final, Literal, NamedTuple
+from typing import IO, Final, Literal, NamedTuple, Self
 
 from kelpie.core.errors import UnavailableError
 from kelpie.ports.process import OutputChunk, ProcessRequest
@@ -70,6 +71,24 @@ class _Output:
             transport.close()
 
 
+class _Chunks:
+    """Iterates over an output. No generator: one that is left half-way would need closing."""
+
+    def __init__(self, output: _Output) -> None:
+        self._output = output
+        self._taken: deque[OutputChunk] = deque()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> OutputChunk:
+        if not self._taken:
+            self._taken.extend(await self._output.take())
+        if not self._taken:
+            raise StopAsyncIteration
+        return self._taken.popleft()
+
+
 class _Reader(asyncio.Protocol):
     """Moves one pipe's bytes into the shared output."""
 
@@ -101,11 +120,9 @@ class HostProcess:
         """The process id, which is its group's id too."""
         return self._process.pid
 
-    async def output(self) -> AsyncIterator[OutputChunk]:
+    def output(self) -> AsyncIterator[OutputChunk]:
         """Yield what the process prints until both streams close."""
-        while chunks := await self._output.take():
-            for chunk in chunks:
-                yield chunk
+        return _Chunks(self._output)
 
     async def wait(self) -> int:
         """Return the exit status; negative for the signal that ended it."""

@@ -27,6 +27,7 @@ Format = Literal["json", "console"]
 
 _RANKS: Final[dict[Level, int]] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _SCOPE: Final = "kelpie"
+_EXPORT_TIMEOUT_SECONDS: Final = 5  # an absent collector must not hold a shutdown for long
 
 
 class HostTelemetry:
@@ -99,7 +100,7 @@ class HostTelemetry:
         return self._metrics.text()
 
     def close(self) -> None:
-        """Flush and stop the span exporter, if there is one."""
+        """Flush and stop the span exporter, if there is one; may block for some seconds."""
         if self._provider is not None:
             self._provider.shutdown()
 
@@ -131,5 +132,6 @@ def _exporting_provider(endpoint: str) -> TracerProvider:
         raise UnavailableError(message) from error
     provider = TracerProvider(resource=Resource.create({"service.name": "kelpie"}))
     target = f"{endpoint.rstrip('/')}/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=target)))
+    exporter = OTLPSpanExporter(endpoint=target, timeout=_EXPORT_TIMEOUT_SECONDS)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider

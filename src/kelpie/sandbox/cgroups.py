@@ -117,7 +117,8 @@ def _can_bound(name: str, version: int, parent: Path, mark: str) -> bool:
         return False
     try:
         if version == 2 and not limit.exists():
-            (parent / "cgroup.subtree_control").write_text(f"+{name}")
+            with (parent / "cgroup.subtree_control").open("r+") as control:
+                control.write(f"+{name}")
         return os.access(limit, os.W_OK)
     except OSError:
         return False
@@ -174,7 +175,8 @@ def _limit_memory(place: Place, name: str, limit: int) -> None:
     path = place.parent / name
     if place.version == 2:
         (path / "memory.max").write_text(str(limit))
-        (path / "memory.oom.group").write_text("1")
+        with suppress(OSError):  # since Linux 4.19; without it the watcher ends the others
+            (path / "memory.oom.group").write_text("1")
         swap = path / "memory.swap.max"
         if swap.exists():
             swap.write_text("0")

@@ -124,6 +124,9 @@ def _look(root: Root, changes: Sequence[FileChange]) -> list[Look]:
         if not parts or parts in by_parts:
             problem = f"{change.path[:200]!a} is the root or named twice"
             raise InvalidFieldError("changes.path", problem)
+        if change.mode & ~0o777:
+            problem = f"{change.mode:o} has more than permission bits"
+            raise InvalidFieldError("changes.mode", problem)
         by_parts[parts] = change
     return [Look(change, _state(root, parts, by_parts)) for parts, change in by_parts.items()]
 
@@ -245,7 +248,7 @@ def _write_temporary(
         with open(descriptor, "wb", closefd=False) as file:  # a descriptor
             file.write(content)
         adopt_owner(descriptor, _owner_model(parent, name))
-        os.fchmod(descriptor, change.mode & 0o777)
+        os.fchmod(descriptor, change.mode)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -265,7 +268,7 @@ def _set_mode(parent: int, name: str, mode: int, *, owner: os.stat_result | None
     try:
         if owner is not None:
             adopt_owner(descriptor, owner)
-        os.fchmod(descriptor, mode & 0o777)
+        os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -30,9 +30,10 @@ ChangeKind = Literal["create", "update", "delete"]
 
 
 class PathDiff(NamedTuple):
-    """How one path would change; ``diff`` is empty for binary content.
+    """How one path would change; of binary content ``diff`` holds the heading alone.
 
-    ``lines_hidden`` counts the lines of the diff that are not shown.
+    ``lines_hidden`` counts the lines of the diff that are not shown. ``path`` is as it is on disk:
+    pass it through `escape_text` before it meets a terminal.
     """
 
     path: str
@@ -142,7 +143,7 @@ def _old_side(workspace: Workspace, change: FileChange, state: FileState) -> _Si
         return _Side(change.path, [], binary=True)
     if digest_bytes(content) != change.before:
         raise TargetMovedError(change.path, applied=0)
-    return _decode(f"a/{change.path}", content)
+    return _decode(f"a/{escape_text(change.path)}", content)
 
 
 def _new_side(change: FileChange, blobs: Blobs, state: FileState) -> _Side:
@@ -152,8 +153,9 @@ def _new_side(change: FileChange, blobs: Blobs, state: FileState) -> _Side:
         return _Side("", [], binary=False)  # only the mode changes; the heading says so
     content = blobs.get(Digest(change.after))
     if change.kind == "link":
-        return _Side(f"b/{change.path}", [f"-> {link_target(content)}"], binary=False)
-    return _decode(f"b/{change.path}", content)
+        target = escape_text(link_target(content))
+        return _Side(f"b/{escape_text(change.path)}", [f"-> {target}"], binary=False)
+    return _decode(f"b/{escape_text(change.path)}", content)
 
 
 def _decode(label: str, content: bytes) -> _Side:

@@ -30,6 +30,11 @@ _COPY_BYTES: Final = 1 * MIB
 _TEMPORARY: Final = "incoming"
 
 
+def blobs_path(store: Path) -> Path:
+    """Return the directory of the blobs that belong to the store file ``store``."""
+    return store.with_name(store.name + ".blobs")
+
+
 class BlobStore:
     """The blobs below one directory, which is created by the first put."""
 

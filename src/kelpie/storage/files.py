@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -43,7 +43,7 @@ def _sync_path(path: Path, flags: int) -> None:
 
 
 @contextmanager
-def temporary_file(path: Path) -> Iterator[BinaryIO]:
+def temporary_file(path: Path) -> Generator[BinaryIO, None, None]:
     """Open ``path`` for writing; remove it at the end unless it was renamed away.
 
     Raises:
@@ -62,7 +62,7 @@ def temporary_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def temporary_directory(path: Path) -> Iterator[Path]:
+def temporary_directory(path: Path) -> Generator[Path, None, None]:
     """Create the directory ``path``; remove it at the end unless it was renamed away.
 
     What an earlier, interrupted attempt left under this name is removed first.

@@ -59,6 +59,10 @@ class ActorStore(Protocol):
             FencedError: The shard's epoch has moved.
             VersionConflictError: The actor's version is not the expected one.
             MessageGoneError: The consumed message or reminder does not exist any more.
+            ConflictError: An effect or list item belongs to another actor.
+            KeyReusedError: The idempotency key has a living reply already.
+            InvalidFieldError: A text is no valid Unicode, or an integer does not fit 64 bits.
+            OverloadedError: Too many commits wait for the disk.
             LimitExceededError: The commit is larger than a transaction may be.
             DiskFullError: No space; nothing was kept.
             CommitUnknownError: The engine failed in a way that leaves the outcome open.
@@ -94,7 +98,10 @@ class WorkStore(Protocol):
     async def outbox_failed(
         self, message_id: int, *, error: str, retry_at_ms: int | None, now_ms: int
     ) -> None:
-        """Count a failed delivery; with ``retry_at_ms`` None the message becomes a dead letter."""
+        """Count a failed delivery; with ``retry_at_ms`` None the message becomes a dead letter.
+
+        Harmless when the message was consumed meanwhile.
+        """
         ...
 
     async def dead_letters(self, tenant: Tenant, limit: int) -> list[DeadLetter]:
@@ -136,6 +143,7 @@ class EventStore(Protocol):
 
         Raises:
             CursorAheadError: ``after`` is beyond the newest event.
+            CursorExpiredError: The events after ``after`` (> 0) were removed.
         """
         ...
 
@@ -160,7 +168,12 @@ class EventStore(Protocol):
     def stream_append(
         self, actor: ActorId, epoch: int, chunks: Sequence[StreamChunk]
     ) -> Awaitable[None]:
-        """Queue stream chunks; fenced like a commit, durable when the awaitable resolves."""
+        """Queue stream chunks; fenced like a commit, durable when the awaitable resolves.
+
+        Raises (when awaited):
+            NotFoundError: The actor does not exist.
+            ConflictError: A chunk's sequence is not above those kept of its attempt.
+        """
         ...
 
     async def stream(

@@ -153,10 +153,12 @@ class Commit:
     """Everything one turn changes; all of it becomes durable, or none.
 
     ``expected_version`` is the actor's version before the turn, 0 when it does not exist yet; the
-    turn's own version is one more. ``state`` is None when the turn left the state as it was.
+    turn's own version is one more. ``incarnation`` counts from 1 and grows with every deletion.
+    ``state`` is None when the turn left the state as it was; its ``schema_version`` stays too.
     ``consumes`` names the outbox message, and ``fired`` the (name, due_ms) of the reminder, that
     caused the turn: the commit removes it, and is refused when it is gone. ``tombstone`` deletes
-    the actor: its rows go, its id may be used by a later incarnation.
+    the actor: its rows go, its id may be used by a later incarnation. What it sent, its audit
+    records and the events of this last commit stay.
     """
 
     actor: ActorId
@@ -196,7 +198,8 @@ class CommitReceipt(NamedTuple):
 class StoredActor:
     """An actor as loaded: its state and its open effects, from one snapshot.
 
-    ``tombstoned`` is set when the id belongs to a deleted incarnation; ``state`` is then empty.
+    ``tombstoned`` is set when the id belongs to a deleted incarnation; ``state`` is then empty and
+    ``version`` 0: what the first commit of the next incarnation (this one plus 1) expects.
     """
 
     actor: ActorId
@@ -289,7 +292,8 @@ class ShardGrant(NamedTuple):
 class Page:
     """A request for a page of rows: at most ``limit``, strictly after ``after`` if given.
 
-    ``after`` and ``before`` are item ids; ``descending`` reverses the order first.
+    ``after`` and ``before`` are item ids; ``descending`` reverses the order first. ``before``
+    alone asks for the page that ends there: the last ``limit`` rows before it, still in order.
     """
 
     tenant: Tenant

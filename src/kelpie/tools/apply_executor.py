@@ -132,7 +132,7 @@ class FilesApplyExecutor:
             case "pending":
                 return None
             case "moved":
-                text = "interrupted, and a path was changed by something else since"
+                text = "interrupted, and a path was changed by something else since: look at it"
                 return Outcome(status="failed", error=text, code="target_changed")
 
     async def _resolve(self, root: Path, args: dict[str, Any]) -> tuple[FileChange, ...]:

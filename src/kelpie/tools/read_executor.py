@@ -111,7 +111,8 @@ def plan_reading(args: dict[str, Any]) -> _Reading:
     Raises:
         InputError: The mode is unknown, or an argument is missing or malformed.
     """
-    path = f"./{require_path(args)}"
+    named = require_path(args)
+    path = "." if named == "." else f"./{named}"
     argv: tuple[str, ...]
     match args.get("mode"):
         case "read":
@@ -121,7 +122,7 @@ def plan_reading(args: dict[str, Any]) -> _Reading:
         case "list":
             depth = str(_require_count(args, "depth", 1))
             form = "%y\\t%s\\t%P\\0"
-            argv = ("find", path, "-mindepth", "1", "-maxdepth", depth, "-printf", form)
+            argv = ("find", f"{path}/", "-mindepth", "1", "-maxdepth", depth, "-printf", form)
             return _Reading(argv, limits.SANDBOX_OUTPUT_BYTES_MAX)
         case "search":
             text = args.get("text")
@@ -145,6 +146,8 @@ def _shape(args: dict[str, Any], output: bytes) -> tuple[str, bool]:
     """Return the text of a read and whether some of it is left out."""
     if args["mode"] == "list":
         text = _render_listing(output)
+    elif args["mode"] == "search":
+        text = _render_matches(output.decode(errors="replace"))
     elif args["mode"] == "read" and b"\0" in output:
         text = f"(a binary file; {len(output):,} bytes were read)"
     else:
@@ -169,6 +172,12 @@ def _render_listing(output: bytes) -> str:
         if path:
             rows.append((path, f"{path}/" if kind == "d" else f"{path}\t{size} bytes"))
     return "\n".join(line for _, line in sorted(rows)) or "(empty)"
+
+
+def _render_matches(text: str) -> str:
+    """Return matching lines by path, and as they stand within each file."""
+    lines = [line.removeprefix("./") for line in text.splitlines()]
+    return "\n".join(sorted(lines, key=lambda line: line.partition(":")[0])) or "(nothing found)"
 
 
 def _explain(result: CommandResult) -> str:

@@ -53,10 +53,10 @@ def answer(
     return ModelAnswer(text=text, tool_calls=calls, finish=finish, usage=usage)
 
 
-def tool_call(name: str, id: str = "call-1", /, **arguments: Any) -> ToolCall:
+def tool_call(name: str, call_id: str = "call-1", /, **arguments: Any) -> ToolCall:
     """Return a call with these arguments."""
     text = msgspec.json.encode(arguments).decode()
-    return ToolCall(id=id, name=name, arguments=text)
+    return ToolCall(id=call_id, name=name, arguments=text)
 
 
 class Driver:
@@ -174,6 +174,17 @@ class Driver:
     def returns(self) -> list[TranscriptMessage]:
         """All tool returns, in order."""
         return [message for message in self.transcript if message.role == "tool"]
+
+    @property
+    def status(self) -> str:
+        """The active run's status."""
+        assert self.state.run is not None
+        return self.state.run.status
+
+    @property
+    def window(self) -> list[int]:
+        """The sequences in context."""
+        return list(self.state.window)
 
     def kinds(self) -> list[str]:
         """Return the kinds of all events."""

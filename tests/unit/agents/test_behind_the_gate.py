@@ -62,15 +62,19 @@ class Gate:
         assert run is not None
         return run
 
+    @property
+    def status(self) -> str:
+        return self.active.status
+
 
 def test_a_red_call_waits_is_approved_and_runs() -> None:
     agent = Gate()
     agent.say(answer("", tool_call("write_file", path="a", content="x")))
-    assert agent.active.status == "waiting"
+    assert agent.status == "waiting"
     waiting = agent.effect("files.apply")
     assert agent.active.open_calls[0].effect_id == waiting.effect_id
     agent.feed(m.ApproveEffect(effect_id=waiting.effect_id, digest=waiting.digest))
-    assert agent.active.status == "running"
+    assert agent.status == "running"
     agent.run("files.apply", {"applied": ["a"], "before": {}})
     agent.say(answer("written"))
     assert agent.state.inner.last_run is not None

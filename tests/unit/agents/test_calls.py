@@ -79,15 +79,14 @@ def test_a_run_waits_only_while_all_its_open_calls_wait() -> None:
     (read,) = agent.refs("files.read")
     agent.wait(write)
     agent.wait(write)
-    assert agent.state.run is not None
-    assert agent.state.run.status == "running"
+    assert agent.status == "running"
     agent.settle(read, result={"text": "", "cut": False})
-    assert agent.state.run.status == "waiting"
+    assert agent.status == "waiting"
     waiting = [event.body for event in agent.events if event.kind == "run.waiting"]
     assert [(w["effect_id"], w["call"].id) for w in waiting] == [(f"effect:{write}", "one")]
     agent.approve(write)
     agent.approve(write)
-    assert agent.state.run.status == "running"
+    assert agent.status == "running"
     assert agent.kinds().count("run.resumed") == 1
     agent.settle(write, result={"applied": ["a"], "before": {}})
     assert [m.content for m in agent.returns] == ["Wrote 'a'.", ""]
@@ -198,12 +197,9 @@ def test_cancelling_answers_every_call_and_gives_up_what_is_open() -> None:
     agent.settle(second, result={"text": "second", "cut": False})
     agent.cancel()
     assert agent.cancelled == [first]
+    fate = "before this call returned; what it asked for may have happened"
     assert [(m.content, m.status) for m in agent.returns] == [
-        (
-            "Error: the run was cancelled before this call returned; what it asked for may have "
-            "happened.",
-            "error",
-        ),
+        (f"Error: the run was cancelled {fate}.", "error"),
         ("second", "success"),
     ]
     check_pairs(agent.transcript)

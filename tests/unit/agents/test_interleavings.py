@@ -39,12 +39,12 @@ class Interleavings(RuleBasedStateMachine):
         self.begun: dict[str, str] = {}
         self.past: list[Effect] = []
 
-    @rule(target=runs, number=st.integers(0, 30))
-    def start(self, number: int) -> str:
+    @rule(target=runs, number=st.integers(0, 30), steps_max=st.integers(0, 3))
+    def start(self, number: int, steps_max: int) -> str:
         run_id = f"run-{number}"
         text = f"message of {run_id}"
         try:
-            run = self.agent.start(run_id, text=text)
+            run = self.agent.start(run_id, text=text, steps_max=steps_max)
         except (ConflictError, OverloadedError):
             return run_id
         assert run.run_id == run_id

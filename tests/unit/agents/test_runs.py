@@ -98,7 +98,7 @@ def test_queued_runs_begin_in_order_when_the_active_one_ends() -> None:
     agent = Driver()
     for name in ("a", "b", "c"):
         agent.start(name, text=name)
-    assert agent.machine.query(agent.state, ShowRun(run_id="c")).status == "queued"
+    assert agent.start("c").status == "queued"
     for name in ("a", "b", "c"):
         assert agent.state.run is not None
         assert agent.state.run.run_id == name
@@ -200,6 +200,7 @@ def test_a_run_ends_at_its_step_limit_and_the_next_one_works() -> None:
     for _ in range(2):
         agent.say(answer("", tool_call("core_memory_append", label="human", content="x")))
     assert (agent.last().status, agent.last().stop_reason) == ("completed", "max_steps")
+    assert agent.kinds().count("step.started") == agent.kinds().count("step.finished") == 2
     check_pairs(agent.transcript)
     agent.start("run-2")
     agent.say(answer("fine"))
@@ -302,13 +303,23 @@ def test_a_model_call_that_waits_for_a_person_makes_the_run_wait() -> None:
     (ref,) = agent.refs()
     agent.wait(ref)
     agent.wait(ref)
-    assert agent.state.run is not None
-    assert agent.state.run.status == "waiting"
+    assert agent.status == "waiting"
     assert agent.kinds().count("run.waiting") == 1
     agent.approve(ref)
-    assert agent.state.run.status == "running"
+    assert agent.status == "running"
     agent.say(answer("ok"))
     assert agent.last().status == "completed"
+
+
+def test_words_about_effects_that_nobody_waits_for_change_nothing() -> None:
+    agent = Driver()
+    for _ in range(2):
+        before = agent.state
+        agent.wait("tool/gone/0/0")
+        agent.approve("tool/gone/0/0")
+        assert agent.state == before
+        agent.start()
+    assert "run.waiting" not in agent.kinds()
 
 
 def test_a_nonsense_token_count_stays_storable() -> None:

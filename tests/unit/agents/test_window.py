@@ -66,13 +66,13 @@ def test_a_request_the_model_cannot_hold_ends_the_run_and_the_next_one_works() -
     last = agent.last()
     assert (last.status, last.stop_reason) == ("failed", "max_tokens_exceeded")
     assert "does not fit" in last.error
-    assert agent.state.window == (5, 6, 7)
+    assert agent.window == [5, 6, 7]
     agent.start("next")
     agent.settle(agent.refs()[0], "failed", result={"reason": "too_large"})
     agent.start("after")
     agent.settle(agent.refs()[0], "failed", result={"reason": "too_large"})
     agent.start("alone")
-    assert len(agent.state.window) <= 2
+    assert len(agent.window) <= 2
     agent.say(answer("fits"))
     assert agent.last().stop_reason == "end_turn"
 
@@ -93,7 +93,7 @@ def test_a_conversation_beyond_its_context_window_ends_the_run_with_a_typed_reas
     agent.say(answer("", tool_call("core_memory_append", label="human", content="x"), tokens=101))
     assert agent.last().stop_reason == "max_tokens_exceeded"
     assert "the context window holds 100" in agent.last().error
-    assert agent.state.window == (3, 4, 5)
+    assert agent.window == [3, 4, 5]
     agent.start("run-3")
     agent.say(answer("fine", tokens=90))
     assert agent.last().stop_reason == "end_turn"
@@ -106,6 +106,6 @@ def test_a_new_run_first_makes_room_in_a_full_context_window() -> None:
     agent.start("run-2")
     agent.say(answer("fine", tokens=200))
     agent.start("run-3")
-    assert agent.state.window == (3, 4, 5)
+    assert agent.window == [3, 4, 5]
     agent.say(answer("fine"))
     assert agent.last().stop_reason == "end_turn"

@@ -54,6 +54,9 @@ class ScriptedSandbox:
     async def probe(self) -> TierReport:
         return TierReport("scripted", True, "")
 
+    async def reap_orphans(self) -> int:
+        return 0
+
 
 class ScriptedFiles:
     """Says where a change set stands and pretends nothing else."""
@@ -126,11 +129,11 @@ async def read(result: CommandResult, **args: Any) -> Outcome:
         ({"mode": "read", "path": "-n"}, ("cat", "--", "./-n")),
         (
             {"mode": "list", "depth": 2},
-            ("find", "./.", "-mindepth", "1", "-maxdepth", "2", "-printf", "%y\\t%s\\t%P\\0"),
+            ("find", "./", "-mindepth", "1", "-maxdepth", "2", "-printf", "%y\\t%s\\t%P\\0"),
         ),
         (
             {"mode": "search", "text": "--x"},
-            ("grep", "-rnIF", "--max-count=100", "-e", "--x", "--", "./."),
+            ("grep", "-rnIF", "--max-count=100", "-e", "--x", "--", "."),
         ),
     ],
 )
@@ -177,7 +180,12 @@ async def test_a_listing_is_sorted_and_marks_directories() -> None:
 
 async def test_a_search_that_finds_nothing_is_no_failure() -> None:
     outcome = await read(ran(exit_status=1), mode="search", text="needle")
-    assert (outcome.status, outcome.result) == ("done", {"text": "", "cut": False})
+    assert (outcome.status, outcome.result) == ("done", {"text": "(nothing found)", "cut": False})
+
+
+async def test_matches_are_sorted_by_path() -> None:
+    outcome = await read(ran(b"./b:1:x\n./a:9:x\n./a:10:x\n"), mode="search", text="x")
+    assert outcome.result["text"] == "a:9:x\na:10:x\nb:1:x"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,10 @@ def apply(
     yes: bool,
     no_wait: bool,
 ) -> int:
-    """Carry out what the workspace FILE says, once a person has approved it."""
+    """Carry out a workspace FILE once a person has approved it.
+
+    The plan goes through the gate as one Diff Card and is followed to its end.
+    """
     if (file is None) == (plan_id is None):
         raise click.UsageError("give either FILE or --plan ID")
     path = frame.path(file).resolve() if file is not None else None

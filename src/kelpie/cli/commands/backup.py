@@ -12,9 +12,10 @@ from kelpie.cli.frame import Frame, framed, run_async
 @framed()
 @click.argument("target")
 def backup(frame: Frame, *, target: str) -> None:
-    """Copy the whole store, blobs included, to TARGET, beside a running server too.
+    """Copy the whole store, beside a running server too.
 
-    TARGET must not exist, and is on the machine of the process that holds the store.
+    Blobs are included. TARGET must not exist, and is on the machine of the process that holds
+    the store.
     """
     path = str(frame.path(target))
     value = frame.ask(lambda api: api.post("/v1/store/backup", {"target": path}))
@@ -28,9 +29,9 @@ def backup(frame: Frame, *, target: str) -> None:
 @framed(remote=False)
 @click.argument("source")
 def restore(frame: Frame, *, source: str) -> None:
-    """Make the store of the settings from the backup SOURCE.
+    """Make a store from a backup; it starts held.
 
-    There must be no store yet. It starts held: nothing pending is executed before
+    The store of the settings must not exist yet. Held: nothing pending is executed before
     "kelpie store release".
     """
     settings = frame.settings()

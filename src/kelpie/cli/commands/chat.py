@@ -20,8 +20,9 @@ from kelpie.cli.text import safe_line
 @click.option("--workspace", metavar="DIR", help="Create AGENT with this directory if it is new.")
 @click.option("--model", metavar="HANDLE", help="The new agent's model, as provider/name.")
 def chat(frame: Frame, *, agent: str, workspace: str | None, model: str | None) -> int:
-    """Talk with AGENT, by name or id; a name that is new becomes a new agent.
+    """Talk with an agent, and answer what it asks.
 
+    AGENT is a name or an id; a name that is new becomes a new agent.
     Diff Cards appear in the conversation and are answered there. Ctrl-C ends a wait; a second
     one leaves, and so does Ctrl-D. What runs goes on when you have left a server.
     """

@@ -20,7 +20,7 @@ _NAME_WIDTH: Final = 18
 @click.command()
 @framed(remote=False)
 def doctor(frame: Frame) -> int:
-    """Check this host, the store, the sandbox, the model, and that the gate holds.
+    """Check the host, the store, the sandbox, the model, the gate.
 
     Everything is tried, not looked up. Exit status 1: a check failed.
     """

@@ -18,7 +18,7 @@ CHANGES_STATUS: Final = 2
 @click.argument("file")
 @click.option("--root", metavar="DIR", help="The directory it is about; else the one FILE is in.")
 def plan(frame: Frame, *, file: str, root: str | None) -> int:
-    """Show what the workspace FILE would change, and change nothing.
+    """Show what a workspace FILE would change; change nothing.
 
     Exit status 0: nothing would change; 2: something would.
     """

@@ -27,7 +27,7 @@ from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import BACKUP_STEP_PAGES
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
-from kelpie.storage.blobs import BlobStore
+from kelpie.storage.blobs import BlobStore, blobs_path
 from kelpie.storage.files import (
     digest_file,
     is_disk_full,
@@ -134,7 +134,7 @@ def restore_store(backup: Path, target: Path, *, clock: Clock, rng: Rng) -> Mani
         StoreVersionError: The backup is newer than this program.
         DiskFullError: No space; nothing is left at ``target``.
     """
-    blobs = target.with_name(target.name + ".blobs")
+    blobs = blobs_path(target)
     for path in (target, blobs):
         _require_absent(path)
     manifest = _read_manifest(backup)

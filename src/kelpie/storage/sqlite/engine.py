@@ -44,7 +44,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         sync_directory(path.parent)
     connection = _connect(path.absolute().as_uri() + "?mode=rw")
     try:
-        _require_log(path, connection)
+        require_log(path, connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_MAX}")
@@ -55,7 +55,12 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _require_log(path: Path, connection: sqlite3.Connection) -> None:
+def require_log(path: Path, connection: sqlite3.Connection) -> None:
+    """Switch the file to a write-ahead log.
+
+    Raises:
+        StoreError: It cannot have one.
+    """
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         message = f"{path} cannot use a write-ahead log (mode {mode}); use a local disk"

@@ -22,7 +22,7 @@ from kelpie.core.errors import KelpieError, StoreError, StoreHeldError
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
-from kelpie.storage.blobs import BlobStore
+from kelpie.storage.blobs import BlobStore, blobs_path
 from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
 from kelpie.storage.protocol import StoreStats
 from kelpie.storage.records import Commit, CommitReceipt, ShardGrant, StreamChunk
@@ -50,15 +50,19 @@ from kelpie.storage.sqlite.writer import GroupWriter
 T = TypeVar("T")
 
 
-def blobs_path(path: Path) -> Path:
-    """Return the directory of the blobs that belong to the store file ``path``."""
-    return path.with_name(path.name + ".blobs")
-
-
 class SqliteStore(SqliteReads):
     """A store in one file. Use `open`; `close` it in the loop that opened it."""
 
-    __slots__ = ("_blobs", "_executor", "_grants", "_held", "_opened", "_path", "_writer")
+    __slots__ = (
+        "_blobs",
+        "_executor",
+        "_grants",
+        "_held",
+        "_opened",
+        "_path",
+        "_session",
+        "_writer",
+    )
 
     def __init__(
         self, path: Path, opened: Opened, executor: ThreadPoolExecutor, clock: Clock
@@ -67,6 +71,7 @@ class SqliteStore(SqliteReads):
         self._path = path
         self._opened: Opened | None = opened
         self._executor = executor
+        self._session = opened.session
         self._grants = opened.grants
         self._held = opened.held
         self._blobs = BlobStore(blobs_path(path))
@@ -101,9 +106,12 @@ class SqliteStore(SqliteReads):
         job: Callable[[], Opened] = partial(open_for_reading, path)
         if not read_only:
             job = partial(open_for_writing, path, clock=clock, rng=rng, address=address)
+        future = asyncio.get_running_loop().run_in_executor(executor, job)
         try:
-            opened = await asyncio.get_running_loop().run_in_executor(executor, job)
+            # Shielded, because a half-awaited opening would keep the lock.
+            opened = await asyncio.shield(future)
         except BaseException:
+            future.add_done_callback(_discard)
             executor.shutdown(wait=False)
             raise
         return cls(path, opened, executor, clock)
@@ -116,7 +124,7 @@ class SqliteStore(SqliteReads):
     @property
     def session(self) -> str:
         """This holder's session id; a new one at every open, empty when read-only."""
-        return self._require_open().session
+        return self._session
 
     @property
     def held(self) -> bool:
@@ -267,14 +275,18 @@ class SqliteStore(SqliteReads):
         opened = self._opened
         if opened is None:
             return
-        if self._writer is not None:
-            await self._writer.close()
         self._opened = None
-        now_ms = self._clock.now_ms()
-        loop = asyncio.get_running_loop()
-        is_whole = self.failure is None
-        await loop.run_in_executor(self._executor, partial(_close, opened, now_ms, is_whole))
-        self._executor.shutdown(wait=False)
+        try:
+            if self._writer is not None:
+                await self._writer.close()
+        finally:
+            self._give_up()
+            now_ms = self._clock.now_ms() if self.failure is None else None
+            job = partial(_close, opened, now_ms)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._executor, job)
+            finally:
+                self._executor.shutdown(wait=False)
 
     def abandon(self) -> None:
         """Let go of the store as a crash would: what was not durable is gone.
@@ -283,11 +295,15 @@ class SqliteStore(SqliteReads):
         to the disk has ended.
         """
         opened, self._opened = self._opened, None
-        if self._writer is not None:
-            self._writer.abandon()
+        self._give_up()
         self._executor.shutdown(wait=True)
         if opened is not None:
-            _close(opened, 0, is_whole=False)
+            _close(opened, None)
+
+    def _give_up(self) -> None:
+        """Cancel what still waits: nothing, unless a close was cut short."""
+        if self._writer is not None:
+            self._writer.abandon()
 
     def check_invariants(self) -> None:
         """Assert what always holds between two callbacks."""
@@ -302,12 +318,21 @@ def _failed(error: KelpieError) -> asyncio.Future[T]:
     return future
 
 
-def _close(opened: Opened, now_ms: int, is_whole: bool) -> None:  # noqa: FBT001  # for partial
-    """Close the reader first, so that the writer's last checkpoint is the only one."""
+def _discard(opening: asyncio.Future[Opened]) -> None:
+    """Close what was opened for somebody who does not wait for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        _close(opening.result(), None)
+
+
+def _close(opened: Opened, now_ms: int | None) -> None:
+    """Close the reader first, so that the writer's last checkpoint is the only one.
+
+    With ``now_ms`` the session is written down as ended in order.
+    """
     opened.reader.close()
     try:
         if opened.writer is not None:
-            if is_whole:
+            if now_ms is not None:
                 end_session(opened.writer, opened.session, now_ms)
             opened.writer.close()
     except sqlite3.Error as error:

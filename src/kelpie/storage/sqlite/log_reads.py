@@ -1,0 +1,136 @@
+"""Reads of what only grows: event logs, streams, audit chains."""
+
+# ruff: noqa: S608  # the texts joined into SQL are constants of this package; values are bound
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from kelpie.core.errors import CursorAheadError, CursorExpiredError
+from kelpie.core.ids import ActorId, Tenant
+from kelpie.core.limits import EVENT_PAGE_ROWS_MAX
+from kelpie.storage.bounds import require_integers, text_bytes
+from kelpie.storage.records import AuditRecord, StoredEvent, StreamChunk
+from kelpie.storage.sqlite import decode
+from kelpie.storage.sqlite.decode import AUDIT_COLUMNS
+from kelpie.storage.sqlite.paging import require_limit
+from kelpie.storage.sqlite.reader import LIVING, SqliteReader
+
+_AUDIT_PAGE_ROWS: Final = 500
+
+
+class LogReads(SqliteReader):
+    """Reads of logs, by cursor."""
+
+    __slots__ = ()
+
+    async def events(self, actor: ActorId, after: int, limit: int) -> list[StoredEvent]:
+        """Return the actor's events with sequence > ``after``, gapless and in order.
+
+        ``after`` 0 begins with the oldest event that is kept.
+
+        Raises:
+            CursorAheadError: ``after`` is beyond the newest event.
+            CursorExpiredError: Events after ``after`` were removed with a deleted incarnation.
+        """
+        require_limit(limit, EVENT_PAGE_ROWS_MAX)
+        require_integers("after", after)
+        name = str(actor)
+        with self._snapshot(name):
+            query = "SELECT event_sequence, event_floor FROM actors WHERE actor = ?"
+            newest, floor = self._fetch_one(query, (name,), name) or (0, 0)
+            _require_cursor(after, newest)
+            if 0 < after < floor:
+                message = f"events up to {floor} of {name} were removed; begin again with 0"
+                raise CursorExpiredError(message, after=after, floor=floor)
+            rows = self._fetch(
+                "SELECT position, actor, sequence, at_ms, kind, checksum, body FROM events"
+                " WHERE actor = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+                (name, max(after, floor), limit),
+                name,
+            )
+        return list(map(decode.stored_event, rows))
+
+    async def events_tail(
+        self, tenant: Tenant, after_position: int, limit: int
+    ) -> list[StoredEvent]:
+        """Return all the tenant's events with position > ``after_position``, in commit order.
+
+        Raises:
+            CursorAheadError: ``after_position`` is beyond the newest event of the store.
+        """
+        require_limit(limit, EVENT_PAGE_ROWS_MAX)
+        require_integers("after", after_position)
+        with self._snapshot("events"):
+            query = "SELECT value FROM counters WHERE name = 'event'"
+            (newest,) = self._fetch_one(query, (), "counters") or (0,)
+            _require_cursor(after_position, newest)
+            rows = self._fetch(
+                "SELECT e.position, e.actor, e.sequence, e.at_ms, e.kind, e.checksum, e.body"
+                " FROM events e CROSS JOIN actors a ON a.actor = e.actor"
+                " WHERE e.tenant = ? AND e.position > ? AND e.sequence > a.event_floor"
+                " ORDER BY e.position LIMIT ?",
+                (tenant, after_position, limit),
+                "events",
+            )
+        return list(map(decode.stored_event, rows))
+
+    async def stream(
+        self, actor: ActorId, effect_id: str, attempt: int, after: int, limit: int
+    ) -> list[StreamChunk]:
+        """Return chunks of one attempt with sequence > ``after``."""
+        require_limit(limit, EVENT_PAGE_ROWS_MAX)
+        text_bytes("effect_id", effect_id)
+        require_integers("attempt", attempt, after)
+        rows = self._fetch(
+            "SELECT s.effect_id, s.attempt, s.sequence, s.kind, s.checksum, s.body FROM actors a"
+            f" JOIN streams s ON s.actor = a.actor AND {LIVING.format('s')}"
+            " WHERE a.actor = ? AND s.effect_id = ? AND s.attempt = ? AND s.sequence > ?"
+            " ORDER BY s.sequence LIMIT ?",
+            (str(actor), effect_id, attempt, after, limit),
+            str(actor),
+        )
+        return list(map(decode.stream_chunk, rows))
+
+    # --- audit ----------------------------------------------------------------------------------
+
+    async def audit(self, tenant: Tenant) -> AsyncIterator[AuditRecord]:
+        """Yield the tenant's audit records, by shard and sequence."""
+        shard, sequence = -1, 0
+        while True:
+            rows = self._fetch(
+                f"SELECT {AUDIT_COLUMNS} FROM audit WHERE tenant = ?"
+                " AND (shard, sequence) > (?, ?) ORDER BY shard, sequence LIMIT ?",
+                (tenant, shard, sequence, _AUDIT_PAGE_ROWS),
+                "audit",
+            )
+            for row in rows:
+                record = decode.audit_record(row)
+                shard, sequence = record.shard, record.sequence
+                yield record
+            if len(rows) < _AUDIT_PAGE_ROWS:
+                return
+
+    async def audit_chain(self, shard: int) -> AsyncIterator[AuditRecord]:
+        """Yield every record of one shard's chain, in order."""
+        sequence = 0
+        while True:
+            rows = self._fetch(
+                f"SELECT {AUDIT_COLUMNS} FROM audit WHERE shard = ? AND sequence > ?"
+                " ORDER BY sequence LIMIT ?",
+                (shard, sequence, _AUDIT_PAGE_ROWS),
+                "audit",
+            )
+            for row in rows:
+                record = decode.audit_record(row)
+                sequence = record.sequence
+                yield record
+            if len(rows) < _AUDIT_PAGE_ROWS:
+                return
+
+
+def _require_cursor(after: int, newest: int) -> None:
+    if after > newest:
+        message = f"after is {after:,}, the newest event is {newest:,}; use a cursor you were given"
+        raise CursorAheadError(message, after=after, newest=newest)

@@ -1,0 +1,118 @@
+"""Reads of what people page through: effects and lists."""
+
+# ruff: noqa: S608  # the texts joined into SQL are constants of this package; values are bound
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kelpie.core.errors import NotFoundError
+from kelpie.core.ids import ActorId, Tenant
+from kelpie.core.limits import LIST_PAGE_ROWS_MAX
+from kelpie.storage.bounds import text_bytes
+from kelpie.storage.records import EffectRow, EffectState, ListItem, Page
+from kelpie.storage.sqlite import decode
+from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
+from kelpie.storage.sqlite.paging import Place, require_limit, slice_page
+from kelpie.storage.sqlite.reader import LIVING, SqliteReader
+
+
+class PageReads(SqliteReader):
+    """Reads in pages."""
+
+    __slots__ = ()
+
+    async def effect(self, tenant: Tenant, effect_id: str) -> EffectRow | None:
+        """Return one effect, in whatever state; those of deleted actors are gone."""
+        text_bytes("effect_id", effect_id)
+        row = self._fetch_one(
+            f"SELECT {EFFECT_COLUMNS} FROM effects e"
+            f" JOIN actors a ON a.actor = e.actor AND {LIVING.format('e')}"
+            " WHERE e.tenant = ? AND e.effect_id = ?",
+            (tenant, effect_id),
+            f"effect {effect_id}",
+        )
+        return None if row is None else decode.effect_row(row)
+
+    async def effects(
+        self, page: Page, *, states: Sequence[EffectState] = (), actor: ActorId | None = None
+    ) -> list[EffectRow]:
+        """Return effects by (created_ms, id); empty ``states`` means all.
+
+        Raises:
+            NotFoundError: A cursor names no effect of the tenant.
+        """
+        require_limit(page.limit, LIST_PAGE_ROWS_MAX)
+        query = "SELECT created_ms FROM effects WHERE tenant = ? AND effect_id = ?"
+        find = self._finder(page.tenant, query, "effect")
+        sliced = slice_page(
+            page, ("e.created_ms", "e.effect_id"), find(page.after), find(page.before)
+        )
+        where = " WHERE e.tenant = ?"
+        values: list[object] = [page.tenant]
+        if actor is not None:
+            where += " AND e.actor = ?"
+            values.append(str(actor))
+        if states:
+            where += f" AND e.state IN ({', '.join('?' * len(states))})"
+            values += states
+        rows = self._fetch(
+            f"SELECT {EFFECT_COLUMNS} FROM effects e"
+            f" CROSS JOIN actors a ON a.actor = e.actor AND {LIVING.format('e')}"
+            f"{where}{sliced.where}{sliced.order}",
+            (*values, *sliced.values),
+            "effects",
+        )
+        found = list(map(decode.effect_row, rows))
+        return found[::-1] if sliced.is_reversed else found
+
+    def _finder(
+        self, tenant: Tenant, query: str, kind: str, *keys: str
+    ) -> Callable[[str | None], Place | None]:
+        """Return a function that finds a cursor's place with ``query``."""
+
+        def find(item_id: str | None) -> Place | None:
+            if item_id is None:
+                return None
+            text_bytes("cursor", item_id)
+            row = self._fetch_one(query, (tenant, *keys, item_id), kind)
+            if row is None:
+                raise NotFoundError(kind, item_id)
+            return Place(row[0], item_id)
+
+        return find
+
+    async def list_page(self, collection: str, page: Page) -> list[ListItem]:
+        """Return projection rows of the tenant in (sort_key, item_id) order.
+
+        Raises:
+            NotFoundError: A cursor names no item, and none that was removed lately.
+        """
+        require_limit(page.limit, LIST_PAGE_ROWS_MAX)
+        text_bytes("collection", collection)
+        query = "SELECT sort_key FROM lists WHERE tenant = ? AND collection = ? AND item_id = ?"
+        find = self._finder(page.tenant, query, collection, collection)
+        sliced = slice_page(page, ("l.sort_key", "l.item_id"), find(page.after), find(page.before))
+        rows = self._fetch(
+            "SELECT l.item_id, l.sort_key, l.owner, l.checksum, l.body FROM lists l"
+            f" CROSS JOIN actors a ON a.actor = l.owner AND {LIVING.format('l')}"
+            " WHERE l.tenant = ? AND l.collection = ? AND l.deleted_ms IS NULL"
+            f"{sliced.where}{sliced.order}",
+            (page.tenant, collection, *sliced.values),
+            collection,
+        )
+        found = list(map(decode.list_item, rows))
+        return found[::-1] if sliced.is_reversed else found
+
+    async def list_item(self, tenant: Tenant, collection: str, item_id: str) -> ListItem | None:
+        """Return one projection row."""
+        text_bytes("collection", collection)
+        text_bytes("item_id", item_id)
+        row = self._fetch_one(
+            "SELECT l.item_id, l.sort_key, l.owner, l.checksum, l.body FROM lists l"
+            f" JOIN actors a ON a.actor = l.owner AND {LIVING.format('l')}"
+            " WHERE l.tenant = ? AND l.collection = ? AND l.item_id = ? AND l.deleted_ms IS NULL",
+            (tenant, collection, item_id),
+            collection,
+        )
+        return None if row is None else decode.list_item(row)

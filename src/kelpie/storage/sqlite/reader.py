@@ -1,0 +1,50 @@
+"""The reading connection, and how a read fails.
+
+Reads run on the event loop's thread: each is one short statement, or a few inside one snapshot. In
+WAL mode they neither wait for the writer nor hold it up, and see only what is durable.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from kelpie.ports.clock import Clock
+from kelpie.storage.sqlite.decode import Row
+from kelpie.storage.sqlite.engine import translate_error
+
+# Joined to an actor's rows, this hides what is left of a deleted incarnation.
+LIVING: Final = "a.incarnation = {0}.incarnation AND a.tombstoned = 0"
+
+
+class SqliteReader:
+    """Base of the reading half of the store: statements, snapshots, typed errors."""
+
+    __slots__ = ("_clock", "_reader")
+
+    def __init__(self, reader: sqlite3.Connection, clock: Clock) -> None:
+        self._reader = reader
+        self._clock = clock
+
+    def _fetch(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
+        try:
+            return self._reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise translate_error(error, subject) from error
+
+    def _fetch_one(self, query: str, values: Sequence[object], subject: str) -> Row | None:
+        rows = self._fetch(query, values, subject)
+        assert len(rows) <= 1, "the query names one row"
+        return rows[0] if rows else None
+
+    @contextmanager
+    def _snapshot(self, subject: str) -> Generator[None, None, None]:
+        """Let every read inside see the same commit."""
+        self._fetch("BEGIN", (), subject)
+        try:
+            yield
+        finally:
+            if self._reader.in_transaction:
+                self._reader.execute("ROLLBACK")

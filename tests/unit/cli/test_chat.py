@@ -1,0 +1,132 @@
+"""The conversation: streams, cards, answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.unit.cli.answers import AGENT, Question, event, log
+from tests.unit.cli.product import Desk, Events, Refusal, Request
+
+STREAM = "/v1/agents/agent-1/messages/stream"
+
+
+def _piece(text: str, otid: str = "o-1") -> dict[str, Any]:
+    return {"message_type": "assistant_message", "id": "m-1", "otid": otid, "content": text}
+
+
+def _stop(reason: str) -> dict[str, Any]:
+    return {"message_type": "stop_reason", "stop_reason": reason}
+
+
+def _desk(desk: Desk, *stream: Any, events: tuple[dict[str, Any], ...] = ()) -> Question:
+    question = Question(desk)
+    desk.product.routes["GET", "/v1/agents/"] = [AGENT]
+    desk.product.routes["GET", "/v1/agents/agent-1"] = AGENT
+    desk.product.routes["POST", STREAM] = Events([*stream, "[DONE]"])
+    desk.product.routes["GET", "/v1/events"] = log(*events)
+    return question
+
+
+def _stored(sequence: int, text: str) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "id": f"m-{sequence}",
+        "role": "assistant",
+        "content": text,
+        "tool_calls": [],
+    }
+    return event(sequence, "message", **message)
+
+
+FINISHED = {"run_id": "run-1", "stop_reason": "end_turn", "error": ""}
+
+
+def test_pieces_of_an_answer_become_one_line(desk: Desk) -> None:
+    question = _desk(desk, _piece("Hel"), _piece("lo\x07"), _stop("end_turn"))
+    question.effect["state"] = "done"
+    outcome = desk.type("chat", "ada", stdin="hi\n")
+    assert outcome.status == 0
+    assert outcome.stdout == "agent> Hello\\x07\n"
+    sent = next(request for request in desk.product.requests if request.path == STREAM)
+    assert sent.body["messages"] == [{"role": "user", "content": "hi"}]
+    assert sent.body["stream_tokens"] is True
+    assert desk.product.drives == [True]
+
+
+def test_a_new_name_becomes_an_agent_with_the_workspace(desk: Desk) -> None:
+    _desk(desk)
+    desk.product.routes["GET", "/v1/agents/"] = []
+    desk.product.routes["GET", "/v1/approvals"] = {"effects": []}
+    desk.product.routes["POST", "/v1/agents/"] = AGENT
+    desk.type("chat", "ada", "--workspace", "w", "--model", "a/b", stdin="")
+    created = next(request for request in desk.product.requests if request.method == "POST")
+    expected = {"name": "ada", "workspace": str(desk.directory / "w"), "model": "a/b"}
+    assert created.body == expected
+
+
+def test_a_card_is_shown_and_asked_and_the_run_followed(desk: Desk) -> None:
+    """The stream ends at the question; what follows the answer comes from the log."""
+    after = (_stored(2, "Done."), event(3, "run.finished", run=FINISHED))
+    waiting = event(1, "run.waiting", run_id="run-1", effect_id="effect-1")
+    question = _desk(desk)
+    question.effect["state"] = "done"
+
+    def stream(_: Request) -> Events:
+        question.effect["state"] = "waiting"
+        asks = {"message_type": "approval_request_message", "id": "m-9", "tool_calls": []}
+        return Events([_piece("Let me write."), asks, _stop("requires_approval"), "[DONE]"])
+
+    def events(request: Request) -> Any:
+        known = (waiting, *after) if question.answers else (waiting,)
+        source = log(*known)
+        assert callable(source)
+        return source(request)
+
+    desk.product.routes["POST", STREAM] = stream
+    desk.product.routes["GET", "/v1/events"] = events
+    outcome = desk.type("chat", "ada", stdin="write it\nwhat\na\n")
+    assert outcome.stdout == "agent> Let me write.\nagent> Done.\n"
+    assert question.answers == [{"reason": "", "digest": "sha256:aa"}]
+    assert "| Rewrite notes.txt" in outcome.stderr
+    assert outcome.stderr.count("[a]pprove, [d]eny or [s]kip?") == 2, "it asks until it understands"
+
+
+def test_what_waits_already_is_asked_first(desk: Desk) -> None:
+    question = _desk(desk)
+
+    def events(request: Request) -> Any:
+        source = log(*((event(5, "run.finished", run=FINISHED),) if question.answers else ()))
+        assert callable(source)
+        return source(request)
+
+    desk.product.routes["GET", "/v1/events"] = events
+    outcome = desk.type("chat", "agent-1", stdin="d\n")
+    assert question.effect["state"] == "denied"
+    assert outcome.status == 0
+
+
+def test_a_skipped_card_goes_on_waiting(desk: Desk) -> None:
+    question = _desk(desk)
+    outcome = desk.type("chat", "ada", stdin="s\n")
+    assert question.answers == []
+    assert "It goes on waiting: kelpie approvals approve effect-1" in outcome.stderr
+
+
+def test_a_refused_message_leaves_the_conversation_usable(desk: Desk) -> None:
+    question = _desk(desk)
+    question.effect["state"] = "done"
+    answers: list[Any] = [
+        Refusal(502, "model_failed", "no quota"),
+        Events([_piece("better"), _stop("end_turn")]),
+    ]
+    desk.product.routes["POST", STREAM] = lambda _: answers.pop(0)
+    outcome = desk.type("chat", "ada", stdin="one\ntwo\n")
+    assert "kelpie: no quota" in outcome.stderr
+    assert outcome.stdout == "agent> better\n"
+
+
+def test_json_prints_the_events_as_lines(desk: Desk) -> None:
+    ping = {"message_type": "ping", "id": "p"}
+    question = _desk(desk, ping, _piece("x"), _stop("end_turn"))
+    question.effect["state"] = "done"
+    outcome = desk.type("chat", "ada", "--json", stdin="hi\n")
+    assert outcome.json_lines() == [_piece("x"), _stop("end_turn")]

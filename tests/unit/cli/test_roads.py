@@ -1,0 +1,213 @@
+"""The three roads to the product, and the transport that streams from an app in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from kelpie.cli.asgi import AppTransport
+from kelpie.cli.errors import CommandError
+from kelpie.cli.frame import run_async
+from kelpie.cli.sse import read_events
+from kelpie.core.errors import StoreHeldError
+from kelpie.settings import Settings
+from tests.unit.cli.product import Desk
+from tests.unit.cli.test_care import Holding
+
+
+class _Handler(BaseHTTPRequestHandler):
+    seen: list[dict[str, str]]
+
+    def do_GET(self) -> None:
+        self.seen.append({"path": self.path} | {k.lower(): v for k, v in self.headers.items()})
+        body = b"oops" if "broken" in self.path else b"[]"
+        self.send_response(500 if "broken" in self.path else 200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "local"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        """Keep stderr for the command."""
+
+
+class _UnixServer(HTTPServer):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = "kelpie", 0
+
+
+@contextmanager
+def _serving(server: HTTPServer) -> Iterator[list[dict[str, str]]]:
+    seen: list[dict[str, str]] = []
+    server.RequestHandlerClass = type("Handler", (_Handler,), {"seen": seen})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_named_server_gets_the_callers_key(desk: Desk) -> None:
+    server = HTTPServer(("127.0.0.1", 0), _Handler)
+    url = f"http://127.0.0.1:{server.server_port}/"
+    desk.environment |= {"KELPIE_API_KEY": "secret", "HTTP_PROXY": "http://127.0.0.1:9"}
+    desk.holder = Holding()
+    with _serving(server) as seen:
+        assert desk.type("agents", "list", "--url", url, "--json").json() == []
+        desk.environment["KELPIE_URL"] = url
+        assert desk.type("agents", "list").status == 0
+    assert seen[0]["path"] == "/v1/agents/?limit=50"
+    assert [request["authorization"] for request in seen] == ["Bearer secret"] * 2
+    assert desk.product.drives == []
+
+
+def test_the_holder_is_asked_on_its_socket_without_a_key(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    desk.environment["KELPIE_API_KEY"] = "secret"
+    desk.holder = Holding(address=str(path))
+    with _serving(_UnixServer(str(path), _Handler)) as seen:  # type: ignore[arg-type]
+        assert desk.type("agents", "list", "--json").json() == []
+    assert "authorization" not in seen[0]
+    assert desk.product.drives == []
+
+
+def test_a_holder_that_does_not_listen_is_named(desk: Desk) -> None:
+    desk.holder = Holding()
+    outcome = desk.type("agents", "list")
+    assert outcome.status == 73
+    assert "process 4242 holds" in outcome.stderr
+    assert "next: ps -p 4242" in outcome.stderr
+
+
+def test_a_server_that_does_not_answer_exits_69(desk: Desk) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        outcome = desk.type("agents", "list", "--url", url, "--json")
+    assert outcome.status == 69
+    assert outcome.error()["next"] == "kelpie serve"
+
+
+def test_a_server_that_is_none_is_a_typed_error(desk: Desk) -> None:
+    server = HTTPServer(("127.0.0.1", 0), _Handler)
+    url = f"http://127.0.0.1:{server.server_port}/broken"
+    with _serving(server):
+        outcome = desk.type("agents", "list", "--url", url)
+    assert outcome.status == 70
+    assert "HTTP status 500" in outcome.stderr
+
+
+@pytest.mark.parametrize("url", ["localhost:8283", "ftp://x", "http://"])
+def test_a_malformed_url_is_bad_input(desk: Desk, url: str) -> None:
+    assert desk.type("agents", "list", "--url", url).status == 2
+
+
+def test_what_opening_raises_reaches_the_terminal(desk: Desk) -> None:
+    def refuse(settings: Settings, *, drive: bool) -> Any:
+        raise StoreHeldError("another process holds the store")
+
+    desk.product.open = refuse  # type: ignore[method-assign]
+    outcome = desk.type("agents", "list", "--json")
+    assert (outcome.status, outcome.error()["code"]) == (73, "store_held")
+
+
+async def _request(app: Any, take: int) -> list[bytes]:
+    chunks: list[bytes] = []
+    async with asyncio.TaskGroup() as group:
+        transport = AppTransport(app, group)
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://kelpie") as client,
+            client.stream("GET", "/") as response,
+        ):
+            async for chunk in response.aiter_raw():
+                chunks.append(chunk)
+                if len(chunks) == take:
+                    break
+    return chunks
+
+
+async def _start(send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+def test_chunks_arrive_while_the_app_still_runs_and_leaving_ends_it() -> None:
+    left: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["kelpie.local"] is True
+        await receive()
+        await _start(send)
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        left.append((await receive())["type"])
+
+    assert run_async(_request(app, 1)) == [b"one"]
+    assert left == ["http.disconnect"]
+
+
+def test_an_app_that_writes_faster_than_it_is_read_is_held_back() -> None:
+    sent: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await _start(send)
+        for number in range(500):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            sent.append(number)
+
+    async def read() -> int:
+        async with asyncio.TaskGroup() as group:
+            transport = AppTransport(app, group)
+            client = httpx.AsyncClient(transport=transport, base_url="http://kelpie")
+            async with client, client.stream("GET", "/") as response:
+                for _ in range(1_000):
+                    await asyncio.sleep(0)
+                waiting = len(sent)
+                assert len([chunk async for chunk in response.aiter_raw()]) == 500
+        return waiting
+
+    assert run_async(read()) < 100
+
+
+def test_an_app_that_answers_nothing_is_an_error_and_no_hang() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        run_async(_request(app, 1))
+
+
+async def _parse(*chunks: bytes) -> list[tuple[str, str, str]]:
+    async def source() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    return [(event.name, event.data, event.id) async for event in read_events(source())]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1_000])
+def test_events_are_read_whatever_the_size_of_the_pieces(size: int) -> None:
+    text = ": ping\n\nid: 4\nevent: a\ndata: é1\ndata: 2\r\n\r\n"
+    raw = f"{text}data\n\nretry: 5\n\ndata: end\n\ndata: x".encode()
+    pieces = [raw[start : start + size] for start in range(0, len(raw), size)]
+    assert asyncio.run(_parse(*pieces)) == [("a", "é1\n2", "4"), ("", "", "4"), ("", "end", "4")]
+
+
+def test_a_line_without_end_is_refused() -> None:
+    with pytest.raises(CommandError, match="bytes at once"):
+        asyncio.run(_parse(*[b"x" * 1_000_000] * 9))
