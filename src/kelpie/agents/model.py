@@ -17,6 +17,8 @@ from kelpie.memory.blocks import Block
 
 ACTOR_TYPE: Final = "agent"
 COLLECTION: Final = "agents"
+RUNS_COLLECTION: Final = "runs"
+"""The projection in which an agent owns one row per run, so that a run's id finds its agent."""
 
 StopReason = Literal[
     "end_turn",

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from kelpie.actors.commands import Reply
+from kelpie.actors.commands import PutListItem, Reply
 from kelpie.agents import loop
 from kelpie.agents.config import check_request, measure
 from kelpie.agents.draft import Draft
 from kelpie.agents.model import (
+    RUNS_COLLECTION,
     AgentState,
     CancelRun,
     InputMessage,
@@ -53,6 +54,10 @@ def start_run(draft: Draft, message: StartRun) -> None:
         raise ConflictError("this agent has no model; set its `model` to <provider>/<name>")
     run = _make_run(draft, message)
     messages = tuple(_make_message(draft, run, each) for each in message.messages)
+    sort_key = f"{run.created_ms:016d}"
+    draft.do(
+        PutListItem(collection=RUNS_COLLECTION, item_id=run.run_id, sort_key=sort_key, body=None)
+    )
     if state.run is None:
         assert not state.queue, "nothing queues behind nothing"
         loop.begin_run(draft, run, messages)

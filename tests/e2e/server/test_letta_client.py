@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,7 +16,7 @@ from tests.e2e.support.scripts import AFTER, BEFORE, FILE, conversation
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
 UNKNOWN = "agent-00000000-0000-4000-8000-000000000000"
 BLOCKS: Any = [{"label": "human", "value": "Ada"}]
@@ -32,12 +31,6 @@ def server(shared: Node) -> Server:
 @contextmanager
 def connect(server: Server) -> Iterator[Letta]:
     with Letta(base_url=server.url, api_key="any", max_retries=0) as letta:
-        yield letta
-
-
-@asynccontextmanager
-async def connect_async(server: Server) -> AsyncIterator[AsyncLetta]:
-    async with AsyncLetta(base_url=server.url, api_key="any", max_retries=0) as letta:
         yield letta
 
 
@@ -110,7 +103,8 @@ def test_an_answer_parses_and_stands_in_the_conversation(shared: Node, server: S
 def test_tokens_stream_before_the_answer_is_whole(shared: Node, server: Server) -> None:
     with connect(server) as letta:
         made = create(letta, shared)
-        stream = letta.agents.messages.stream(made.id, input="slow", stream_tokens=True)
+        with pytest.warns(DeprecationWarning, match="deprecated"):
+            stream = letta.agents.messages.stream(made.id, input="slow", stream_tokens=True)
         items = list(stream)
     pieces = [item.content for item in items if isinstance(item, AssistantMessage)]
     assert len(pieces) > 1
@@ -131,7 +125,7 @@ def test_a_background_run_goes_on_by_itself_and_can_be_looked_up(
             within_s=10,
             what="the run to complete",
         )
-        assert text_of(list(letta.agents.messages.list(made.id))[0]) == "Hello to you."
+        assert text_of(next(iter(letta.agents.messages.list(made.id)))) == "Hello to you."
 
 
 @pytest.mark.covers("POST /v1/agents/{id}/messages/cancel")
@@ -178,9 +172,7 @@ def test_a_no_through_the_client_reaches_the_model_and_changes_nothing(
         made = create(letta, shared)
         request = letta.agents.messages.create(made.id, input="write").messages[-1]
         assert request.message_type == "approval_request_message"
-        answer = answer_request(
-            letta, made.id, str(request.tool_call.tool_call_id), approve=False
-        )
+        answer = answer_request(letta, made.id, str(request.tool_call.tool_call_id), approve=False)
         assert text_of(answer.messages[-1]) == "That is done."
         (returned,) = [m for m in answer.messages if m.message_type == "tool_return_message"]
         assert returned.status == "error"
@@ -189,7 +181,7 @@ def test_a_no_through_the_client_reaches_the_model_and_changes_nothing(
 
 async def test_the_async_client_does_the_same(shared: Node, server: Server) -> None:
     (shared.workspace / FILE).write_text(BEFORE, encoding="utf-8")
-    async with connect_async(server) as letta:
+    async with AsyncLetta(base_url=server.url, api_key="any", max_retries=0) as letta:
         made = await letta.agents.create(
             name="async", memory_blocks=BLOCKS, extra_body={"workspace": str(shared.workspace)}
         )
@@ -199,9 +191,8 @@ async def test_the_async_client_does_the_same(shared: Node, server: Server) -> N
             "tool_return_message",
             "assistant_message",
         ]
-        stream = await letta.agents.messages.stream(made.id, input="hello")
+        stream = await letta.agents.messages.create(made.id, input="hello", streaming=True)
         items = [item async for item in stream]
-        await asyncio.get_running_loop().shutdown_asyncgens()
         assert text_of(items[0]) == "Hello to you."
         block = await letta.agents.blocks.update("human", agent_id=made.id, value="Grace")
         assert block.value == "Grace"
@@ -229,7 +220,7 @@ def test_a_client_that_leaves_in_the_middle_loses_nothing(shared: Node, server: 
             within_s=10,
             what="the run to end without its caller",
         )
-        newest = list(letta.agents.messages.list(made.id))[0]
+        newest = next(iter(letta.agents.messages.list(made.id)))
         assert text_of(newest) == "one two three four five six"
 
 

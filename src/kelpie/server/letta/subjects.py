@@ -6,13 +6,17 @@ from typing import Any, Final
 
 import msgspec
 
-from kelpie.agents.model import ACTOR_TYPE, AgentState, Run, ShowAgent, ShowRun
+from kelpie.agents.model import (
+    ACTOR_TYPE,
+    RUNS_COLLECTION,
+    AgentState,
+    Run,
+    ShowAgent,
+    ShowRun,
+)
 from kelpie.core.errors import InvalidFieldError, NotFoundError
 from kelpie.core.ids import ActorId, require_prefixed_id
 from kelpie.server.operations import Call
-
-RUNS_COLLECTION: Final = "runs"
-"""The projection in which an agent's actor owns one row per run, so that a run finds its agent."""
 
 _decode_run: Final = msgspec.msgpack.Decoder(Run).decode
 
