@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 END_S = 30.0
 
@@ -104,3 +104,15 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
         return True
     return False
+
+
+def find_processes(text: str) -> list[int]:
+    """The ids of the processes whose command line holds `text`, this one excepted."""
+    found: list[int] = []
+    for place in Path("/proc").iterdir():
+        if not place.name.isdigit() or int(place.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if text.encode() in (place / "cmdline").read_bytes():
+                found.append(int(place.name))
+    return found
