@@ -26,6 +26,11 @@ REQUIREMENTS: dict[str, Requirement] = {
         text="A reply or query result leaves only when everything that it read is durable.",
         critical=True,
     ),
+    "CRASH-ANY-STEP": Requirement(
+        text="A process that dies at any step loses nothing acknowledged, repeats nothing that "
+        "must not be repeated, and resumes what it began.",
+        critical=True,
+    ),
     "DEV-TEST-GROUPS": Requirement(
         text="./dev names the suites that exist when it is asked for one that does not."
     ),

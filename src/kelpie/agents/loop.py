@@ -19,6 +19,7 @@ from kelpie.agents.model import (
     RunStatus,
     StopReason,
     TranscriptMessage,
+    answer_id,
     prompt_key,
     run_key,
 )
@@ -177,7 +178,7 @@ def _take_answer(draft: Draft, record: EffectRecord) -> None:
         _repair(draft, answer.problem)
     else:
         _add_usage(draft, answer.usage)
-        _say_answer(draft, answer)
+        _say_answer(draft, answer, answer_id(record.effect_id, record.attempt))
         if answer.tool_calls:
             _begin_calls(draft, answer.tool_calls)
         else:
@@ -194,11 +195,11 @@ def _repair(draft: Draft, problem: str) -> None:
     _begin_step(draft, notice=f"Your last answer was unusable: {problem}. Answer again.")
 
 
-def _say_answer(draft: Draft, answer: ModelAnswer) -> None:
+def _say_answer(draft: Draft, answer: ModelAnswer, message_id: str) -> None:
     if not answer.text.strip() and not answer.tool_calls:
         return
     message = TranscriptMessage(
-        id=draft.turn.new_id("message"),
+        id=message_id,
         sequence=0,
         role="assistant",
         content=answer.text,

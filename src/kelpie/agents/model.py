@@ -6,19 +6,21 @@ rows of the actor's ordered map under ``message/<sequence, 12 digits>`` and neve
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
 from kelpie.actors.commands import Message
 from kelpie.core import limits
+from kelpie.core.ids import derive_uuid
 from kelpie.llm.model import ToolCall, Usage
 from kelpie.memory.blocks import Block
 
 ACTOR_TYPE: Final = "agent"
 COLLECTION: Final = "agents"
 RUNS_COLLECTION: Final = "runs"
-"""The projection in which an agent owns one row per run, so that a run's id finds its agent."""
+"""One row per run, owned by its agent, without a body: how a run id finds its agent."""
 
 StopReason = Literal[
     "end_turn",
@@ -42,6 +44,15 @@ def message_key(sequence: int) -> str:
 def prompt_key(digest: str) -> str:
     """Return the ordered-map key of a system text."""
     return f"prompt/{digest}"
+
+
+def answer_id(effect_id: str, attempt: int) -> str:
+    """Return the id of the message that an attempt of a model call answers with.
+
+    Known before the answer is: what streams carries the id under which it will be stored.
+    """
+    seed = hashlib.blake2b(effect_id.encode(), digest_size=16).digest()
+    return f"message-{derive_uuid(seed, attempt)}"
 
 
 def run_key(run_id: str) -> str:

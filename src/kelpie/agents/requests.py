@@ -53,11 +53,11 @@ def start_run(draft: Draft, message: StartRun) -> None:
     if not state.config.model:
         raise ConflictError("this agent has no model; set its `model` to <provider>/<name>")
     run = _make_run(draft, message)
-    messages = tuple(_make_message(draft, run, each) for each in message.messages)
     sort_key = f"{run.created_ms:016d}"
     draft.do(
         PutListItem(collection=RUNS_COLLECTION, item_id=run.run_id, sort_key=sort_key, body=None)
     )
+    messages = tuple(_make_message(draft, run, each) for each in message.messages)
     if state.run is None:
         assert not state.queue, "nothing queues behind nothing"
         loop.begin_run(draft, run, messages)

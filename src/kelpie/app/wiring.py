@@ -199,9 +199,7 @@ async def _open_store(
 ) -> SqliteStore:
     for directory in (settings.data_dir, settings.store.path.parent):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = await SqliteStore.open(
-        settings.store.path, clock=world.clock, rng=world.rng, address=address
-    )
+    store = await world.open_store(settings.store.path, address, world.clock, world.rng)
     stack.push_async_callback(store.close)
     return store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,16 @@ from kelpie.sandbox.blobs import Blobs
 from kelpie.sandbox.bubblewrap import Bubblewrap
 from kelpie.sandbox.protocol import Sandbox
 from kelpie.settings import Settings
+from kelpie.storage.sqlite.store import SqliteStore
 
 SCRATCH_DIRECTORY = "scratch"
 
 OpenSandbox = Callable[[Blobs, Path], Sandbox]
 """Given the blob store and a directory for scratch layers, return the sandbox."""
+
+
+OpenStore = Callable[[Path, str, Clock, Rng], Awaitable[SqliteStore]]
+"""Given a path, the holder's address, a clock and a source of randomness, open the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,7 @@ class World:
 
     Attributes:
         environment: Where ``env:`` references are looked up.
+        open_store: Opens the store at a path for a holder that listens at an address.
         open_sandbox: Makes the sandbox over a blob store.
         metrics_text: The metrics in Prometheus' text format.
     """
@@ -45,6 +51,7 @@ class World:
     network: Network
     telemetry: Telemetry
     environment: Mapping[str, str]
+    open_store: OpenStore
     open_sandbox: OpenSandbox
     metrics_text: Callable[[], str]
 
@@ -80,6 +87,7 @@ async def host_world(settings: Settings) -> AsyncIterator[World]:
             network=network,
             telemetry=telemetry,
             environment=dict(os.environ),  # noqa: TID251  the composition root reads it once
+            open_store=open_sqlite,
             open_sandbox=open_sandbox,
             metrics_text=telemetry.metrics_text,
         )
@@ -92,3 +100,12 @@ def _log_style(settings: Settings) -> Format:
     if settings.log.format == "auto":
         return "console" if sys.stderr.isatty() else "json"
     return "console" if settings.log.format == "text" else "json"
+
+
+async def open_sqlite(path: Path, address: str, clock: Clock, rng: Rng) -> SqliteStore:
+    """Open the embedded store.
+
+    Raises:
+        StoreError: As `SqliteStore.open`.
+    """
+    return await SqliteStore.open(path, clock=clock, rng=rng, address=address)

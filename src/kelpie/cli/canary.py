@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -59,7 +59,7 @@ async def check_gate(world: World, settings: Settings) -> Check:
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
+def _scratch() -> Generator[Path, None, None]:
     with tempfile.TemporaryDirectory(prefix="kelpie-canary-") as name:
         yield Path(name).resolve()
 

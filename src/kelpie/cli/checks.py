@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -151,7 +151,7 @@ async def check_model(world: World, settings: Settings) -> Check:
 
 
 @contextmanager
-def _scratch(settings: Settings) -> Iterator[Path]:
+def _scratch(settings: Settings) -> Generator[Path, None, None]:
     """Make a directory on the disk of the store, for as long as the context is open."""
     parent = settings.store.path.parent
     while not parent.exists():

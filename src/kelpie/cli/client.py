@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -123,7 +123,7 @@ class Api:
 @asynccontextmanager
 async def connect(
     world: World, settings: Settings, *, url: str | None, drive: bool
-) -> AsyncIterator[Api]:
+) -> AsyncGenerator[Api, None]:
     """Yield the way to the product: ``url`` or ``KELPIE_URL``, else the holder, else this process.
 
     Raises:

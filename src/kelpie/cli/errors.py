@@ -115,13 +115,13 @@ def next_step_for(code: str, fields: Mapping[str, Any]) -> str:
 
 def bare_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the one error inside groups of one, or the group itself."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        members = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        if len(members) > 1:
-            break
-        error = members[0]
-    return error
+    members = group.exceptions
+    if len(members) > 1:
+        return group
+    only = next(iter(members))
+    if isinstance(only, BaseExceptionGroup):
+        return bare_error(cast("BaseExceptionGroup[BaseException]", only))
+    return only
 
 
 def report(error: Exception, *, as_json: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -49,7 +49,7 @@ class Interrupts:
         return task.result()
 
     @asynccontextmanager
-    async def installed(self) -> AsyncIterator[None]:
+    async def installed(self) -> AsyncGenerator[None, None]:
         """Take over Ctrl-C for as long as the context is open."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self.press)

@@ -58,8 +58,8 @@ def content_text(content: object) -> str:
 
 
 def _calls(message: Mapping[str, Any]) -> str:
-    calls = message.get("tool_calls") or message.get("tool_call") or []
-    calls = cast("list[dict[str, Any]]", calls if isinstance(calls, list) else [calls])
+    given: Any = message.get("tool_calls") or message.get("tool_call") or []
+    calls = cast("list[dict[str, Any]]", given if isinstance(given, list) else [given])
     return "\n".join(
         " ".join(part for part in (call.get("name"), call.get("arguments")) if part)
         for call in calls

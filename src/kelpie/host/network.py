@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -67,9 +67,8 @@ class _Response:
 
     async def _read(self) -> AsyncGenerator[bytes]:
         try:
-            async with aclosing(self._response.aiter_bytes()) as body:
-                async for chunk in body:
-                    yield chunk
+            async for chunk in self._response.aiter_bytes():
+                yield chunk
         except httpx.HTTPError as error:
             raise _network_error(error, self._response.request.url) from error
 

@@ -102,6 +102,7 @@ def make_launch(
     argv = [bwrap, "--setenv", MARK_VARIABLE, mark, "--args", str(descriptors.options), "--"]
     return {
         "parent": parent,
+        "status": descriptors.status,
         "workspace": str(request.workspace.resolve()),
         "scratch": str(scratch) if scratch else "",
         "first_id": FIRST_ID if is_root else 0,

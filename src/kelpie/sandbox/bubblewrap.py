@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -34,7 +35,7 @@ from kelpie.sandbox.cgroups import (
     remove_leftover,
 )
 from kelpie.sandbox.jail import Jail
-from kelpie.sandbox.orphans import kill_marked, kill_members, make_mark
+from kelpie.sandbox.orphans import MARK_VARIABLE, kill_marked, kill_members, make_mark
 from kelpie.sandbox.output import Collector
 from kelpie.sandbox.overlay import Harvest, harvest_layer
 from kelpie.sandbox.protocol import (
@@ -168,6 +169,9 @@ class Bubblewrap:
             result = await self.run(request)
         except (KelpieError, OSError) as error:
             return TierReport(TIER, works=False, detail=str(error))
+        finally:
+            with suppress(OSError):
+                workspace.rmdir()
         if result.exit_status or result.stopped_by:
             reason = result.stopped_by or f"exit status {result.exit_status}"
             return TierReport(TIER, works=False, detail=f"/bin/true ended with: {reason}")
@@ -223,8 +227,9 @@ class Bubblewrap:
         order, descriptors = jail.set_up(host.seccomp)
         started = self._clock.boot_ns()
         collector = Collector(request.bounds.output_bytes, sink)
+        program = (sys.executable, "-I", "-S", str(Path(launcher.__file__)))
         launch = ProcessRequest(
-            argv=(sys.executable, "-I", "-S", str(Path(launcher.__file__)), str(order)),
+            argv=(*program, str(order), MARK_VARIABLE, jail.name),
             stdin=request.stdin,
             pass_fds=descriptors,
         )

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from kelpie.sandbox.protocol import Bounds
 
 PREFIX: Final = "kelpie-"
-PROCESSES_OF_JAIL: Final = 2  # bubblewrap itself, outside and as the first process inside
+PROCESSES_OF_JAIL: Final = 3  # the launcher, bubblewrap, and its first process inside
 _LIMIT_FILES: Final = {
     ("memory", 1): "memory.limit_in_bytes",
     ("memory", 2): "memory.max",

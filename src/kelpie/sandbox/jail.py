@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import marshal
 import os
 import signal
 from contextlib import suppress
@@ -32,7 +33,7 @@ from kelpie.sandbox.scratch import Scratch, has_excess, make_scratch, remove_scr
 from kelpie.sandbox.usage import find_excess
 
 _DEATH_TIMEOUT_SECONDS: Final = 5.0  # a killed process that takes longer hangs in the kernel
-_REMOVAL_TRIES: Final = 100
+_REMOVAL_TRIES: Final = 500
 _REMOVAL_PAUSE_SECONDS: Final = 0.01
 _STATUS_BYTES_MAX: Final = 16 * 1024
 
@@ -57,7 +58,7 @@ class Jail:
         self.stopped_by = ""
         self.scratch: Scratch | None = None
         self._request = request
-        self._name = name
+        self.name = name
         self._bwrap = bwrap
         self._scratch_root = scratch_root
         self._controllers = controllers
@@ -80,7 +81,7 @@ class Jail:
             if self._request.access == "overlay":
                 self.scratch = make_scratch(
                     self._scratch_root,
-                    self._name,
+                    self.name,
                     self._request.workspace,
                     owner=FIRST_ID if self._is_root else 0,
                 )
@@ -102,14 +103,14 @@ class Jail:
         )
         text = make_options(self._request, is_root=self._is_root, descriptors=descriptors)
         _fill(options, text)
-        order = self._memory_file(json.dumps(self._make_order(descriptors)).encode())
+        order = self._memory_file(marshal.dumps(self._make_order(descriptors)))
         return order, tuple(sorted(self._open - {self._status_pipe}))
 
     def _make_order(self, descriptors: Descriptors) -> dict[str, Any]:
         return make_launch(
             self._request,
             bwrap=self._bwrap,
-            mark=self._name,
+            mark=self.name,
             scratch=self.scratch.path if self.scratch else None,
             is_root=self._is_root,
             parent=os.getpid(),
@@ -181,9 +182,9 @@ class Jail:
             asyncio.get_running_loop().remove_reader(self._status_pipe)
             return
         self._status += data
-        child = _status_value(self._status, "child-pid")
+        child = _status_value(self._status, "first-pid")
         if self._first is None and isinstance(child, int):
-            self._first = open_marked(child, self._name)
+            self._first = open_marked(child, self.name)
 
     async def tear_down(self) -> None:
         """Wait for the death of the whole jail and remove every trace, whatever is cancelled.
@@ -194,12 +195,14 @@ class Jail:
         """
         dead, cancelled = await self._await_death()
         self._close_all()
+        removed = self._group.remove()
         for _ in range(_REMOVAL_TRIES):
-            if self._group.remove():
+            if removed:
                 break
             cancelled |= await _pause(self._clock)
-        if not dead:
-            raise SandboxError(f"jail {self._name} did not die within {_DEATH_TIMEOUT_SECONDS} s")
+            removed = self._group.remove()
+        if not dead or not removed:
+            raise SandboxError(f"jail {self.name} did not die within {_DEATH_TIMEOUT_SECONDS} s")
         if self.scratch is not None:
             try:
                 await run_to_end(remove_scratch, self.scratch.path)
@@ -270,7 +273,8 @@ def _status_value(status: bytes | bytearray, name: str) -> object:
             value, end = decoder.raw_decode(text)
         except ValueError:
             return None  # not complete yet
-        if isinstance(value, dict) and name in value:
-            return value[name]
+        fields: dict[str, object] = value
+        if name in fields:
+            return fields[name]
         text = text[end:].lstrip()
     return None

@@ -26,6 +26,7 @@ from kelpie.server.decoding import decode_body, decode_query
 from kelpie.server.docs import render_page
 from kelpie.server.errors import BodyTooLargeError, error_response
 from kelpie.server.http import (
+    EVENT_STREAM,
     AsgiApp,
     CallerLeftError,
     Receive,
@@ -89,6 +90,9 @@ class App:
             answer = await self._answer(exchange)
         except KelpieError as error:
             answer = error_response(error, safe=exchange.safe)
+        if isinstance(answer, Stream) and exchange.scope["method"] == "HEAD":
+            await answer.chunks.aclose()
+            answer = Response(body=b"", media=EVENT_STREAM)
         if isinstance(answer, Response):
             await exchange.respond(answer)
             return

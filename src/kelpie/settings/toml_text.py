@@ -6,13 +6,21 @@ Paths come out absolute and secrets as references.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from kelpie.settings.model import Settings
 from kelpie.settings.schema import PROVIDER_SETTINGS, SETTINGS
+from kelpie.settings.secret import SecretRef
+
+Value = str | int | Path | SecretRef | tuple[Path | SecretRef, ...]
+"""What a setting's value can be."""
+
+Plain = str | int | bool | list[str]
+"""What TOML and JSON both have."""
 
 
-def list_values(settings: Settings) -> Iterator[tuple[str, Any]]:
+def list_values(settings: Settings) -> Iterator[tuple[str, Value]]:
     """Yield every dotted key with its value, providers last; a key without a value is left out."""
     for setting in SETTINGS:
         value: Any = settings
@@ -26,18 +34,13 @@ def list_values(settings: Settings) -> Iterator[tuple[str, Any]]:
                 yield f"providers.{provider.name}.{setting.key}", value
 
 
-Plain = str | int | bool | list[str]
-"""What TOML and JSON both have."""
-
-
-def plain_value(value: Any) -> Plain:
+def plain_value(value: Value) -> Plain:
     """Return a setting's value as TOML and JSON have it."""
     match value:
         case bool() | int():
             return value
         case tuple():
-            items: tuple[Any, ...] = value
-            return [str(item) for item in items]
+            return [str(item) for item in value]
         case _:
             return str(value)
 

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import heapq
+import sys
+import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -66,6 +69,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.steps = 0
         self.crash_at = 0
+        self._abandoned = False
         self._choose = choose
         self._now_s = start_s
         self._clock_resolution = _CLOCK_RESOLUTION_S
@@ -91,16 +95,28 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def abandon(self) -> None:
         """Throw away everything that was running, as a dead process does, and close the loop.
 
-        Every coroutine is unwound here, in order of birth, so that no finaliser runs later.
+        Whatever could still act on the world (a store, a file) must be abandoned before. Every
+        coroutine is unwound here, in order of birth, so that no finaliser runs later.
         """
-        for task in self._born:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
-            if not task.done():
-                _unwind(task)
-        self._born.clear()
-        self._ready.clear()
-        self._scheduled.clear()
-        self.close()
+        self._abandoned = True
+        with warnings.catch_warnings(), _silence():
+            warnings.simplefilter("ignore")
+            for task in self._born:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+                if not task.done():
+                    _unwind(task)
+            self._born.clear()
+            self._ready.clear()
+            self._scheduled.clear()
+            self.close()
+            gc.collect()
+
+    def _asyncgen_firstiter_hook(self, agen: Any) -> None:
+        """Track nothing: a generator that is left is closed by its reader or dies with the loop."""
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        if not self._abandoned:
+            self.call_soon(self.create_task, agen.aclose())
 
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
@@ -172,6 +188,17 @@ _ESCAPES: Final = (
 )
 for _name in _ESCAPES:
     setattr(SimulatedLoop, _name, _escape)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Let what breaks while a dead process is unwound break in silence."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _unwind(task: asyncio.Task[Any]) -> None:

@@ -18,26 +18,23 @@ EPOCH_MS: Final = 1_767_225_600_000  # 2026-01-01 UTC, where simulated wall time
 
 
 class SimulatedClock:
-    """Wall and boot time of one world, driven by the running loop's virtual time."""
+    """Wall and boot time of one world, driven by its loop's virtual time."""
 
     def __init__(self) -> None:
         self.skew_ms = 0
+        self._loop = asyncio.get_running_loop()
 
     def now_ms(self) -> int:
         """Return simulated wall time."""
-        return EPOCH_MS + int(self._now_s() * 1000) + self.skew_ms
+        return EPOCH_MS + int(self._loop.time() * 1000) + self.skew_ms
 
     def boot_ns(self) -> int:
         """Return virtual nanoseconds."""
-        return int(self._now_s() * 1e9)
+        return int(self._loop.time() * 1e9)
 
     async def sleep(self, seconds: float) -> None:
         """Let virtual time pass."""
         await asyncio.sleep(seconds)
-
-    @staticmethod
-    def _now_s() -> float:
-        return asyncio.get_running_loop().time()
 
 
 class SimulatedRng:

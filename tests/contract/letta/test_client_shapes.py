@@ -44,9 +44,10 @@ def read_strictly(kind: Any, response: httpx.Response) -> Any:
 
 
 async def read_stream(stream: AsyncStream[Any]) -> list[Any]:
-    """Return all that the client yields, and close the generators it leaves open at the end."""
+    """Return all that the client yields, and let the loop close what it leaves open at the end."""
     items = [item async for item in stream]
-    await asyncio.get_running_loop().shutdown_asyncgens()
+    for _ in range(3):
+        await asyncio.sleep(0)
     return items
 
 

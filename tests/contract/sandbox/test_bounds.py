@@ -129,6 +129,22 @@ def test_a_jail_dies_with_the_process_that_started_it(seat: Seat) -> None:
     assert seat.act("reap") == {"killed": 0}
 
 
+@pytest.mark.parametrize("stage", ["launcher.py", "bwrap", "sleep\x00444"])
+def test_a_kill_during_the_start_leaves_no_process_either(seat: Seat, stage: str) -> None:
+    mark = make_mark(seat.base / "scratch")
+    driver = seat.start("run", argv=["sleep", "444"], access="overlay")
+    with driver:
+        eventually(
+            lambda: [line for line in processes_with(mark) if stage in line],
+            within_s=20,
+            what=f"{stage} appears",
+        )
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    eventually(lambda: not processes_with(mark), within_s=10, what="the jail is dead")
+    assert seat.act("reap") == {"killed": 0}
+
+
 def test_orphans_of_an_earlier_session_are_killed_and_their_scratch_removed(seat: Seat) -> None:
     mark = make_mark(seat.base / "scratch")
     (seat.base / "scratch").mkdir()

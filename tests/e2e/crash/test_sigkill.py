@@ -28,15 +28,18 @@ KILLS = 20
 # A scenario takes about this long; a kill is drawn from it, counted from when the server answers.
 SCENARIO_S = 0.9
 LOG = "log.txt"
+# An interrupted command stays open until the last moment at which it could still have run.
+COMMAND_S = 1
+UNKNOWN_S = 30
 COMMAND = ["sh", "-c", f"echo ran >> {LOG}; sleep 0.2"]
-ENDED = {"completed", "failed", "cancelled"}
+ALIVE = {"created", "running"}
 
 Json = Any
 
 
 def scenario(word: str, *, idempotent: bool) -> tuple[Step, ...]:
     """The model's part, whenever the person says `word`."""
-    command = call("run_command", argv=COMMAND, idempotent=idempotent)
+    command = call("run_command", argv=COMMAND, timeout_s=COMMAND_S, idempotent=idempotent)
     return (
         on(word, tool_calls=[call("read_file", path=FILE)]),
         then(word, "read_file", tool_calls=[write()]),
@@ -45,10 +48,11 @@ def scenario(word: str, *, idempotent: bool) -> tuple[Step, ...]:
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Round:
-    """One agent on its way through the scenario; `keys` are the keys of its requests."""
+    """One agent on its way through the scenario, and what was acknowledged to its person."""
 
+    number: int
     agent_id: str
     workspace: Path
     word: str
@@ -112,15 +116,15 @@ def begin(client: Client, node: Node, number: int) -> Round:
     made = client.send("POST", "/v1/agents", key=f"create-{number}", json=body)
     assert made.status_code == 200, made.text
     word = "again" if number % 3 == 2 else "once"
-    begun = Round(made.json()["id"], workspace, word)
-    assert say_to(client, begun, f"go {word} {number}", key=f"go-{number}")
+    begun = Round(number=number, agent_id=made.json()["id"], workspace=workspace, word=word)
+    assert say_to(client, begun, f"go {word} {number}")
     return begun
 
 
-def say_to(client: Client, begun: Round, text: str, *, key: str) -> bool:
+def say_to(client: Client, begun: Round, text: str) -> bool:
     """Sends a message; True when it was acknowledged, False when the agent waits for a person."""
     path = f"/v1/agents/{begun.agent_id}/messages/async"
-    response = client.send("POST", path, key=key, json={"input": text})
+    response = client.send("POST", path, key=f"say {text}", json={"input": text})
     if response.status_code == 409:
         return False
     assert response.status_code == 200, response.text
@@ -138,21 +142,35 @@ def approve_all(client: Client) -> None:
         assert answer.status_code in {200, 409}, answer.text
 
 
-def drive(client: Client, begun: Round, number: int) -> None:
-    """Plays the person until every run of the round has ended."""
-    noted = False
-    statuses: set[str] = set()
+def has_ended(client: Client, begun: Round) -> bool:
+    """Whether every run of a round has ended; the second message is sent on the way."""
+    if len(begun.runs) < 2 and not say_to(client, begun, f"note {begun.number}"):
+        return False
+    statuses = {client.read(f"/v1/runs/{run_id}")["status"] for run_id in begun.runs}
+    assert statuses <= ALIVE | {"completed"}, statuses
+    return statuses == {"completed"}
 
-    def ended() -> bool:
-        nonlocal noted
-        noted = noted or say_to(client, begun, f"note {number}", key=f"note-{number}")
-        approve_all(client)
-        statuses.clear()
-        statuses.update(client.read(f"/v1/runs/{run_id}")["status"] for run_id in begun.runs)
-        return noted and statuses <= ENDED
 
-    eventually(ended, within_s=15, what=f"the runs of round {number} to end")
-    assert statuses == {"completed"}
+def play(client: Client, node: Node) -> list[Round]:
+    """Begins a round in every life of the server, and plays the person until all have ended."""
+    rounds: list[Round] = []
+    while client.kills < KILLS or not rounds:
+        rounds.append(begin(client, node, len(rounds)))
+        lives = client.kills
+        eventually(
+            lambda lives=lives: work(client, rounds) or client.kills > lives,
+            within_s=UNKNOWN_S,
+            what="the rounds to end, or the next kill",
+        )
+    eventually(lambda: work(client, rounds), within_s=UNKNOWN_S, what="the last rounds to end")
+    return rounds
+
+
+def work(client: Client, rounds: list[Round]) -> bool:
+    """Does what a person can do at this moment; True when every round has ended."""
+    approve_all(client)
+    ended = [has_ended(client, begun) for begun in rounds]
+    return all(ended)
 
 
 def read_all(client: Client, path: str, rows: str) -> list[dict[str, Any]]:
@@ -175,11 +193,7 @@ def test_twenty_kills_lose_nothing_and_repeat_nothing(node: Node) -> None:
     once, again = scenario("once", idempotent=False), scenario("again", idempotent=True)
     node.script(*once, *again, say("Noted."))
     client = Client(node, random.Random(seed))
-    rounds: list[Round] = []
-    while client.kills < KILLS or not rounds:
-        number = len(rounds)
-        rounds.append(begin(client, node, number))
-        drive(client, rounds[-1], number)
+    rounds = play(client, node)
     effects = read_all(client, "/v1/effects", "effects")
     assert_promises(effects, read_all(client, "/v1/audit", "records"))
     for begun in rounds:

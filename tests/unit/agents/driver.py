@@ -20,7 +20,6 @@ from kelpie.actors.machine import Turn
 from kelpie.agents.invariants import check_invariants
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model import (
-    COLLECTION,
     AgentConfig,
     AgentState,
     CancelRun,
@@ -98,9 +97,8 @@ class Driver:
             case PutKv(key=key, value=value):
                 assert not key.startswith("message/") or key not in self.kv, "messages never change"
                 self.kv[key] = value
-            case PutListItem(collection=collection):
-                if collection == COLLECTION:
-                    self.lists.append(command)
+            case PutListItem():
+                self.lists.append(command)
             case Emit():
                 msgspec.msgpack.encode(command.body)
                 self.events.append(command)

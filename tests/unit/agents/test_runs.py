@@ -77,7 +77,8 @@ def test_the_prompt_is_stored_again_only_when_it_changed() -> None:
     prompts = [key for key in agent.kv if key.startswith("prompt/")]
     assert len(prompts) == 2
     assert agent.state.blocks[0].value == "Name: Ada\nLikes tea"
-    assert agent.lists[-1].body.blocks[0].value == "Name: Ada\nLikes tea"
+    [*_, row] = [put for put in agent.lists if put.collection == "agents"]
+    assert row.body.blocks[0].value == "Name: Ada\nLikes tea"
 
 
 def test_a_repeated_request_starts_nothing() -> None:

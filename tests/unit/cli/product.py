@@ -47,10 +47,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Events:
-    """A stream: each value is one event; the stream stays open at the end if ``endless``."""
+    """A stream: each value is one event of that name; it stays open at the end if ``endless``."""
 
     values: Sequence[Any]
     endless: bool = False
+    name: str = ""
 
 
 Answer = Any
@@ -112,7 +113,8 @@ async def _stream(send: Any, receive: Any, events: Events) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for value in events.values:
         data = value if isinstance(value, str) else json.dumps(value)
-        body = f"data: {data}\n\n".encode()
+        head = f"event: {events.name}\n" if events.name else ""
+        body = f"{head}data: {data}\n\n".encode()
         await send({"type": "http.response.body", "body": body, "more_body": True})
     if events.endless:
         assert (await receive())["type"] == "http.disconnect"

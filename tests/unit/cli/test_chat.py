@@ -41,7 +41,7 @@ FINISHED = {"run_id": "run-1", "stop_reason": "end_turn", "error": ""}
 
 
 def test_pieces_of_an_answer_become_one_line(desk: Desk) -> None:
-    question = _desk(desk, _piece("Hel"), _piece("lo\x07"), _stop("end_turn"))
+    question = _desk(desk, _piece("He"), _piece("llo\x07"), _stop("end_turn"))
     question.effect["state"] = "done"
     outcome = desk.type("chat", "ada", stdin="hi\n")
     assert outcome.status == 0
@@ -130,3 +130,60 @@ def test_json_prints_the_events_as_lines(desk: Desk) -> None:
     question.effect["state"] = "done"
     outcome = desk.type("chat", "ada", "--json", stdin="hi\n")
     assert outcome.json_lines() == [_piece("x"), _stop("end_turn")]
+
+
+def test_a_message_to_an_agent_that_waits_brings_up_its_card(desk: Desk) -> None:
+    question = _desk(desk)
+    question.effect["state"] = "done"
+
+    def refuse(_: Request) -> Refusal:
+        question.effect["state"] = "waiting"
+        return Refusal(409, "pending_approval", "the agent waits for an approval")
+
+    desk.product.routes["POST", STREAM] = refuse
+    outcome = desk.type("chat", "ada", stdin="hi\ns\n")
+    assert "the agent waits for an approval" in outcome.stderr
+    assert "| Rewrite notes.txt" in outcome.stderr
+
+
+def _log_after_answer(desk: Desk, question: Question, *events: dict[str, Any]) -> None:
+    def answer(request: Request) -> Any:
+        source = log(*(events if question.answers else ()))
+        assert callable(source)
+        return source(request)
+
+    desk.product.routes["GET", "/v1/events"] = answer
+
+
+def test_what_the_log_tells_after_an_answer_is_shown_in_full(desk: Desk) -> None:
+    question = _desk(desk)
+    call = {"id": "c", "name": "read_file", "arguments": "{}"}
+    messages: tuple[dict[str, Any], ...] = (
+        {"id": "m-1", "role": "user", "content": "not again"},
+        {"id": "m-2", "role": "assistant", "content": "", "tool_calls": [call]},
+        {"id": "m-3", "role": "tool", "content": "text"},
+    )
+    rows = [event(number, "message", **message) for number, message in enumerate(messages, 1)]
+    failed = {"run_id": "run-1", "stop_reason": "error", "error": "no quota"}
+    _log_after_answer(desk, question, *rows, event(4, "run.finished", run=failed))
+    lines = desk.type("chat", "ada", stdin="a\n").stdout.splitlines()
+    assert lines == ["calls> read_file {}", "returns> text", "error> no quota"]
+
+
+def test_json_shows_the_log_too(desk: Desk) -> None:
+    question = _desk(desk)
+    finished = event(2, "run.finished", run=FINISHED)
+    _log_after_answer(desk, question, _stored(1, "Done."), finished)
+    lines = desk.type("chat", "ada", "--json", stdin="d\n").json_lines()
+    assert lines[0]["content"] == "Done."
+    assert lines[1] == _stop("end_turn")
+
+
+def test_a_server_that_stops_ends_the_conversation_with_a_next_step(desk: Desk) -> None:
+    _desk(desk)
+    desk.product.routes["GET", "/v1/events"] = lambda request: (
+        Events([]) if "follow" in request.query else {"events": [], "next_after": 0}
+    )
+    outcome = desk.type("chat", "ada", stdin="a\n")
+    assert outcome.status == 69
+    assert "next: kelpie chat" in outcome.stderr

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kelpie.cli.checks import check_sandbox
+from kelpie.core.errors import UnavailableError
 from kelpie.sandbox.protocol import TierReport
+from kelpie.settings import Settings, load_settings
 from tests.unit.cli.answers import PLAN, Question, event, log
 from tests.unit.cli.product import Answer, Desk, Request
 from tests.unit.cli.test_care import Holding
@@ -148,3 +153,24 @@ def test_settings_that_would_stop_a_server_fail(healthy: Desk) -> None:
     assert _checks(healthy)["settings"]["status"] == "fail"
     healthy.environment |= {"KELPIE_SERVER_HOST": "127.0.0.1", "KELPIE_NONSENSE": "1"}
     assert _checks(healthy)["settings"]["status"] == "warn"
+
+
+def test_a_place_that_cannot_be_written_fails_with_its_name(healthy: Desk) -> None:
+    (healthy.directory / "file").write_text("")
+    healthy.environment["KELPIE_DATA_DIR"] = str(healthy.directory / "file" / "data")
+    found = _checks(healthy)
+    assert found["sqlite"]["status"] == found["disk"]["status"] == "fail"
+    assert "file/data writable" in found["disk"]["next_step"]
+
+
+def test_a_sandbox_that_is_missing_altogether_fails(healthy: Desk) -> None:
+    async def probe(settings: Settings) -> list[TierReport]:
+        raise UnavailableError("apt install bubblewrap")
+
+    world = dataclasses.replace(healthy.world(), probe_sandboxes=probe)
+    checks = asyncio.run(
+        check_sandbox(
+            world, load_settings(environment={}, cwd=healthy.directory, home=healthy.directory)
+        )
+    )
+    assert [(check.name, check.status) for check in checks] == [("sandbox", "fail")]

@@ -81,7 +81,7 @@ def test_the_overview_says_what_each_commands_help_says() -> None:
         assert command.help.splitlines()[0] == line
 
 
-def _leaves(
+def list_leaves(
     group: click.Group, words: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     context = click.Context(group)
@@ -89,14 +89,14 @@ def _leaves(
         command = group.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):
-            yield from _leaves(command, (*words, name))
+            yield from list_leaves(command, (*words, name))
         else:
             yield (*words, name), command
 
 
-@pytest.mark.parametrize("words", [words for words, _ in _leaves(root, ())], ids=" ".join)
+@pytest.mark.parametrize("words", [words for words, _ in list_leaves(root, ())], ids=" ".join)
 def test_every_command_takes_json_and_explains_itself(desk: Desk, words: tuple[str, ...]) -> None:
-    command = dict(_leaves(root, ()))[words]
+    command = dict(list_leaves(root, ()))[words]
     options = {name for parameter in command.params for name in parameter.opts}
     assert "--json" in options
     for parameter in command.params:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from kelpie.cli.client import Api
+from kelpie.cli.errors import CommandError
+from kelpie.cli.plans import make_plan
 from tests.unit.cli.answers import PLAN, Question, event, log
-from tests.unit.cli.product import Desk, Refusal
+from tests.unit.cli.product import Desk, Events, Refusal
 
 ACTOR = "plan/plan-1"
 
@@ -139,3 +146,43 @@ def test_a_server_that_stops_meanwhile_says_how_to_go_on(desk: Desk) -> None:
 def test_apply_wants_either_a_file_or_a_plan(desk: Desk) -> None:
     assert desk.type("apply").status == 64
     assert desk.type("apply", "x.yaml", "--plan", "plan-1").status == 64
+
+
+async def _ask_elsewhere(file: Path) -> dict[str, Any]:
+    """Make a plan through a server on another machine; return what it was asked."""
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return httpx.Response(200, json=PLAN)
+
+    transport = httpx.MockTransport(answer)
+    async with httpx.AsyncClient(transport=transport, base_url="http://far") as client:
+        api = Api(client, where="far", is_local=False)
+        assert await make_plan(api, file, Path("/srv/site")) == PLAN
+    return asked[0]
+
+
+def test_a_server_elsewhere_gets_the_text_and_not_a_path_of_this_machine(desk: Desk) -> None:
+    file = desk.directory / _workspace(desk)
+    asked = asyncio.run(_ask_elsewhere(file))
+    assert asked == {"yaml": "version: 1\nunits: []\n", "root": "/srv/site"}
+    file.write_bytes(b"\xff")
+    with pytest.raises(CommandError, match="is not UTF-8 text"):
+        asyncio.run(_ask_elsewhere(file))
+
+
+def test_a_log_that_ends_early_says_how_to_go_on(desk: Desk) -> None:
+    _plan(desk)
+    desk.product.routes["GET", "/v1/events"] = Events([])
+    outcome = desk.type("apply", _workspace(desk))
+    assert outcome.status == 69
+    assert "next: kelpie apply --plan plan-1" in outcome.stderr
+
+
+def test_a_stream_that_breaks_with_an_error_reports_that_error(desk: Desk) -> None:
+    _plan(desk)
+    error = {"error": {"code": "store_corrupt", "message": "page 3", "fields": {}}}
+    desk.product.routes["GET", "/v1/events"] = Events([error], name="error")
+    outcome = desk.type("apply", _workspace(desk), "--json")
+    assert (outcome.status, outcome.error()["code"]) == (74, "store_corrupt")

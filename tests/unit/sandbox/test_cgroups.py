@@ -44,7 +44,7 @@ def test_limits_are_written_where_version_2_expects_them(tmp_path: Path) -> None
     group = make_group(tmp_path, 2, "kelpie-m-1")
     group.create(Bounds(memory_bytes=1_000, processes=10))
     files = {path.name: path.read_text() for path in (tmp_path / "kelpie-m-1").iterdir()}
-    assert files == {"memory.max": "1000", "memory.oom.group": "1", "pids.max": "12"}
+    assert files == {"memory.max": "1000", "memory.oom.group": "1", "pids.max": "13"}
     assert group.process_files == (str(tmp_path / "kelpie-m-1" / "cgroup.procs"),)
 
 
@@ -53,7 +53,7 @@ def test_limits_are_written_where_version_1_expects_them(tmp_path: Path) -> None
     files = {path.name: path.read_text() for path in (tmp_path / "kelpie-m-1").iterdir()}
     assert files["memory.limit_in_bytes"] == "1000"
     assert files["memory.memsw.limit_in_bytes"] == "1000"
-    assert files["pids.max"] == "12"
+    assert files["pids.max"] == "13"
 
 
 def test_the_bound_that_was_hit_is_named(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ async def test_keys_are_demanded_where_they_are_configured() -> None:
         wrong = await http.get("/v1/agents", headers={"authorization": "Bearer secre"})
         is_error(wrong, 401, "unauthorized")
         assert (await http.get("/v1/health")).status_code == 200
+        is_error(await http.get("/metrics"), 401, "unauthorized")
         auth = {"authorization": "Bearer secret"}
         assert (await http.post("/v1/agents", json={}, headers=auth)).status_code == 200
     assert world.told[0][1] == "key:ops"
@@ -345,9 +346,10 @@ async def test_events_are_read_by_cursor_and_the_future_is_refused() -> None:
         is_error(await http.get("/v1/events?after=-1"), 422, "invalid_field")
         is_error(await http.get(f"/v1/events?after={2**63}"), 422, "invalid_field")
         is_error(await http.get("/v1/events?limit=1001"), 422, "invalid_field")
-        world.is_accepting = True
+        head = await http.head("/v1/events?follow=true")
         followed = await follow(world, http, rest["next_after"])
     assert followed == [f"id: {rest['next_after']}", "event: run.finished"]
+    assert (head.status_code, head.content) == (200, b"")
 
 
 async def follow(world: World, http: httpx.AsyncClient, last: int) -> list[str]:
@@ -379,6 +381,9 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
         backup = await http.post("/v1/store/backup", json={"target": "/x"})
         is_error(backup, 403, "local_only")
         assert (await http.get("/v1/store/stats")).json()["held"] is True
+        assert (await http.post("/v1/store/check")).json()["ok"] is True
+        assert (await http.get("/v1/audit/verify")).json()["unproven"] == "the tail"
+        assert (await http.get("/v1/audit")).json() == {"records": [], "next_after": None}
     assert world.store.held
     async with world.client(local) as http:
         assert (await http.post("/v1/store/release")).json() == {"held": False}

@@ -26,6 +26,7 @@ from kelpie.effects.model import DiffCard, EffectRecord, Preparation, Verdict
 from kelpie.llm.model import Delta, ToolCall, Usage
 from kelpie.server.app import create_app
 from kelpie.server.http import AsgiApp
+from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
 from kelpie.server.ports import ApiKey, Deps, PlanSource, ToolInfo
 from kelpie.storage.protocol import Store, StoreStats
 from kelpie.storage.records import (
@@ -222,9 +223,6 @@ class MemoryStore:
     async def backup(self, target: object) -> None:
         self.backups.append(str(target))
 
-    async def release(self) -> None:
-        self.held = False
-
 
 def _page(rows: list[Any], page: Page, key: Callable[[Any], str]) -> list[Any]:
     ids = [key(row) for row in rows]
@@ -364,7 +362,7 @@ class World:
         )
         self.agents[actor] = state
         self.store.alive.add(actor)
-        row = ListItem(actor.key, f"{at_ms:020d}", actor, pack({"name": message.config.name}))
+        row = ListItem(actor.key, f"{at_ms:020d}", actor, pack(state))
         self.store.lists.setdefault("agents", {})[actor.key] = row
         return state
 
@@ -495,7 +493,7 @@ class World:
         body = {"effect_id": effect_id, "kind": "model.generate", "ref": "m1", "attempt": attempt}
         self.emit(actor, "effect.started", {**body, "state": "started"})
         for index, delta in enumerate(deltas, start=1):
-            self.store.chunks.append(StreamChunk(effect_id, attempt, index, "delta", pack(delta)))
+            self.store.chunks.append(StreamChunk(effect_id, attempt, index, "delta", pack([delta])))
         self.hub.publish()
 
     # --- the edge -------------------------------------------------------------------------------
@@ -510,8 +508,8 @@ class World:
             telemetry=cast("Any", self.telemetry),
             plans=cast("Any", self.plans),
             workspace_for=lambda path: path,
-            metrics_text=lambda: b"kelpie_up 1\n",
-            audit_verify=_verified,
+            metrics_text=lambda: "kelpie_up 1\n",
+            care=FakeCare(self.store),
             version="1.2.3",
             model_default="openai/scripted",
             tools=TOOLS,
@@ -558,8 +556,20 @@ def make_record(effect_id: str, **fields: Any) -> EffectRecord:
     return EffectRecord(effect_id=effect_id, **values)
 
 
-async def _verified() -> dict[str, Any]:
-    return {"ok": True, "records": 0}
+class FakeCare:
+    """Care of the store in memory: nothing is ever damaged."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def release(self) -> None:
+        self._store.held = False
+
+    async def check(self) -> StoreSoundness:
+        return StoreSoundness(ok=True, problems=[], damaged=[])
+
+    async def verify_audit(self) -> AuditSoundness:
+        return AuditSoundness(ok=True, chains=0, records=0, problem="", unproven="the tail")
 
 
 def agent_id_of(world: World) -> ActorId:

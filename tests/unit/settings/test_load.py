@@ -73,7 +73,7 @@ def test_paths_start_at_the_file_that_names_them_and_tilde_is_home(place: Place)
     ("text", "key", "nearest", "line"),
     [
         ("[server]\nprot = 1\n", "server.prot", "server.port", 2),
-        ("modle = 'a/b'\n", "modle", "model", 1),
+        ("models = 'a/b'\n", "models", "model", 1),
         ("[provider.openai]\n", "provider", "providers", 1),
         ("[providers.openai]\nbaseurl = ''\n", "providers.openai.baseurl", "base_url", 2),
         ("a = 1\n\n[serverr]\n", "a", "", 1),

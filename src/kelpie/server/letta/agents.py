@@ -45,11 +45,15 @@ SCAN_ROWS: Final = 200  # rows of one read while filtering
 CONTEXT_WINDOW_DEFAULT: Final = AgentConfig(name="").context_window
 
 
-class _Row(msgspec.Struct, frozen=True):
-    """What a projection row may say about an agent; enough to skip it without waking it."""
+class _Config(msgspec.Struct, frozen=True):
+    name: str
+    tags: tuple[str, ...] = ()
 
-    name: str | None = None
-    tags: tuple[str, ...] | None = None
+
+class _Row(msgspec.Struct, frozen=True):
+    """The part of a projection row that filters need, so that no agent is woken to be skipped."""
+
+    config: _Config
 
 
 _decode_row: Final = msgspec.msgpack.Decoder(_Row).decode
@@ -132,8 +136,8 @@ class AgentRoutes:
         for row in rows:
             if len(shown) >= call.query.limit:
                 return
-            hint = _decode_row(row.body)
-            if not _matches(call.query, hint.name, hint.tags):
+            listed = _decode_row(row.body).config
+            if not _matches(call.query, listed.name, listed.tags):
                 continue
             try:
                 state = await read_agent(call, row.owner)
@@ -147,17 +151,16 @@ def _filters(query: AgentListQuery) -> bool:
     return bool(query.name is not None or query.query_text or query.tags)
 
 
-def _matches(query: AgentListQuery, name: str | None, tags: tuple[str, ...] | None) -> bool:
-    """Return whether an agent passes the filters; what is not known passes."""
-    if name is not None:
-        if query.name is not None and name != query.name:
-            return False
-        if query.query_text and query.query_text.lower() not in name.lower():
-            return False
-    if query.tags and tags is not None:
-        found = [tag in tags for tag in query.tags]
-        return all(found) if query.match_all_tags else any(found)
-    return True
+def _matches(query: AgentListQuery, name: str, tags: tuple[str, ...]) -> bool:
+    """Return whether an agent passes the filters."""
+    if query.name is not None and name != query.name:
+        return False
+    if query.query_text and query.query_text.lower() not in name.lower():
+        return False
+    if not query.tags:
+        return True
+    found = [tag in tags for tag in query.tags]
+    return all(found) if query.match_all_tags else any(found)
 
 
 def _new_config(body: AgentCreate, agent_id: str, deps: Deps) -> AgentConfig:

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from kelpie.agents.delta_log import STREAM_KIND
+from kelpie.agents.model import answer_id
 from kelpie.llm.model import Delta
 from kelpie.server.letta.message_types import (
     AnyMessage,
@@ -24,14 +26,10 @@ from kelpie.server.letta.message_view import (
     PART_CALLS,
     PART_CONTENT,
     PART_REASONING,
-    attempt_message_id,
     derive_otid,
     read_time,
 )
 from kelpie.storage.records import StreamChunk
-
-DELTA: Final = "delta"
-"""The kind of stream chunks whose body is an encoded list of `Delta`."""
 
 _decode: Final = msgspec.msgpack.Decoder(list[Delta]).decode
 
@@ -54,7 +52,7 @@ class Attempt:
         """Return the pieces in one chunk; chunks come in order."""
         assert chunk.sequence > self.after, "stream chunks come in order"
         self.after = chunk.sequence
-        if chunk.kind != DELTA:
+        if chunk.kind != STREAM_KIND:
             return []
         date = read_time(at_ms)
         pieces = [each for delta in _decode(chunk.body) for each in self._pieces(delta, date)]
@@ -85,7 +83,7 @@ class Attempt:
         )
 
     def _head(self, part: int, date: datetime) -> dict[str, Any]:
-        message_id = attempt_message_id(self.effect_id, self.number)
+        message_id = answer_id(self.effect_id, self.number)
         return {
             "id": message_id,
             "date": date,

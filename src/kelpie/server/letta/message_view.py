@@ -46,12 +46,6 @@ def derive_otid(message_id: str, part: int) -> str:
     return derive_uuid(seed, part)
 
 
-def attempt_message_id(effect_id: str, attempt: int) -> str:
-    """Return the id under which an attempt of a model call streams its answer."""
-    seed = hashlib.blake2b(effect_id.encode(), digest_size=16).digest()
-    return f"message-{derive_uuid(seed, attempt)}"
-
-
 def approval_request_id(effect_id: str) -> str:
     """Return the message id of the request to approve an effect."""
     return f"message-{effect_id.partition('-')[2]}"

@@ -137,12 +137,14 @@ async def _cursor(call: Sending, agent: ActorId) -> int:
 
 async def _start(call: Sending, agent: ActorId, inputs: Any, *, background: bool) -> Run:
     state = await read_agent(call, agent)
+    run_id = call.ids(f"messages.create/{agent.key}").next("run")
     pending = await read_pending(call.deps.runtime, agent, state.run)
-    if pending:
+    is_repeat = state.run is not None and state.run.run_id == run_id
+    if pending and not is_repeat:
         raise PendingApprovalError(approval_request_id(pending[0].record.effect_id))
     messages: tuple[InputMessage, ...] = inputs
     message = StartRun(
-        run_id=call.ids(f"messages.create/{agent.key}").next("run"),
+        run_id=run_id,
         messages=messages,
         steps_max=call.body.max_steps or 0,
         background=background,

@@ -13,6 +13,7 @@ from kelpie.agents.model import (
     Run,
     ShowAgent,
     ShowRun,
+    run_key,
 )
 from kelpie.core.errors import InvalidFieldError, NotFoundError
 from kelpie.core.ids import ActorId, require_prefixed_id
@@ -64,16 +65,11 @@ async def read_run(call: Call[Any, Any], agent: ActorId, run_id: str) -> Run:
     try:
         run: Run = await call.deps.runtime.query(agent, ShowRun(run_id=run_id))
     except NotFoundError:
-        body = await call.deps.store.kv_get(agent, run_row_key(run_id))
+        body = await call.deps.store.kv_get(agent, run_key(run_id))
         if body is None:
             raise
         return _decode_run(body)
     return run
-
-
-def run_row_key(run_id: str) -> str:
-    """Return the ordered-map key under which an agent keeps a finished run."""
-    return f"run/{run_id}"
 
 
 def require_cursor(field: str, value: str | None, prefix: str) -> str | None:

@@ -267,7 +267,6 @@ def _health() -> Table:
             query=Nothing,
             body=Nothing,
             media="text/plain",
-            public=True,
             while_draining=True,
         ),
     )

@@ -1,0 +1,116 @@
+"""The edge on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kelpie.core.errors import UnavailableError
+from kelpie.server.serve import Listening, serve
+from tests.unit.server.world import World, is_error
+
+
+@asynccontextmanager
+async def served(world: World, unix_path: Path) -> AsyncIterator[Listening]:
+    """Serve a world on a free port until the end of the block."""
+    ready: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+
+    async def announce(listening: Listening) -> None:
+        ready.set_result(listening)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(
+            serve(
+                world.app(),
+                host="127.0.0.1",
+                port=0,
+                unix_path=unix_path,
+                on_ready=announce,
+                should_stop=stop,
+            )
+        )
+        try:
+            yield await ready
+        finally:
+            stop.set()
+
+
+async def test_both_listeners_serve_the_same_app_and_only_the_owners_is_local(
+    tmp_path: Path,
+) -> None:
+    world, path = World(), tmp_path / "s.sock"
+    async with served(world, path) as listening:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        url = f"http://127.0.0.1:{listening.port}"
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/v1/health/")).json()["version"] == "1.2.3"
+            is_error(await http.post("/v1/store/release"), 403, "local_only")
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(base_url="http://kelpie", transport=transport) as http:
+            assert (await http.post("/v1/store/release")).json() == {"held": False}
+    assert not path.exists()
+    with pytest.raises(ConnectionRefusedError), socket.socket() as probe:
+        probe.connect(("127.0.0.1", listening.port))
+
+
+async def test_an_answer_does_not_wait_for_the_clients_acknowledgement(tmp_path: Path) -> None:
+    async with served(World(), tmp_path / "s.sock") as listening:
+        loop = asyncio.get_running_loop()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening.port}") as http:
+            await http.get("/v1/health")
+            started = loop.time()
+            for _ in range(10):
+                await http.get("/v1/health")
+            # Ten delayed acknowledgements would be 400 ms.
+            assert loop.time() - started < 0.3
+
+
+async def test_a_taken_address_leaves_nothing_listening(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        path = tmp_path / "s.sock"
+
+        async def announce(listening: Listening) -> None:
+            raise AssertionError(f"announced {listening}")
+
+        with pytest.raises(UnavailableError, match="cannot listen on 127"):
+            await serve(
+                World().app(),
+                host="127.0.0.1",
+                port=taken.getsockname()[1],
+                unix_path=path,
+                on_ready=announce,
+                should_stop=asyncio.Event(),
+            )
+        assert not path.exists()
+
+
+async def test_heads_are_bounded(tmp_path: Path) -> None:
+    async with served(World(), tmp_path / "s.sock") as listening:
+        http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening.port}")
+        async with http:
+            large = await http.get("/v1/health", headers={"x-filler": "x" * 65_536})
+            fine = await http.get("/v1/health", headers={"x-filler": "x" * 60_000})
+    assert large.status_code == 431
+    assert large.json()["error"]["code"] == "headers_too_large"
+    assert fine.status_code == 200
+
+
+async def test_a_body_over_the_limit_is_answered_without_being_kept(tmp_path: Path) -> None:
+    async with served(World(), tmp_path / "s.sock") as listening:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listening.port)
+        head = b"POST /v1/agents HTTP/1.1\r\nhost: x\r\ncontent-length: 50000000\r\n\r\n"
+        writer.write(head)
+        await writer.drain()
+        assert b"413" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
