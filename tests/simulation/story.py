@@ -19,9 +19,9 @@ from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.settings import Settings, load_settings
 from kelpie.sim.loop import Choose, SimulatedCrash, SimulatedLoop, first_in_first_out
-from kelpie.sim.model import Message, Reply, SimulatedModel
+from kelpie.sim.model import Message, ModelReply, SimulatedModel
 from kelpie.sim.network import SimulatedNetwork
-from kelpie.sim.sandbox import Command, SimulatedSandbox
+from kelpie.sim.sandbox import SimulatedCommand, SimulatedSandbox
 from kelpie.sim.world import RecordedTelemetry, SimulatedClock, SimulatedRng
 from kelpie.storage.sqlite.store import SqliteStore
 from tests.simulation.asgi import request
@@ -32,23 +32,23 @@ CHECK = ["check"]
 REPORT = "Everything is done.\n"
 
 
-def decide(messages: Sequence[Message]) -> Reply:
+def decide(messages: Sequence[Message]) -> ModelReply:
     """Answer as the script of the scenario says, from the conversation alone."""
     last = messages[-1]
     if last["role"] == "tool":
-        return Reply(text=f"I saw: {str(last['content'])[:60]}")
+        return ModelReply(text=f"I saw: {str(last['content'])[:60]}")
     text = str(last["content"])
     if "read" in text:
-        return Reply(calls=(("read_file", {"path": "notes.txt"}),))
+        return ModelReply(calls=(("read_file", {"path": "notes.txt"}),))
     if "rewrite" in text:
-        return Reply(calls=(("write_file", {"path": "report.txt", "content": REPORT}),))
+        return ModelReply(calls=(("write_file", {"path": "report.txt", "content": REPORT}),))
     if "build" in text:
-        return Reply(calls=(("run_command", {"argv": BUILD, "timeout_s": 3}),))
+        return ModelReply(calls=(("run_command", {"argv": BUILD, "timeout_s": 3}),))
     arguments = {"argv": CHECK, "timeout_s": 3, "idempotent": True}
-    return Reply(calls=(("run_command", arguments), ("read_file", {"path": "notes.txt"})))
+    return ModelReply(calls=(("run_command", arguments), ("read_file", {"path": "notes.txt"})))
 
 
-async def build(command: Command) -> int:
+async def build(command: SimulatedCommand) -> int:
     await command.print(b"building\n")
     await asyncio.sleep(0.5)
     command.write("out.txt", b"built\n")
@@ -56,7 +56,7 @@ async def build(command: Command) -> int:
     return 0
 
 
-async def check(command: Command) -> int:
+async def check(command: SimulatedCommand) -> int:
     await asyncio.sleep(0.2)
     await command.print(b"checked\n")
     return 0
@@ -182,6 +182,7 @@ async def send(app: App, client: Client, prompt: str) -> None:
 async def finish(app: App, client: Client, prompt: str) -> dict[str, Any]:
     """Approve whatever waits until the run has ended."""
     run_id = client.approved[f"run:{prompt}"]
+    run: dict[str, Any] = {}
     for _ in range(500):
         shown = await request(app.asgi, "GET", f"/v1/runs/{run_id}")
         assert shown.status == 200, shown.body

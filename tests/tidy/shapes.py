@@ -23,7 +23,7 @@ LIBRARY_ROOMS = {
     "uvicorn": {"server", "app", "cli"},
 }
 # Rooms that only the composition root and the tests may know.
-PROTECTED_ROOMS = {"host": {"app"}, "sim": {"app"}}
+PROTECTED_ROOMS = {"host": {"app"}, "sim": {"cli"}}
 
 
 def module_references(module: Module) -> set[str]:

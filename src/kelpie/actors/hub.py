@@ -7,7 +7,7 @@ never data.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -46,7 +46,7 @@ class EventHub:
         self._watches: dict[ActorId | None, set[Watch]] = {}
 
     @contextmanager
-    def watch(self, actor: ActorId | None = None) -> Iterator[Watch]:
+    def watch(self, actor: ActorId | None = None) -> Generator[Watch]:
         """Yield a watch on one actor, or on all of them."""
         watch = Watch()
         group = self._watches.setdefault(actor, set())

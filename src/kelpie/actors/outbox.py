@@ -11,8 +11,7 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
-from kelpie.actors.runtime import Runtime
-from kelpie.actors.supervisor import Supervisor
+from kelpie.actors.pump import PumpDeps
 from kelpie.core import limits
 from kelpie.core.errors import (
     ActorFailedError,
@@ -22,9 +21,6 @@ from kelpie.core.errors import (
     MessageGoneError,
 )
 from kelpie.core.ids import ActorId
-from kelpie.ports.clock import Clock
-from kelpie.ports.telemetry import Telemetry
-from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
 
 PAGE_ROWS: Final = 500
@@ -38,26 +34,18 @@ Lane = tuple[ActorId, ActorId]
 class OutboxPump:
     """Moves messages from the store to their receivers' turns."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        runtime: Runtime,
-        clock: Clock,
-        telemetry: Telemetry,
-        supervisor: Supervisor,
-    ) -> None:
-        self._store = store
-        self._runtime = runtime
-        self._clock = clock
-        self._telemetry = telemetry
-        self._supervisor = supervisor
+    def __init__(self, deps: PumpDeps) -> None:
+        self._store = deps.store
+        self._runtime = deps.runtime
+        self._clock = deps.clock
+        self._telemetry = deps.telemetry
+        self._supervisor = deps.supervisor
         self._lanes: dict[Lane, deque[StoredMessage]] = {}
         self._cursor = 0
         self._backlog = 0
         self._news = asyncio.Event()
         self._news.set()
-        runtime.listen(self._on_commit)
+        deps.runtime.listen(self._on_commit)
 
     @property
     def backlog(self) -> int:
@@ -100,13 +88,11 @@ class OutboxPump:
             name = f"actors.outbox.retry:{message.message_id}"
             self._supervisor.spawn(name, self._deliver_later(lane, message, delay_ms))
             return
-        outcome = asyncio.ensure_future(  # noqa: TID251
-            self._runtime.deliver(
-                message.receiver,
-                message.body,
-                principal=f"actor:{message.sender}",
-                message_id=message.message_id,
-            )
+        outcome = self._runtime.deliver(
+            message.receiver,
+            message.body,
+            principal=f"actor:{message.sender}",
+            message_id=message.message_id,
         )
         outcome.add_done_callback(lambda done: self._settled(lane, message, done))
 

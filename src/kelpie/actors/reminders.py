@@ -9,14 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from kelpie.actors.runtime import Runtime
-from kelpie.actors.supervisor import Supervisor
+from kelpie.actors.pump import PumpDeps
 from kelpie.core import limits
 from kelpie.core.errors import InputError, KelpieError, MessageGoneError
 from kelpie.core.ids import ActorId
-from kelpie.ports.clock import Clock
-from kelpie.ports.telemetry import Telemetry
-from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, ReminderRow
 
 PAGE_ROWS: Final = 500
@@ -29,24 +25,16 @@ Timer = tuple[ActorId, str, int]
 class ReminderPump:
     """Turns due reminders into turns of their actors."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        runtime: Runtime,
-        clock: Clock,
-        telemetry: Telemetry,
-        supervisor: Supervisor,
-    ) -> None:
-        self._store = store
-        self._runtime = runtime
-        self._clock = clock
-        self._telemetry = telemetry
-        self._supervisor = supervisor
+    def __init__(self, deps: PumpDeps) -> None:
+        self._store = deps.store
+        self._runtime = deps.runtime
+        self._clock = deps.clock
+        self._telemetry = deps.telemetry
+        self._supervisor = deps.supervisor
         self._flying: set[Timer] = set()
         self._failures: dict[Timer, int] = {}
         self._news = asyncio.Event()
-        runtime.listen(self._on_commit)
+        deps.runtime.listen(self._on_commit)
 
     def start(self) -> None:
         """Begin firing, beginning with what became due while no process ran."""
@@ -83,13 +71,8 @@ class ReminderPump:
         if timer in self._flying:
             return
         self._flying.add(timer)
-        outcome = asyncio.ensure_future(  # noqa: TID251
-            self._runtime.deliver(
-                row.actor,
-                row.body,
-                principal="system:reminder",
-                fired=(row.name, row.due_ms),
-            )
+        outcome = self._runtime.deliver(
+            row.actor, row.body, principal="system:reminder", fired=(row.name, row.due_ms)
         )
         outcome.add_done_callback(lambda done: self._settled(timer, done))
 

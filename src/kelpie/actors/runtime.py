@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -172,7 +172,7 @@ class Runtime:
         principal: str,
         message_id: int | None = None,
         fired: tuple[str, int] | None = None,
-    ) -> Awaitable[Any]:
+    ) -> asyncio.Future[Any]:
         """Run one turn for a stored message or a fired reminder, which the turn consumes.
 
         Raises (when awaited): as `call`; `InvalidFieldError` when the body does not decode.
@@ -427,7 +427,7 @@ class Runtime:
         commit = drafted.commit
         self._unsettled += 1
         try:
-            outcome = asyncio.ensure_future(self._store.commit(commit))  # noqa: TID251
+            outcome = self._store.commit(commit)
         except KelpieError as error:
             self._refused(activation, envelope, error)
             return

@@ -1,4 +1,4 @@
 """The composition root: settings -> world -> wiring.
 
-The only place that picks the host or a simulation.
+Opens the product over whatever world it is given; the host's is its own.
 """

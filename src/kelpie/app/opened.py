@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class App:
 @asynccontextmanager
 async def open_app(
     settings: Settings, *, drive: bool, world: World | None = None, address: str = ""
-) -> AsyncIterator[App]:
+) -> AsyncGenerator[App]:
     """Open the product and yield it; everything is closed at the end.
 
     Args:

@@ -6,7 +6,7 @@ is pending is executed; without, the store is served and only asked, and decisio
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +15,20 @@ from typing import Final
 
 from kelpie.actors.hub import EventHub
 from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
 from kelpie.actors.runtime import Runtime
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
+from kelpie.app.gauges import report_gauges
 from kelpie.app.world import SCRATCH_DIRECTORY, World, host_world
 from kelpie.core.errors import InvalidFieldError
 from kelpie.core.limits import DRAIN_TIMEOUT_MS
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Executor
 from kelpie.effects.gate import Gated, GateRules
-from kelpie.effects.kinds import Kind
+from kelpie.effects.kinds import EffectKind
 from kelpie.effects.policy import Policy
 from kelpie.infra.config import YamlLoader
 from kelpie.infra.executor import PlanExecutor
@@ -34,8 +36,6 @@ from kelpie.infra.machine import ApplyMachine
 from kelpie.infra.plans import Plans
 from kelpie.infra.target import TargetMachine
 from kelpie.llm.registry import ProviderRegistry, ProviderSettings
-from kelpie.ports.clock import Clock
-from kelpie.ports.telemetry import Telemetry
 from kelpie.sandbox.protocol import Sandbox
 from kelpie.settings import Settings
 from kelpie.storage.sqlite.store import SqliteStore
@@ -50,31 +50,6 @@ PREPARED_KINDS: Final = frozenset({"files.apply", "command.run", "plan.apply"})
 GRANT_KINDS: Final = frozenset({"plan.apply"})
 
 
-class Pumps:
-    """What moves messages and timers from the store to turns."""
-
-    def __init__(
-        self,
-        *,
-        store: SqliteStore,
-        runtime: Runtime,
-        clock: Clock,
-        telemetry: Telemetry,
-        supervisor: Supervisor,
-    ) -> None:
-        self._outbox = OutboxPump(
-            store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
-        )
-        self._reminders = ReminderPump(
-            store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
-        )
-
-    def start(self) -> None:
-        """Begin, with what an earlier process left."""
-        self._outbox.start()
-        self._reminders.start()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """The opened machinery below the HTTP edge."""
@@ -85,7 +60,9 @@ class Node:
     dispatcher: Dispatcher
     hub: EventHub
     sandbox: Sandbox
-    pumps: Pumps
+    outbox: OutboxPump
+    reminders: ReminderPump
+    supervisor: Supervisor
     tools: ToolRegistry
     plans: Plans
 
@@ -94,8 +71,10 @@ class Node:
         if self.store.held:
             await self.dispatcher.settle_restored()
             return
+        self.supervisor.keep("app.gauges", partial(report_gauges, self))
         await self.sandbox.reap_orphans()
-        self.pumps.start()
+        self.outbox.start()
+        self.reminders.start()
         await self.dispatcher.start()
 
     async def release(self) -> None:
@@ -115,7 +94,7 @@ class Node:
 @asynccontextmanager
 async def open_node(
     settings: Settings, *, drive: bool, world: World | None = None, address: str = ""
-) -> AsyncIterator[Node]:
+) -> AsyncGenerator[Node]:
     """Open the machinery in this process and yield it; everything is closed at the end.
 
     Args:
@@ -174,7 +153,7 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         telemetry=world.telemetry,
         supervisor=supervisor,
     )
-    pumps = Pumps(
+    deps = PumpDeps(
         store=store,
         runtime=runtime,
         clock=world.clock,
@@ -188,7 +167,9 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         dispatcher=dispatcher,
         hub=hub,
         sandbox=sandbox,
-        pumps=pumps,
+        outbox=OutboxPump(deps),
+        reminders=ReminderPump(deps),
+        supervisor=supervisor,
         tools=tools,
         plans=_make_plans(settings, world, store, runtime, files),
     )
@@ -234,10 +215,10 @@ def _make_executors(
     )
 
 
-def kinds_of(executors: Sequence[Executor]) -> dict[str, Kind]:
+def kinds_of(executors: Sequence[Executor]) -> dict[str, EffectKind]:
     """Return what the gate must know of each executor's kind."""
     return {
-        each.kind: Kind(
+        each.kind: EffectKind(
             name=each.kind,
             prepares=each.kind in PREPARED_KINDS,
             promise=each.promise,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class World:
 
 
 @asynccontextmanager
-async def host_world(settings: Settings) -> AsyncIterator[World]:
+async def host_world(settings: Settings) -> AsyncGenerator[World]:
     """Yield the real world, as the settings want it; closes its connections at the end.
 
     Raises:

@@ -25,7 +25,7 @@ from kelpie.core.ids import ActorId
 from kelpie.core.limits import APPROVAL_TTL_MS, APPROVAL_TTL_MS_MAX
 from kelpie.effects import messages as m
 from kelpie.effects.gate_turn import GateTurn
-from kelpie.effects.kinds import Kind
+from kelpie.effects.kinds import EffectKind
 from kelpie.effects.lifecycle import is_open
 from kelpie.effects.model import EffectRecord
 from kelpie.effects.policy import Policy
@@ -66,7 +66,7 @@ class GateRules:
     """What the gate decides by: the policy, the known kinds, and how long a question stands."""
 
     policy: Policy
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, EffectKind]
     approval_ttl_ms: int = APPROVAL_TTL_MS
 
     def __post_init__(self) -> None:
@@ -167,3 +167,5 @@ def _answer(work: GateTurn[Any], record: EffectRecord, message: Any) -> None:
             work.deny(record, reason)
         case m.ResolveEffect(succeeded=succeeded, reason=reason):
             work.resolve(record, reason, succeeded=succeeded)
+        case _:
+            raise AssertionError(f"{type(message).__name__} is not an answer")

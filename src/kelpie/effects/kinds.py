@@ -10,7 +10,7 @@ from kelpie.effects.model import Promise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class EffectKind:
     """An effect kind.
 
     ``prepares`` says that the executor looks at the target before classification; ``is_grant``

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from kelpie.core.digests import digest_value
 from kelpie.core.errors import InvalidFieldError
@@ -102,9 +102,9 @@ def touched_paths(record: EffectRecord) -> tuple[str, ...]:
     path = record.args.get("path")
     if isinstance(path, str):
         found.append(path)
-    write = record.args.get("write")
-    if isinstance(write, dict) and isinstance(write.get("path"), str):
-        found.append(write["path"])
+    write: Any = record.args.get("write")
+    if isinstance(write, dict):
+        found.append(str(cast("dict[str, Any]", write).get("path", "")))
     facts = record.preparation.facts if record.preparation else {}
     prepared = facts.get("paths", ())
     found.extend(str(path) for path in prepared)

@@ -22,7 +22,7 @@ from kelpie.core.errors import InvalidFieldError, LimitExceededError
 from kelpie.infra.graph import CycleFoundError, Vertex, order_units
 from kelpie.infra.paths import find_path_problem, list_ancestors
 from kelpie.infra.yaml_nodes import (
-    Place,
+    YamlPlace,
     compose_document,
     is_integer,
     line_of,
@@ -106,7 +106,7 @@ class YamlLoader:
             InvalidFieldError: Something is wrong; names file, line, unit and field.
             LimitExceededError: Something is too large.
         """
-        place = Place(file=path.name)
+        place = YamlPlace(file=path.name)
         try:
             data = _read_regular_file(path, limits.PLAN_CONFIG_BYTES_MAX)
         except OSError as error:
@@ -122,10 +122,10 @@ class YamlLoader:
             LimitExceededError: Something is too large.
         """
         # A lone surrogate becomes bytes that the decoder refuses with its position.
-        return _read_workspace(text.encode(errors="surrogatepass"), Place(file=name), None)
+        return _read_workspace(text.encode(errors="surrogatepass"), YamlPlace(file=name), None)
 
 
-def _read_workspace(data: bytes, place: Place, folder: Path | None) -> Desired:
+def _read_workspace(data: bytes, place: YamlPlace, folder: Path | None) -> Desired:
     values = read_mapping(compose_document(data, place), "config", _ROOT_KEYS, place)
     if "version" not in values or not is_integer(values["version"], 1):
         raise place.error("version", "must be 1", values.get("version"))
@@ -142,7 +142,7 @@ def _read_workspace(data: bytes, place: Place, folder: Path | None) -> Desired:
     return Desired(source=place.file, units=tuple(units))
 
 
-def _read_unit(node: yaml.Node, index: int, place: Place, folder: Path | None) -> UnitSpec:
+def _read_unit(node: yaml.Node, index: int, place: YamlPlace, folder: Path | None) -> UnitSpec:
     values = read_mapping(node, f"units[{index}]", _UNIT_KEYS, place)
     for key in ("id", "type", "path"):
         if key not in values:
@@ -151,7 +151,7 @@ def _read_unit(node: yaml.Node, index: int, place: Place, folder: Path | None) -
     if not _UNIT_ID.match(unit_id) or len(unit_id) > limits.NAME_CHARS_MAX:
         problem = f"{unit_id[:64]!r} must be up to {limits.NAME_CHARS_MAX} of A-Z a-z 0-9 . _ -"
         raise place.error(f"units[{index}].id", problem, values["id"])
-    place = Place(file=place.file, unit=unit_id)
+    place = YamlPlace(file=place.file, unit=unit_id)
     unit_type = cast("UnitType", read_choice(values["type"], "type", _TYPES, place))
     state = read_choice(values["state"], "state", _STATES, place) if "state" in values else ""
     is_present = state != "absent"
@@ -170,7 +170,9 @@ def _read_unit(node: yaml.Node, index: int, place: Place, folder: Path | None) -
     )
 
 
-def _check_combination(values: dict[str, yaml.Node], place: Place, *, has_content: bool) -> None:
+def _check_combination(
+    values: dict[str, yaml.Node], place: YamlPlace, *, has_content: bool
+) -> None:
     given = [key for key in ("content", "source") if key in values]
     if has_content and len(given) != 1:
         problem = "a present file needs either content or source, and only one of them"
@@ -179,7 +181,7 @@ def _check_combination(values: dict[str, yaml.Node], place: Place, *, has_conten
         raise place.error(given[0], "only a present file has it", values[given[0]])
 
 
-def _read_path(node: yaml.Node, field: str, place: Place) -> str:
+def _read_path(node: yaml.Node, field: str, place: YamlPlace) -> str:
     path = read_string(node, field, place)
     problem = find_path_problem(path)
     if problem:
@@ -187,7 +189,7 @@ def _read_path(node: yaml.Node, field: str, place: Place) -> str:
     return path
 
 
-def _read_mode(node: yaml.Node | None, place: Place) -> int | None:
+def _read_mode(node: yaml.Node | None, place: YamlPlace) -> int | None:
     if node is None:
         return None
     text = read_string(node, "mode", place)
@@ -197,7 +199,7 @@ def _read_mode(node: yaml.Node | None, place: Place) -> int | None:
     return int(text, 8)
 
 
-def _read_dependencies(node: yaml.Node | None, place: Place) -> tuple[str, ...]:
+def _read_dependencies(node: yaml.Node | None, place: YamlPlace) -> tuple[str, ...]:
     if node is None:
         return ()
     names: dict[str, None] = {}
@@ -209,7 +211,9 @@ def _read_dependencies(node: yaml.Node | None, place: Place) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_content(values: dict[str, yaml.Node], place: Place, folder: Path | None) -> bytes | None:
+def _read_content(
+    values: dict[str, yaml.Node], place: YamlPlace, folder: Path | None
+) -> bytes | None:
     if "content" in values:
         return read_string(values["content"], "content", place).encode()
     if "source" not in values:
@@ -246,7 +250,7 @@ def _read_regular_file(path: Path, bytes_max: int) -> bytes:
     return data
 
 
-def _check_total(units: Iterable[UnitSpec], place: Place) -> None:
+def _check_total(units: Iterable[UnitSpec], place: YamlPlace) -> None:
     total = sum(len(unit.content or b"") for unit in units)
     if total > limits.PLAN_CONTENT_BYTES_MAX:
         raise LimitExceededError(
@@ -301,4 +305,4 @@ def _check_relations(
 
 
 def _error(file: str, unit: UnitSpec, field: str, problem: str) -> InvalidFieldError:
-    return Place(file=file, unit=unit.unit_id).error_at(field, problem, unit.line)
+    return YamlPlace(file=file, unit=unit.unit_id).error_at(field, problem, unit.line)

@@ -24,7 +24,7 @@ class Vertex(NamedTuple):
     depends_on: tuple[str, ...]
 
 
-class Order(NamedTuple):
+class UnitOrder(NamedTuple):
     """Unit ids in an order that respects ``before``: for each id, what must be done first."""
 
     unit_ids: tuple[str, ...]
@@ -39,7 +39,7 @@ class CycleFoundError(Exception):
         self.unit_ids = unit_ids
 
 
-def order_units(vertices: Iterable[Vertex]) -> Order:
+def order_units(vertices: Iterable[Vertex]) -> UnitOrder:
     """Return a deterministic topological order.
 
     Raises:
@@ -62,7 +62,7 @@ def order_units(vertices: Iterable[Vertex]) -> Order:
         ordered.extend(ready)
         sorter.done(*ready)
     assert len(ordered) == len(by_id), "every unit has a place in the order"
-    return Order(
+    return UnitOrder(
         tuple(ordered), {unit_id: tuple(sorted(edges)) for unit_id, edges in before.items()}
     )
 

@@ -25,7 +25,7 @@ _TAG: Final = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class YamlPlace:
     """Where in which file a reader is, so that an error can say it."""
 
     file: str
@@ -49,7 +49,7 @@ def line_of(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def compose_document(data: bytes, place: Place) -> yaml.Node:
+def compose_document(data: bytes, place: YamlPlace) -> yaml.Node:
     """Return the root node of the only document in ``data``.
 
     Raises:
@@ -75,7 +75,7 @@ def compose_document(data: bytes, place: Place) -> yaml.Node:
     return node
 
 
-def _check_events(text: str, place: Place) -> None:
+def _check_events(text: str, place: YamlPlace) -> None:
     """Bound depth and size before composing, which recurses."""
     depth = 0
     events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
@@ -91,13 +91,13 @@ def _check_events(text: str, place: Place) -> None:
             depth -= 1
 
 
-def _require_at_most(field: str, actual: int, limit: int, unit: str, place: Place) -> None:
+def _require_at_most(field: str, actual: int, limit: int, unit: str, place: YamlPlace) -> None:
     if actual > limit:
         raise LimitExceededError(field, actual=actual, limit=limit, unit=unit, hint=place.file)
 
 
 def read_mapping(
-    node: yaml.Node, field: str, known: Collection[str], place: Place
+    node: yaml.Node, field: str, known: Collection[str], place: YamlPlace
 ) -> dict[str, yaml.Node]:
     """Return a mapping's values by key.
 
@@ -118,7 +118,7 @@ def read_mapping(
     return values
 
 
-def read_items(node: yaml.Node, field: str, place: Place) -> list[yaml.Node]:
+def read_items(node: yaml.Node, field: str, place: YamlPlace) -> list[yaml.Node]:
     """Return a list's items.
 
     Raises:
@@ -129,7 +129,7 @@ def read_items(node: yaml.Node, field: str, place: Place) -> list[yaml.Node]:
     return list(node.value)
 
 
-def read_string(node: yaml.Node, field: str, place: Place) -> str:
+def read_string(node: yaml.Node, field: str, place: YamlPlace) -> str:
     """Return a string that can be encoded as UTF-8.
 
     Raises:
@@ -148,7 +148,7 @@ def read_string(node: yaml.Node, field: str, place: Place) -> str:
     return text
 
 
-def read_choice(node: yaml.Node, field: str, choices: Collection[str], place: Place) -> str:
+def read_choice(node: yaml.Node, field: str, choices: Collection[str], place: YamlPlace) -> str:
     """Return a string that is one of ``choices``.
 
     Raises:

@@ -25,7 +25,7 @@ class ProcessRequest:
     """
 
     argv: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
     directory: str = "/"
     stdin: bytes = b""
     pass_fds: tuple[int, ...] = ()

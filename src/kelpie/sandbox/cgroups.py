@@ -25,7 +25,7 @@ _LIMIT_FILES: Final = {
 }
 
 
-class Place(NamedTuple):
+class GroupPlace(NamedTuple):
     """A directory in which groups with one controller can be made."""
 
     version: int
@@ -43,8 +43,8 @@ class _Mount(NamedTuple):
 class Controllers:
     """What this process may bound with control groups."""
 
-    memory: Place | None
-    pids: Place | None
+    memory: GroupPlace | None
+    pids: GroupPlace | None
 
     def describe(self) -> str:
         """Return what enforces memory and processes here, for people."""
@@ -56,7 +56,7 @@ class Controllers:
             pids = f"cgroup v{self.pids.version} and rlimit"
         return f"memory by {memory}; processes by {pids}"
 
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[GroupPlace, ...]:
         """Return the distinct places."""
         found = (self.memory, self.pids)
         return tuple(dict.fromkeys(place for place in found if place is not None))
@@ -86,14 +86,14 @@ def _read_mounts(path: Path) -> Iterator[_Mount]:
 
 def _find_place(
     name: str, mounts: tuple[_Mount, ...], memberships: list[str], mark: str
-) -> Place | None:
+) -> GroupPlace | None:
     for mount in mounts:
         if mount.version == 1 and name not in mount.controllers:
             continue
         own = _own_directory(mount, name, memberships)
         for parent in (own, *own.parents):
             if _can_bound(name, mount.version, parent, mark):
-                return Place(mount.version, parent)
+                return GroupPlace(mount.version, parent)
             if parent == mount.point:
                 break
     return None
@@ -171,7 +171,7 @@ class Group:
         return all(removed)
 
 
-def _limit_memory(place: Place, name: str, limit: int) -> None:
+def _limit_memory(place: GroupPlace, name: str, limit: int) -> None:
     path = place.parent / name
     if place.version == 2:
         (path / "memory.max").write_text(str(limit))

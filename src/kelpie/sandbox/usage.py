@@ -14,7 +14,7 @@ _KIB: Final = 1024
 _MEMORY_FIELDS: Final = ("RssAnon:", "RssShmem:", "VmSwap:")
 
 
-class Usage(NamedTuple):
+class ResourceUsage(NamedTuple):
     """Memory that only this jail uses, in bytes, and its threads."""
 
     memory_bytes: int
@@ -37,7 +37,7 @@ def find_excess(process_id: int, bounds: Bounds, *, memory: bool, processes: boo
     return ""
 
 
-def measure(process_id: int) -> Usage:
+def measure(process_id: int) -> ResourceUsage:
     """Return what a process and all its descendants use now; shared pages count repeatedly."""
     memory = threads = 0
     for member in _descendants(process_id):
@@ -46,7 +46,7 @@ def measure(process_id: int) -> Usage:
                 memory += int(line.split()[1]) * _KIB
             elif line.startswith("Threads:"):
                 threads += int(line.split()[1])
-    return Usage(memory, threads)
+    return ResourceUsage(memory, threads)
 
 
 def _descendants(process_id: int) -> Iterator[int]:

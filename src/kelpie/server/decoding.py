@@ -112,17 +112,6 @@ def require_storable(field: str, value: object, *, depth: int = 0) -> None:
             require_storable(f"{field}[]", item, depth=depth + 1)
 
 
-def require_chars(field: str, value: str, limit: int) -> str:
-    """Return ``value`` if it has at most ``limit`` characters.
-
-    Raises:
-        LimitExceededError: It has more.
-    """
-    if len(value) > limit:
-        raise LimitExceededError(field, actual=len(value), limit=limit, unit="characters")
-    return value
-
-
 def _invalid_field(error: msgspec.ValidationError, source: str) -> InvalidFieldError:
     text = str(error)
     at = _PATH.search(text)

@@ -15,7 +15,7 @@ from kelpie.core.errors import ConfigError
 from kelpie.core.limits import SETTINGS_FILE_BYTES_MAX
 from kelpie.settings.build import build_settings
 from kelpie.settings.lines import find_lines
-from kelpie.settings.merge import Entry, Values
+from kelpie.settings.merge import SettingEntry, Values
 from kelpie.settings.model import Layer, Origin, Settings
 from kelpie.settings.schema import (
     CLIENT_VARIABLES,
@@ -25,7 +25,7 @@ from kelpie.settings.schema import (
     nearest_key,
     nearest_variable,
 )
-from kelpie.settings.values import Place
+from kelpie.settings.values import ValuePlace
 
 PROJECT_FILE: Final = "kelpie.toml"
 
@@ -35,7 +35,7 @@ class _Source(NamedTuple):
 
     layer: Layer
     path: Path
-    place: Place
+    place: ValuePlace
 
 
 def load_settings(
@@ -63,7 +63,7 @@ def load_settings(
     for source in _files(environment, cwd, home, config):
         for entry in _read_file(source):
             values.put(entry)
-    place = Place(base=cwd, home=home)
+    place = ValuePlace(base=cwd, home=home)
     notices: list[str] = []
     for variable in sorted(environment):
         if not variable.startswith("KELPIE_") or variable in CLIENT_VARIABLES:
@@ -91,14 +91,14 @@ def _files(
     root = Path(base) if base.startswith("/") else home / ".config"
     user = root / "kelpie" / "config.toml"
     if user.is_file():
-        yield _Source("user", user, Place(user.parent, home))
+        yield _Source("user", user, ValuePlace(user.parent, home))
     named = config or environment.get("KELPIE_CONFIG")
     project = cwd / Path(named) if named else cwd / PROJECT_FILE
     if named or project.is_file():
-        yield _Source("project", project, Place(project.parent, home))
+        yield _Source("project", project, ValuePlace(project.parent, home))
 
 
-def _read_file(source: _Source) -> Iterator[Entry]:
+def _read_file(source: _Source) -> Iterator[SettingEntry]:
     text = _read_text(source.path)
     try:
         document = tomllib.loads(text)
@@ -151,7 +151,7 @@ def _line_of(lines: Mapping[str, int], key: str) -> int:
     return lines.get(key, 0)
 
 
-def _text_entry(key: str, value: object, origin: Origin, place: Place) -> Entry:
+def _text_entry(key: str, value: object, origin: Origin, place: ValuePlace) -> SettingEntry:
     setting = find_setting(key)
     if setting is None:
         raise _unknown(key, origin)
@@ -159,11 +159,11 @@ def _text_entry(key: str, value: object, origin: Origin, place: Place) -> Entry:
     return _entry(key, value, origin, place)
 
 
-def _entry(key: str, value: object, origin: Origin, place: Place) -> Entry:
+def _entry(key: str, value: object, origin: Origin, place: ValuePlace) -> SettingEntry:
     setting = find_setting(key)
     assert setting is not None, "only known keys get here"
     try:
-        return Entry(key, setting.kind.parse(value, place), origin)
+        return SettingEntry(key, setting.kind.parse(value, place), origin)
     except ValueError as error:
         raise _refusal(key, origin, str(error)) from None
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from kelpie.settings.model import Origin
 
 
-class Entry(NamedTuple):
+class SettingEntry(NamedTuple):
     """One parsed value and who said it."""
 
     key: str
@@ -19,15 +19,15 @@ class Values:
     """Parsed values by dotted key; a later ``put`` is of a stronger layer and wins."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, SettingEntry] = {}
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: SettingEntry) -> None:
         """Set a key, whoever set it before."""
         self._entries[entry.key] = entry
 
     def fill(self, key: str, value: Any, origin: Origin) -> None:
         """Set a key that nobody has set."""
-        self._entries.setdefault(key, Entry(key, value, origin))
+        self._entries.setdefault(key, SettingEntry(key, value, origin))
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a key's value."""

@@ -17,12 +17,12 @@ from kelpie.settings.values import (
     Handle,
     Host,
     Integer,
-    Kind,
     PathList,
     PathValue,
     Secret,
     SecretList,
     Url,
+    ValueKind,
 )
 
 
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
     """
 
     key: str
-    kind: Kind
+    kind: ValueKind
     default: str
     variable: str
     meaning: str

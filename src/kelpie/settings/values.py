@@ -23,14 +23,14 @@ class UnfitValueError(ValueError):
     """A value is not of its setting's kind; the message continues "KEY ..."."""
 
 
-class Place(NamedTuple):
+class ValuePlace(NamedTuple):
     """What relative paths in a value start from."""
 
     base: Path
     home: Path
 
 
-class Kind(Protocol):
+class ValueKind(Protocol):
     """One kind of value."""
 
     @property
@@ -42,7 +42,7 @@ class Kind(Protocol):
         """Return the TOML value that a variable's or a flag's text stands for."""
         ...
 
-    def parse(self, value: object, place: Place) -> Any:
+    def parse(self, value: object, place: ValuePlace) -> Any:
         """Return the domain's value.
 
         Raises:
@@ -68,7 +68,7 @@ class Choice(_Text):
         self.words = tuple(words)
         self.name = "one of " + ", ".join(f'"{word}"' for word in words)
 
-    def parse(self, value: object, place: Place) -> str:  # noqa: ARG002 - no path in it
+    def parse(self, value: object, place: ValuePlace) -> str:  # noqa: ARG002 - no path in it
         """Return the word."""
         text = _require_text(value)
         if text not in self.words:
@@ -88,7 +88,7 @@ class Integer:
         """Return the number, or the text where it is none."""
         return int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) else text
 
-    def parse(self, value: object, place: Place) -> int:  # noqa: ARG002 - no path in it
+    def parse(self, value: object, place: ValuePlace) -> int:  # noqa: ARG002 - no path in it
         """Return the number."""
         if not isinstance(value, int) or isinstance(value, bool):
             raise UnfitValueError(f"must be a whole number, not {_describe(value)}")
@@ -106,7 +106,7 @@ class Flag:
         """Return the truth value, or the text where it is none."""
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
 
-    def parse(self, value: object, place: Place) -> bool:  # noqa: ARG002 - no path in it
+    def parse(self, value: object, place: ValuePlace) -> bool:  # noqa: ARG002 - no path in it
         """Return the truth value."""
         if not isinstance(value, bool):
             raise UnfitValueError(f"must be true or false, not {_describe(value)}")
@@ -118,7 +118,7 @@ class Host(_Text):
 
     name = "address"
 
-    def parse(self, value: object, place: Place) -> str:  # noqa: ARG002 - no path in it
+    def parse(self, value: object, place: ValuePlace) -> str:  # noqa: ARG002 - no path in it
         """Return the address."""
         text = _require_text(value)
         if not _HOST.match(text):
@@ -134,7 +134,7 @@ class Url(_Text):
     def __init__(self, *, optional: bool) -> None:
         self.optional = optional
 
-    def parse(self, value: object, place: Place) -> str:  # noqa: ARG002 - no path in it
+    def parse(self, value: object, place: ValuePlace) -> str:  # noqa: ARG002 - no path in it
         """Return the address without a slash at its end."""
         text = _require_text(value)
         return parse_url(text) if text or not self.optional else ""
@@ -145,7 +145,7 @@ class Handle(_Text):
 
     name = "`provider/name`"
 
-    def parse(self, value: object, place: Place) -> str:  # noqa: ARG002 - no path in it
+    def parse(self, value: object, place: ValuePlace) -> str:  # noqa: ARG002 - no path in it
         """Return the handle."""
         text = _require_text(value)
         if text and (len(text) > NAME_CHARS_MAX or not _HANDLE.match(text)):
@@ -158,7 +158,7 @@ class PathValue(_Text):
 
     name = "path"
 
-    def parse(self, value: object, place: Place) -> Path:
+    def parse(self, value: object, place: ValuePlace) -> Path:
         """Return the absolute path."""
         text = _require_text(value)
         if not text or "\x00" in text or len(text.encode()) > PATH_BYTES_MAX:
@@ -175,7 +175,7 @@ class PathList:
         """Return the parts between colons."""
         return [part for part in text.split(":") if part]
 
-    def parse(self, value: object, place: Place) -> tuple[Path, ...]:
+    def parse(self, value: object, place: ValuePlace) -> tuple[Path, ...]:
         """Return the absolute paths."""
         return tuple(PathValue().parse(item, place) for item in _require_list(value))
 
@@ -185,7 +185,7 @@ class Secret(_Text):
 
     name = "secret reference"
 
-    def parse(self, value: object, place: Place) -> SecretRef:
+    def parse(self, value: object, place: ValuePlace) -> SecretRef:
         """Return the reference."""
         if not isinstance(value, str):
             raise UnfitValueError("must be a secret's reference, env:NAME or file:path")
@@ -201,7 +201,7 @@ class SecretList:
         """Return the parts between commas."""
         return [part.strip() for part in text.split(",") if part.strip()]
 
-    def parse(self, value: object, place: Place) -> tuple[SecretRef, ...]:
+    def parse(self, value: object, place: ValuePlace) -> tuple[SecretRef, ...]:
         """Return the references."""
         return tuple(Secret().parse(item, place) for item in _require_list(value))
 

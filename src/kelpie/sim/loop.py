@@ -17,7 +17,7 @@ import heapq
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -191,7 +191,7 @@ for _name in _ESCAPES:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def _silence() -> Generator[None]:
     """Let what breaks while a dead process is unwound break in silence."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None
@@ -202,7 +202,5 @@ def _silence() -> Iterator[None]:
 
 
 def _unwind(task: asyncio.Task[Any]) -> None:
-    coro = task.get_coro()
-    if coro is not None:
-        with contextlib.suppress(BaseException):  # a dead process reports nothing
-            coro.close()
+    with contextlib.suppress(BaseException):  # a dead process reports nothing
+        task.get_coro().close()

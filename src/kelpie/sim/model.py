@@ -17,14 +17,14 @@ from kelpie.sim.network import Answer
 Message = dict[str, Any]
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
+class ModelReply(msgspec.Struct, frozen=True, kw_only=True):
     """What the model says: text, or calls as (name, arguments)."""
 
     text: str = ""
     calls: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
-Decide = Callable[[Sequence[Message]], Reply]
+Decide = Callable[[Sequence[Message]], ModelReply]
 
 
 class SimulatedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,7 +20,7 @@ class Answer:
     """
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
     pieces: tuple[bytes, ...] = ()
     pause_s: float = 0.001
     breaks_off: bool = False
@@ -60,7 +60,7 @@ class SimulatedNetwork:
         self._peers[prefix] = peer
 
     @asynccontextmanager
-    async def exchange(self, request: HttpRequest) -> AsyncIterator[_Response]:
+    async def exchange(self, request: HttpRequest) -> AsyncGenerator[_Response]:
         """Send ``request`` to its peer and yield the response.
 
         Raises:

@@ -7,7 +7,7 @@ reaches the workspace by itself, as in every tier.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,7 @@ TIER: Final = "simulated"
 START_S: Final = 0.01
 
 
-class Command:
+class SimulatedCommand:
     """One running simulated command.
 
     Attributes:
@@ -60,11 +60,11 @@ class Command:
             await self._sink("stdout", text)
 
 
-Program = Callable[[Command], Awaitable[int]]
+Program = Callable[[SimulatedCommand], Awaitable[int]]
 """Runs one command and returns its exit status."""
 
 
-async def _cat(command: Command) -> int:
+async def _cat(command: SimulatedCommand) -> int:
     try:
         await command.print(command.read(command.argv[-1].removeprefix("./")))
     except InputError:
@@ -79,7 +79,7 @@ class SimulatedSandbox:
         started: The argv of every command that began, across restarts of the product.
     """
 
-    def __init__(self, programs: dict[str, Program], blobs: Blobs, started: list[str]) -> None:
+    def __init__(self, programs: Mapping[str, Program], blobs: Blobs, started: list[str]) -> None:
         self._programs = {"cat": _cat, **programs}
         self._blobs = blobs
         self.started = started
@@ -93,7 +93,7 @@ class SimulatedSandbox:
         """Run one simulated command to its end or to its time bound."""
         await asyncio.sleep(START_S)
         self.started.append(" ".join(request.argv))
-        command = Command(request, sink)
+        command = SimulatedCommand(request, sink)
         program = self._programs.get(request.argv[0])
         status, stopped_by = 127, ""
         if program is not None:
@@ -113,7 +113,7 @@ class SimulatedSandbox:
             changes=changes,
         )
 
-    def _changes(self, root: Path, command: Command) -> tuple[FileChange, ...]:
+    def _changes(self, root: Path, command: SimulatedCommand) -> tuple[FileChange, ...]:
         workspace = Workspace(root)
         changes: list[FileChange] = []
         for path, content in sorted(command.written.items()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -68,7 +68,7 @@ class RecordedTelemetry:
         self.logs.append((level, event, fields))
 
     @contextmanager
-    def span(self, name: str, **attributes: Attribute) -> Iterator[None]:
+    def span(self, name: str, **attributes: Attribute) -> Generator[None]:
         """Count the span by name."""
         del attributes
         self.count(f"span.{name}")

@@ -14,9 +14,11 @@ Promises that every engine keeps (``tests/contract/store`` holds them):
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.storage.records import (
@@ -49,8 +51,8 @@ class ActorStore(Protocol):
         """
         ...
 
-    def commit(self, commit: Commit) -> Awaitable[CommitReceipt]:
-        """Queue ``commit``; the awaitable resolves once it is durable.
+    def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
+        """Queue ``commit``; the future resolves once it is durable.
 
         Queueing happens before this method returns, so calls without an await between them keep
         their order.
@@ -198,7 +200,8 @@ class AuditStore(Protocol):
         ...
 
 
-class StoreStats(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStats:
     """Counts and sizes of a store."""
 
     actors: int

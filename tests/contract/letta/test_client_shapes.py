@@ -168,12 +168,12 @@ def stream_tokens(world: World, agent: ActorId, run: a.Run) -> None:
         agent,
         2,
         Delta(reasoning="hm"),
-        Delta(text="Hel"),
-        Delta(text="lo"),
+        Delta(text="Good "),
+        Delta(text="day"),
         Delta(call_index=0, call_id="call_1", call_name="write_file"),
         Delta(call_index=0, call_arguments="{}"),
     )
-    world.say(agent, run, role="assistant", content="Hello", reasoning="hm", tool_calls=(CALL,))
+    world.say(agent, run, role="assistant", content="Good day", reasoning="hm", tool_calls=(CALL,))
     world.say(agent, run, role="tool", content="done", tool_call_id="call_1", status="success")
     world.say(agent, run, role="assistant", content="Bye")
     world.finish(agent, run)
@@ -201,7 +201,7 @@ async def test_streamed_tokens_share_id_and_otid_and_are_not_repeated() -> None:
     assert isinstance(first, AssistantMessage)
     assert isinstance(second, AssistantMessage)
     assert (first.id, first.otid) == (second.id, second.otid)
-    assert first.content + second.content == "Hello"  # type: ignore[operator]
+    assert first.content + second.content == "Good day"  # type: ignore[operator]
     assert shown[3].tool_call.tool_call_id == shown[4].tool_call.tool_call_id
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from kelpie.actors.hub import EventHub
 from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
 from kelpie.actors.runtime import Runtime
 from kelpie.actors.supervisor import Supervisor
@@ -61,11 +62,11 @@ class GatedStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, commit: Commit) -> Awaitable[CommitReceipt]:
+    def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         if self.refuse_next is not None:
             error, self.refuse_next = self.refuse_next, None
-            return self._refuse(error)
-        return self._pass(self._store.commit(commit))
+            return asyncio.ensure_future(self._refuse(error))
+        return asyncio.ensure_future(self._pass(self._store.commit(commit)))
 
     async def _refuse(self, error: Exception) -> CommitReceipt:
         raise error
@@ -114,12 +115,10 @@ async def run_node(
         resident_max=resident_max,
     )
     runtime.register(CounterMachine())
-    outbox = OutboxPump(
+    deps = PumpDeps(
         store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
     )
-    reminders = ReminderPump(
-        store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
-    )
+    outbox, reminders = OutboxPump(deps), ReminderPump(deps)
     if pumps:
         outbox.start()
         reminders.start()
@@ -130,6 +129,12 @@ async def run_node(
         await runtime.drain()
         await supervisor.close()
         await store.close()
+
+
+async def a_while() -> None:
+    """Let everything that is ready run, over and over."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ async def test_a_reply_waits_until_its_commit_is_durable(tmp_path: Path) -> None
         async with asyncio.TaskGroup() as group:
             call = group.create_task(node.add("a"))
             query = group.create_task(node.show("a"))
-            await asyncio.sleep(0.05)
+            await a_while()
             assert not call.done()
             assert not query.done(), "the query read a version that is not durable"
             node.store.gate.set()
@@ -332,9 +337,9 @@ async def test_a_draining_node_refuses_calls_and_settles_what_runs(tmp_path: Pat
         node.store.gate.clear()
         async with asyncio.TaskGroup() as group:
             call = group.create_task(node.add("a"))
-            await asyncio.sleep(0.02)
+            await a_while()
             drained = group.create_task(node.runtime.drain())
-            await asyncio.sleep(0.02)
+            await a_while()
             with pytest.raises(DrainingError):
                 await node.add("b")
             assert not drained.done()

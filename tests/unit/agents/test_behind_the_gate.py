@@ -12,14 +12,14 @@ from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model import AgentState, CancelRun, CreateAgent, InputMessage, Run, StartRun
 from kelpie.effects import messages as m
 from kelpie.effects.gate import Gated, GatedState, GateRules
-from kelpie.effects.kinds import Kind
+from kelpie.effects.kinds import EffectKind
 from kelpie.effects.model import EffectRecord, Outcome
 from kelpie.effects.policy import Policy, Rule
 from kelpie.llm.model import ModelAnswer
 from tests.unit.agents.driver import ACTOR, BLOCKS, CONFIG, TOOLS, answer, tool_call
 
 KINDS = {
-    name: Kind(name=name, prepares=False, promise=lambda args: "once")
+    name: EffectKind(name=name, prepares=False, promise=lambda args: "once")
     for name in ("model.generate", "files.read", "files.apply", "command.run")
 }
 

@@ -17,8 +17,9 @@ from urllib.parse import parse_qsl
 
 from click.testing import CliRunner
 
+from kelpie.app.process import Ready
 from kelpie.cli import main
-from kelpie.cli.world import HolderInfo, World
+from kelpie.cli.world import HolderInfo, ServerReady, World
 from kelpie.core.errors import UnavailableError
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
@@ -174,8 +175,9 @@ class Desk:
             probe_model=self._probe_model,
         )
 
-    async def _run_server(self, settings: Settings) -> int:
+    async def _run_server(self, settings: Settings, announce: Callable[[ServerReady], None]) -> int:
         self.served.append(settings)
+        announce(Ready("http://127.0.0.1:1", held=False))
         return 0
 
     async def _restore(self, settings: Settings, source: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kelpie.core.errors import AlreadyDecidedError, ConflictError, NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.effects import messages as m
 from kelpie.effects.gate import Gated, GatedState, GateRules
-from kelpie.effects.kinds import Kind
+from kelpie.effects.kinds import EffectKind
 from kelpie.effects.model import (
     DiffCard,
     Effect,
@@ -33,7 +33,7 @@ TTL_MS = 60_000
 class Ask(Message, frozen=True, tag="asker.ask"):
     kind: str
     ref: str
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = msgspec.field(default_factory=dict)
     grant: str = ""
     covers: tuple[str, ...] = ()
 
@@ -99,10 +99,12 @@ def promises(promise: Promise) -> Any:
 
 
 KINDS = {
-    "model.generate": Kind(name="model.generate", prepares=False, promise=promises("repeatable")),
-    "files.apply": Kind(name="files.apply", prepares=True, promise=promises("reconcilable")),
-    "command.run": Kind(name="command.run", prepares=True, promise=promises("once")),
-    "plan.apply": Kind(
+    "model.generate": EffectKind(
+        name="model.generate", prepares=False, promise=promises("repeatable")
+    ),
+    "files.apply": EffectKind(name="files.apply", prepares=True, promise=promises("reconcilable")),
+    "command.run": EffectKind(name="command.run", prepares=True, promise=promises("once")),
+    "plan.apply": EffectKind(
         name="plan.apply", prepares=False, promise=promises("repeatable"), is_grant=True
     ),
 }

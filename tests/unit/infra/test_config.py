@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kelpie.core import limits
 from kelpie.core.errors import InputError, InvalidFieldError, LimitExceededError
 from kelpie.infra.config import Desired, UnitSpec, YamlLoader
-from kelpie.infra.yaml_nodes import Place, read_string
+from kelpie.infra.yaml_nodes import YamlPlace, read_string
 
 GOOD = """\
 version: 1
@@ -152,7 +152,7 @@ def test_half_a_surrogate_pair_is_refused_whichever_parser_let_it_through() -> N
     mark = yaml.Mark("site.yaml", 0, 0, 0, "", 0)
     node = yaml.ScalarNode("tag:yaml.org,2002:str", "\ud800", mark, mark)
     with pytest.raises(InvalidFieldError, match="half a surrogate pair"):
-        read_string(node, "content", Place(file="site.yaml"))
+        read_string(node, "content", YamlPlace(file="site.yaml"))
 
 
 def units(*rows: str) -> str:

@@ -14,7 +14,7 @@ from kelpie.actors.machine import Turn
 from kelpie.core.errors import InputError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.effects.gate import Gated, GatedState, GateRules
-from kelpie.effects.kinds import Kind
+from kelpie.effects.kinds import EffectKind
 from kelpie.effects.messages import (
     ApproveEffect,
     DenyEffect,
@@ -48,10 +48,12 @@ from tests.unit.infra.world import (
 RULES = GateRules(
     policy=Policy(),
     kinds={
-        "plan.apply": Kind(
+        "plan.apply": EffectKind(
             name="plan.apply", prepares=True, promise=lambda args: "once", is_grant=True
         ),
-        "files.apply": Kind(name="files.apply", prepares=True, promise=lambda args: "reconcilable"),
+        "files.apply": EffectKind(
+            name="files.apply", prepares=True, promise=lambda args: "reconcilable"
+        ),
     },
 )
 PLANS = Gated(ApplyMachine(), RULES)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kelpie.core.errors import InputError, InvalidFieldError, LimitExceededError
 from kelpie.sandbox.arguments import Descriptors, check_request, make_launch, make_options
-from kelpie.sandbox.cgroups import Controllers, Place
+from kelpie.sandbox.cgroups import Controllers, GroupPlace
 from kelpie.sandbox.paths import parse_path
 from kelpie.sandbox.protocol import Bounds, CommandRequest
 
@@ -74,8 +74,8 @@ def test_a_user_is_given_no_capability_and_no_network() -> None:
     assert b"--share-net" not in words
 
 
-@pytest.mark.parametrize("group", [None, Place(2, Path("/sys/fs/cgroup"))])
-def test_memory_without_a_control_group_is_bound_by_an_rlimit(group: Place | None) -> None:
+@pytest.mark.parametrize("group", [None, GroupPlace(2, Path("/sys/fs/cgroup"))])
+def test_memory_without_a_control_group_is_bound_by_an_rlimit(group: GroupPlace | None) -> None:
     order = make_launch(
         make_request(), bwrap="b", mark="m", scratch=None, is_root=True, parent=1,
         controllers=Controllers(memory=group, pids=None), process_files=(), descriptors=NUMBERS,

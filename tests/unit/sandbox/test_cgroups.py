@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kelpie.sandbox.cgroups import Controllers, Group, Place, find_controllers, find_leftovers
+from kelpie.sandbox.cgroups import Controllers, Group, GroupPlace, find_controllers, find_leftovers
 from kelpie.sandbox.protocol import Bounds
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def test_a_missing_proc_is_no_failure(tmp_path: Path) -> None:
 
 
 def make_group(parent: Path, version: int, name: str) -> Group:
-    place = Place(version, parent)
+    place = GroupPlace(version, parent)
     return Group(Controllers(memory=place, pids=place), name)
 
 
@@ -71,7 +71,7 @@ def test_the_bound_that_was_hit_is_named(tmp_path: Path) -> None:
 
 
 def test_only_groups_with_the_own_mark_are_leftovers(tmp_path: Path) -> None:
-    place = Place(2, tmp_path)
+    place = GroupPlace(2, tmp_path)
     for name in ("kelpie-mine-1", "kelpie-other-1", "system.slice"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "cgroup.procs").write_text("12\n13\n")

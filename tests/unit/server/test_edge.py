@@ -30,7 +30,7 @@ AGENT = "agent-00000000-0000-4000-8000-000000000000"
         (b"[]", 422, "invalid_field"),
         (b'{"name": 3}', 422, "invalid_field"),
         (b'{"name": ""}', 422, "invalid_field"),
-        (b'{"nmae": "x"}', 422, "invalid_field"),
+        (b'{"naem": "x"}', 422, "invalid_field"),
         (b'{"memory_blocks": [{"label": "x"}]}', 422, "invalid_field"),
         (b'{"metadata": {"n": 100000000000000000000}}', 422, "invalid_field"),
         (b'{"context_window_limit": 0}', 422, "invalid_field"),

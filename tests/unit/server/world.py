@@ -218,7 +218,18 @@ class MemoryStore:
             yield link
 
     async def stats(self) -> StoreStats:
-        return StoreStats(1, 0, 0, 0, len(self.log), 0, 4096, "i", self.held, 1)
+        return StoreStats(
+            actors=1,
+            effects_open=0,
+            outbox=0,
+            reminders=0,
+            events=len(self.log),
+            dead_letters=0,
+            size_bytes=4096,
+            incarnation="i",
+            held=self.held,
+            schema_version=1,
+        )
 
     async def backup(self, target: object) -> None:
         self.backups.append(str(target))

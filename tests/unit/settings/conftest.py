@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.settings.world import Place, make_place
+from tests.unit.settings.world import ValuePlace, make_place
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> ValuePlace:
     """A home and a project without files."""
     return make_place(tmp_path)

@@ -8,10 +8,10 @@ import pytest
 
 from kelpie.core.errors import ConfigError
 from kelpie.settings import SecretRef
-from tests.unit.settings.world import Place
+from tests.unit.settings.world import ValuePlace
 
 
-def test_without_any_layer_the_defaults_hold(place: Place) -> None:
+def test_without_any_layer_the_defaults_hold(place: ValuePlace) -> None:
     settings = place.load()
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8283)
     assert settings.data_dir == place.home / ".local/share/kelpie"
@@ -20,7 +20,7 @@ def test_without_any_layer_the_defaults_hold(place: Place) -> None:
     assert str(settings.origin("server.port")) == "default"
 
 
-def test_each_layer_wins_over_the_weaker_ones(place: Place) -> None:
+def test_each_layer_wins_over_the_weaker_ones(place: ValuePlace) -> None:
     place.write_user("[server]\nport = 1001\nhost = '127.0.0.2'\n[log]\nlevel = 'debug'\n")
     place.write_project("[server]\nport = 1002\nhost = '127.0.0.3'\n")
     assert place.load().log.level == "debug"
@@ -32,7 +32,7 @@ def test_each_layer_wins_over_the_weaker_ones(place: Place) -> None:
     assert settings.server.host == "127.0.0.4"
 
 
-def test_an_origin_names_the_layer_and_the_line_variable_or_flag(place: Place) -> None:
+def test_an_origin_names_the_layer_and_the_line_variable_or_flag(place: ValuePlace) -> None:
     user = place.write_user("[log]\n\nlevel = 'debug'\n")
     project = place.write_project("# first\nworkspaces = {roots = ['a']}\n")
     settings = place.load({"KELPIE_MODEL": "x/y"}, flags={"server.port": 1})
@@ -42,7 +42,7 @@ def test_an_origin_names_the_layer_and_the_line_variable_or_flag(place: Place) -
     assert str(settings.origin("server.port")) == "flag --port"
 
 
-def test_a_named_project_file_replaces_the_one_in_the_directory(place: Place) -> None:
+def test_a_named_project_file_replaces_the_one_in_the_directory(place: ValuePlace) -> None:
     place.write_project("model = 'a/b'\n")
     (place.project / "other.toml").write_text("model = 'c/d'\n")
     assert place.load(config="other.toml").model == "c/d"
@@ -51,7 +51,7 @@ def test_a_named_project_file_replaces_the_one_in_the_directory(place: Place) ->
         place.load(config="absent.toml")
 
 
-def test_xdg_directories_are_used_when_absolute(place: Place, tmp_path: Path) -> None:
+def test_xdg_directories_are_used_when_absolute(place: ValuePlace, tmp_path: Path) -> None:
     config = tmp_path / "xdg" / "kelpie" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text("model = 'a/b'\n")
@@ -61,7 +61,7 @@ def test_xdg_directories_are_used_when_absolute(place: Place, tmp_path: Path) ->
     assert place.load({"XDG_DATA_HOME": "data"}).data_dir.is_relative_to(place.home)
 
 
-def test_paths_start_at_the_file_that_names_them_and_tilde_is_home(place: Place) -> None:
+def test_paths_start_at_the_file_that_names_them_and_tilde_is_home(place: ValuePlace) -> None:
     user = place.write_user("[workspaces]\nroots = ['w', '~/v', '/u']\n")
     settings = place.load({"KELPIE_STORE_PATH": "here.db"}, flags={"data_dir": "there"})
     assert settings.workspaces.roots == (user.parent / "w", place.home / "v", Path("/u"))
@@ -80,7 +80,7 @@ def test_paths_start_at_the_file_that_names_them_and_tilde_is_home(place: Place)
     ],
 )
 def test_an_unknown_key_names_file_line_key_and_the_nearest_known_key(
-    place: Place, text: str, key: str, nearest: str, line: int
+    place: ValuePlace, text: str, key: str, nearest: str, line: int
 ) -> None:
     path = place.write_project(text)
     with pytest.raises(ConfigError) as caught:
@@ -116,7 +116,7 @@ def test_an_unknown_key_names_file_line_key_and_the_nearest_known_key(
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_its_key(
-    place: Place, text: str, problem: str
+    place: ValuePlace, text: str, problem: str
 ) -> None:
     place.write_project(text)
     with pytest.raises(ConfigError) as caught:
@@ -124,13 +124,13 @@ def test_a_value_that_does_not_fit_is_refused_with_its_key(
     assert problem in caught.value.message
 
 
-def test_a_broken_value_in_a_weaker_layer_is_still_refused(place: Place) -> None:
+def test_a_broken_value_in_a_weaker_layer_is_still_refused(place: ValuePlace) -> None:
     place.write_user("[server]\nport = 0\n")
     with pytest.raises(ConfigError, match=r"config\.toml:2: server\.port"):
         place.load(flags={"server.port": 8000})
 
 
-def test_a_variable_and_a_flag_are_named_when_their_text_does_not_fit(place: Place) -> None:
+def test_a_variable_and_a_flag_are_named_when_their_text_does_not_fit(place: ValuePlace) -> None:
     with pytest.raises(ConfigError, match=r"KELPIE_SERVER_PORT: server\.port: must be a whole"):
         place.load({"KELPIE_SERVER_PORT": "many"})
     with pytest.raises(ConfigError, match=r"--port: server\.port: is 0"):
@@ -139,7 +139,7 @@ def test_a_variable_and_a_flag_are_named_when_their_text_does_not_fit(place: Pla
         place.load(flags={"server.prot": "1"})
 
 
-def test_variables_carry_numbers_truth_values_and_lists(place: Place) -> None:
+def test_variables_carry_numbers_truth_values_and_lists(place: ValuePlace) -> None:
     settings = place.load(
         {
             "KELPIE_TELEMETRY_PROMPTS": "TRUE",
@@ -154,14 +154,14 @@ def test_variables_carry_numbers_truth_values_and_lists(place: Place) -> None:
     assert settings.server.host == "127.0.0.1", "an empty variable counts as unset"
 
 
-def test_an_unknown_variable_is_reported_and_not_fatal(place: Place) -> None:
+def test_an_unknown_variable_is_reported_and_not_fatal(place: ValuePlace) -> None:
     settings = place.load({"KELPIE_SERVER_PROT": "1", "KELPIE_URL": "http://x"})
     assert settings.notices == (
         "KELPIE_SERVER_PROT is not a setting and is ignored; the nearest is KELPIE_SERVER_PORT",
     )
 
 
-def test_a_file_beyond_its_limit_or_not_text_is_refused(place: Place) -> None:
+def test_a_file_beyond_its_limit_or_not_text_is_refused(place: ValuePlace) -> None:
     path = place.write_project("#" * 300_000)
     with pytest.raises(ConfigError, match="at most 262,144 bytes"):
         place.load()
@@ -170,7 +170,7 @@ def test_a_file_beyond_its_limit_or_not_text_is_refused(place: Place) -> None:
         place.load()
 
 
-def test_a_key_in_the_environment_is_all_a_known_provider_needs(place: Place) -> None:
+def test_a_key_in_the_environment_is_all_a_known_provider_needs(place: ValuePlace) -> None:
     settings = place.load({"OPENAI_API_KEY": "sk-live"})
     provider = settings.provider("openai")
     assert provider is not None
@@ -181,7 +181,7 @@ def test_a_key_in_the_environment_is_all_a_known_provider_needs(place: Place) ->
     assert "sk-live" not in repr(settings)
 
 
-def test_a_providers_address_variable_moves_it_and_files_win_over_it(place: Place) -> None:
+def test_a_providers_address_variable_moves_it_and_files_win_over_it(place: ValuePlace) -> None:
     environment = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1/", "OPENAI_API_KEY": "k"}
     provider = place.load(environment).provider("openai")
     assert provider is not None
@@ -196,12 +196,12 @@ def test_a_providers_address_variable_moves_it_and_files_win_over_it(place: Plac
     assert provider.base_url == "http://127.0.0.1:8"
 
 
-def test_a_malformed_address_variable_is_named(place: Place) -> None:
+def test_a_malformed_address_variable_is_named(place: ValuePlace) -> None:
     with pytest.raises(ConfigError, match=r"OPENAI_BASE_URL: providers\.openai\.base_url: must"):
         place.load({"OPENAI_BASE_URL": "localhost"})
 
 
-def test_any_provider_can_be_described_in_a_file(place: Place) -> None:
+def test_any_provider_can_be_described_in_a_file(place: ValuePlace) -> None:
     place.write_project("[providers.local]\nwire = 'openai'\nbase_url = 'http://127.0.0.1:9'\n")
     settings = place.load({"KELPIE_MODEL": "local/tiny"})
     provider = settings.provider("local")
@@ -210,12 +210,12 @@ def test_any_provider_can_be_described_in_a_file(place: Place) -> None:
     assert settings.model == "local/tiny"
 
 
-def test_an_explicitly_empty_model_stays_empty(place: Place) -> None:
+def test_an_explicitly_empty_model_stays_empty(place: ValuePlace) -> None:
     place.write_project("model = ''\n")
     assert place.load({"OPENAI_API_KEY": "k"}).model == ""
 
 
-def test_lines_are_found_behind_multi_line_strings(place: Place) -> None:
+def test_lines_are_found_behind_multi_line_strings(place: ValuePlace) -> None:
     path = place.write_project("model = '''\nx/y'''\n[server]\nprot = 1\n")
     with pytest.raises(ConfigError) as caught:
         place.load()

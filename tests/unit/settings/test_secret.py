@@ -8,13 +8,13 @@ import pytest
 
 from kelpie.core.errors import ConfigError
 from kelpie.settings import SecretRef
-from tests.unit.settings.world import Place
+from tests.unit.settings.world import ValuePlace
 
 
 @pytest.mark.parametrize(
     "literal", ["sk-live-1234", "env:", "env:A B", "file:", "vault:x", "", "9"]
 )
-def test_a_literal_secret_is_refused_without_repeating_it(place: Place, literal: str) -> None:
+def test_a_literal_secret_is_refused_without_repeating_it(place: ValuePlace, literal: str) -> None:
     place.write_project(f"[server]\napi_keys = ['{literal}']\n")
     with pytest.raises(ConfigError) as caught:
         place.load()
@@ -22,13 +22,13 @@ def test_a_literal_secret_is_refused_without_repeating_it(place: Place, literal:
     assert "sk-live" not in caught.value.message
 
 
-def test_a_secret_of_another_type_is_refused(place: Place) -> None:
+def test_a_secret_of_another_type_is_refused(place: ValuePlace) -> None:
     place.write_project("[providers.openai]\napi_key = 5\n")
     with pytest.raises(ConfigError, match=r"providers\.openai\.api_key: must be a secret's refer"):
         place.load()
 
 
-def test_a_file_reference_starts_at_the_file_that_names_it(place: Place) -> None:
+def test_a_file_reference_starts_at_the_file_that_names_it(place: ValuePlace) -> None:
     user = place.write_user("[providers.openai]\napi_key = 'file:key.txt'\n")
     (user.parent / "key.txt").write_text("  abc\n")
     provider = place.load().provider("openai")

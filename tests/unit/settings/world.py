@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kelpie.settings import Settings, load_settings
 
 
-class Place(NamedTuple):
+class ValuePlace(NamedTuple):
     """A home and a project directory."""
 
     home: Path
@@ -37,8 +37,8 @@ class Place(NamedTuple):
         )
 
 
-def make_place(root: Path) -> Place:
-    place = Place(root / "home", root / "project")
+def make_place(root: Path) -> ValuePlace:
+    place = ValuePlace(root / "home", root / "project")
     for directory in place:
         directory.mkdir(parents=True)
     return place

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kelpie.core.ids import TENANT_DEFAULT
 from kelpie.storage.records import Page
-from kelpie.storage.sqlite.paging import Place, slice_page
+from kelpie.storage.sqlite.paging import SortPlace, slice_page
 
 keys = st.integers(0, 4)
 rows = st.lists(keys, min_size=1, max_size=12)
@@ -27,16 +27,16 @@ def test_pages_forward_and_back_cover_every_row_once(
         connection.execute("CREATE TABLE t (k, i)")
         connection.executemany("INSERT INTO t VALUES (?, ?)", table)
 
-        def fetch(after: Place | None, before: Place | None) -> list[tuple[int, str]]:
+        def fetch(after: SortPlace | None, before: SortPlace | None) -> list[tuple[int, str]]:
             sliced = slice_page(page, ("k", "i"), after, before)
             query = f"SELECT k, i FROM t WHERE 1{sliced.where}{sliced.order}"
             found = connection.execute(query, sliced.values).fetchall()
             return found[::-1] if sliced.is_reversed else found
 
         forward: list[tuple[int, str]] = []
-        while piece := fetch(Place(*forward[-1]) if forward else None, None):
+        while piece := fetch(SortPlace(*forward[-1]) if forward else None, None):
             assert len(piece) <= limit
             forward += piece
         assert forward == ordered
         start = data.draw(st.integers(0, len(ordered) - 1))
-        assert fetch(None, Place(*ordered[start])) == ordered[max(0, start - limit) : start]
+        assert fetch(None, SortPlace(*ordered[start])) == ordered[max(0, start - limit) : start]

@@ -90,21 +90,6 @@ class PlanList(Out, frozen=True, kw_only=True):
     plans: list[dict[str, Any]]
 
 
-class StoreStatsOut(Out, frozen=True, kw_only=True):
-    """Counts and sizes of the store."""
-
-    actors: int
-    effects_open: int
-    outbox: int
-    reminders: int
-    events: int
-    dead_letters: int
-    size_bytes: int
-    incarnation: str
-    held: bool
-    schema_version: int
-
-
 class AuditSoundness(Out, frozen=True, kw_only=True):
     """What a verification of every audit chain found, and what it cannot prove."""
 

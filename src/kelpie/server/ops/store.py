@@ -21,7 +21,6 @@ from kelpie.server.ops.responses import (
     AuditPage,
     BackupOut,
     StoreHeld,
-    StoreStatsOut,
 )
 from kelpie.storage.records import AuditRecord
 
@@ -30,8 +29,7 @@ _decode: Final = msgspec.msgpack.Decoder().decode
 
 async def show_stats(call: Call[Nothing, Nothing]) -> Response:
     """Return counts and sizes."""
-    stats = await call.deps.store.stats()
-    return json_response(StoreStatsOut(**stats._asdict()))
+    return json_response(await call.deps.store.stats())
 
 
 async def back_up(call: Call[Nothing, BackupRequest]) -> Response:

@@ -28,8 +28,8 @@ from kelpie.server.ops.responses import (
     PlanList,
     StoreHeld,
     StoreSoundness,
-    StoreStatsOut,
 )
+from kelpie.storage.protocol import StoreStats
 
 Table = tuple[Operation[Any, Any], ...]
 
@@ -208,7 +208,7 @@ def _store() -> Table:
             handler=store.show_stats,
             query=Nothing,
             body=Nothing,
-            response=StoreStatsOut,
+            response=StoreStats,
         ),
         Operation(
             method="POST",

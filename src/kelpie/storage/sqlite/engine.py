@@ -98,11 +98,6 @@ def primary_code(error: sqlite3.Error) -> int:
     return code & _PRIMARY
 
 
-def is_corruption(error: sqlite3.Error) -> bool:
-    """Return whether the engine found damage."""
-    return primary_code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
 def translate_error(error: sqlite3.Error, subject: str) -> StoreError:
     """Return the typed error for an engine error that left nothing behind.
 

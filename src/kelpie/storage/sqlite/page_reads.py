@@ -13,7 +13,7 @@ from kelpie.storage.bounds import text_bytes
 from kelpie.storage.records import EffectRow, EffectState, ListItem, Page
 from kelpie.storage.sqlite import decode
 from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
-from kelpie.storage.sqlite.paging import Place, require_limit, slice_page
+from kelpie.storage.sqlite.paging import SortPlace, require_limit, slice_page
 from kelpie.storage.sqlite.reader import LIVING, SqliteReader
 
 
@@ -68,17 +68,17 @@ class PageReads(SqliteReader):
 
     def _finder(
         self, tenant: Tenant, query: str, kind: str, *keys: str
-    ) -> Callable[[str | None], Place | None]:
+    ) -> Callable[[str | None], SortPlace | None]:
         """Return a function that finds a cursor's place with ``query``."""
 
-        def find(item_id: str | None) -> Place | None:
+        def find(item_id: str | None) -> SortPlace | None:
             if item_id is None:
                 return None
             text_bytes("cursor", item_id)
             row = self._fetch_one(query, (tenant, *keys, item_id), kind)
             if row is None:
                 raise NotFoundError(kind, item_id)
-            return Place(row[0], item_id)
+            return SortPlace(row[0], item_id)
 
         return find
 

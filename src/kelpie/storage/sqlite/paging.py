@@ -12,7 +12,7 @@ from kelpie.core.errors import InvalidFieldError, LimitExceededError
 from kelpie.storage.records import Page
 
 
-class Place(NamedTuple):
+class SortPlace(NamedTuple):
     """Where an item stands in its order."""
 
     sort_key: str | int
@@ -29,7 +29,7 @@ class Slice(NamedTuple):
 
 
 def slice_page(
-    page: Page, columns: tuple[str, str], after: Place | None, before: Place | None
+    page: Page, columns: tuple[str, str], after: SortPlace | None, before: SortPlace | None
 ) -> Slice:
     """Return the SQL of ``page`` over two ordering ``columns``.
 

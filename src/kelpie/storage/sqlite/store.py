@@ -142,7 +142,7 @@ class SqliteStore(SqliteReads):
 
     # --- writes ---------------------------------------------------------------------------------
 
-    def commit(self, commit: Commit) -> Awaitable[CommitReceipt]:
+    def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         """Queue ``commit``; the awaitable resolves once it is durable.
 
         Cancelling the awaitable does not take the commit back.
