@@ -207,7 +207,7 @@ def test_twenty_kills_lose_nothing_and_repeat_nothing(node: Node) -> None:
         "damaged": [],
     }
     client.server.process.kill()
-    eventually(lambda: not find_processes(str(node.workspace)), within_s=5, what="no jail to live")
+    eventually(lambda: not find_processes(COMMAND[-1]), within_s=5, what="no jail to live")
     states = Counter(f"{each['kind']} {each['state']}" for each in effects)
     print(f"{client.kills} kills, {len(rounds)} rounds, {dict(states)}")
 
