@@ -39,4 +39,10 @@ REQUIREMENTS: dict[str, Requirement] = {
         "`kelpie version`."
     ),
     "TIDY-BITES": Requirement(text="Every rule of the style program finds a planted offence."),
+    # --- end to end ------------------------------------------------------------------------------
+    "CRASH-SIGKILL": Requirement(
+        text="A server that is killed at any moment goes on at the next start: each effect keeps "
+        "its kind's promise, no acknowledged message is lost, every tool call has its return.",
+        critical=True,
+    ),
 }
