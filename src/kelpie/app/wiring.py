@@ -71,11 +71,26 @@ class Node:
         if self.store.held:
             await self.dispatcher.settle_restored()
             return
-        self.supervisor.keep("app.gauges", partial(report_gauges, self))
+        pulse = partial(
+            report_gauges,
+            self.read_gauges,
+            clock=self.world.clock,
+            telemetry=self.world.telemetry,
+        )
+        self.supervisor.keep("app.gauges", pulse)
         await self.sandbox.reap_orphans()
         self.outbox.start()
         self.reminders.start()
         await self.dispatcher.start()
+
+    def read_gauges(self) -> dict[str, float]:
+        """Return how much the node holds now, by metric."""
+        return {
+            "kelpie.actors.resident": self.runtime.resident_count,
+            "kelpie.effects.running": self.dispatcher.running_count,
+            "kelpie.outbox.backlog": self.outbox.backlog,
+            "kelpie.tasks": self.supervisor.task_count,
+        }
 
     async def release(self) -> None:
         """End the held state that follows a restore, and begin to execute."""
