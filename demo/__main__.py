@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from demo.models import SCRIPTED_BANNER, RealModel, find_real_model
 from demo.plan_story import PlanStory
 from demo.proofs import prove, show_timeline
 from demo.scene import Scene, load_scene
-from demo.stage import Stage
+from demo.stage import Stage, remove_tree
 from demo.story import AgentStory
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +40,9 @@ def main(arguments: list[str]) -> int:
     real = find_real_model(os.environ)
     narrator = narrator_for(as_json=options.json)
     _print_banner(narrator, real)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     root = Path(tempfile.mkdtemp(prefix="kelpie-demo-"))
     stage = Stage(root, scene, real)
     failure: ClaimError | None = None
@@ -58,11 +59,13 @@ def main(arguments: list[str]) -> int:
         narrator.line("\ninterrupted")
         return 130
     finally:
+        # From here on it takes seconds at most, and an impatient Ctrl-C would leave half of it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         stage.close()
-        if options.keep:
+        if not options.keep:
+            remove_tree(root)
+        if root.exists():
             narrator.line(f"kept: {root}")
-        else:
-            shutil.rmtree(root, ignore_errors=True)
     if failure is None:
         narrator.summarize()
     if options.json:

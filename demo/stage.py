@@ -6,10 +6,12 @@ of its own child.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -316,7 +318,7 @@ def _environment(stage: Stage) -> dict[str, str]:
     }
 
 
-def _read_screen(screen: io.RawIOBase | io.FileIO) -> bytes:
+def _read_screen(screen: io.FileIO) -> bytes:
     """Return everything that is printed on a terminal until nobody holds its other end."""
     printed = b""
     while True:
@@ -342,6 +344,18 @@ def _free_port() -> int:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def remove_tree(root: Path) -> None:
+    """Remove a directory with all that is in it, as far as that is possible."""
+    for path, names, _ in os.walk(root):
+        for name in names:
+            directory = Path(path, name)
+            # A killed jail leaves directories without any permission.
+            with contextlib.suppress(OSError):
+                if not directory.is_symlink():
+                    directory.chmod(0o700)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def find_running(argv: list[str], *, below: int) -> int | None:
