@@ -277,12 +277,22 @@ def _make_plans(
     )
 
 
-def require_workspace(settings: Settings, directory: str) -> str:
+def require_workspace(settings: Settings, directory: str, *, local: bool) -> str:
     """Return the directory, absolute and with links resolved, if effects may touch it.
+
+    Without configured roots only a ``local`` caller may name a directory: one who came through the
+    Unix socket, and so is the user that Kelpie runs as. Anybody else could have files read and
+    changed that the system does not let them touch.
 
     Raises:
         InvalidFieldError: It is not absolute or no directory, or lies outside the allowed roots.
     """
+    if not local and not settings.workspaces.roots:
+        raise InvalidFieldError(
+            "workspace",
+            f"{directory[:200]!r} cannot be named over the network before workspaces.roots allows "
+            "it; set KELPIE_WORKSPACES_ROOTS, or come through the Unix socket",
+        )
     path = Path(directory)
     if "\0" in directory or not path.is_absolute():
         raise InvalidFieldError("workspace", f"{directory[:200]!r} must be an absolute path")

@@ -67,7 +67,7 @@ class WorkspaceSettings:
     def allows(self, directory: Path) -> bool:
         """Return whether ``directory``, absolute and resolved, lies in a root.
 
-        Without roots every directory is allowed.
+        Without roots every directory is allowed; whoever asks then decides who may name one.
         """
         return not self.roots or any(directory.is_relative_to(root) for root in self.roots)
 

@@ -41,6 +41,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         config = tmp_path / "kelpie.toml"
         config.write_text(
             f"model = 'vllm/scripted'\ndata_dir = '{tmp_path / 'data'}'\n"
+            f"workspaces.roots = ['{tmp_path}']\n"
             f"[log]\nlevel = 'error'\n[providers.vllm]\nwire = 'openai'\nbase_url = '{url}'\n"
         )
         settings = load_settings(environment={}, cwd=tmp_path, home=tmp_path)

@@ -518,7 +518,7 @@ class World:
             rng=self.rng,
             telemetry=cast("Any", self.telemetry),
             plans=cast("Any", self.plans),
-            workspace_for=lambda path: path,
+            workspace_for=lambda directory, *, local: directory,
             metrics_text=lambda: "kelpie_up 1\n",
             care=FakeCare(self.store),
             version="1.2.3",
