@@ -76,7 +76,10 @@ class EchoMachine:
         return state
 
     def decide(
-        self, state: EchoState, message: Message, turn: Turn  # noqa: ARG002  as above
+        self,
+        state: EchoState,
+        message: Message,
+        turn: Turn,  # noqa: ARG002  as above
     ) -> Decision[EchoState]:
         """Remember and echo.
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httptools
@@ -36,7 +37,8 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-class Load(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
     """What a load came to."""
 
     latencies_ms: list[float]
@@ -121,9 +123,7 @@ class Client(asyncio.Protocol):
             self._answer.set_result(Answer(status, b"".join(self._body)))
 
 
-def encode_request(
-    method: str, path: str, body: object = None, *, key: str | None = None
-) -> bytes:
+def encode_request(method: str, path: str, body: object = None, *, key: str | None = None) -> bytes:
     """Return an HTTP/1.1 request with a JSON body, ready to be written."""
     data = b"" if body is None else json.dumps(body).encode()
     head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(data)}\r\n"
@@ -190,7 +190,8 @@ async def run_load(
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
     else:
-        return Load(latencies_ms, time.perf_counter() - began)
+        elapsed_s = time.perf_counter() - began
+        return Load(latencies_ms=latencies_ms, elapsed_s=elapsed_s)
     finally:
         for connection in connections:
             connection.close()

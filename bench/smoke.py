@@ -119,7 +119,7 @@ async def _measure_product(directory: Path, figures: Figures) -> None:
                     request = encode_request("GET", path)
                     load = await _load(
                         server,
-                        lambda _client, _index, request=request: request,
+                        _always(request),
                         kept,
                         f"read.{name}",
                         clients=1,
@@ -129,6 +129,10 @@ async def _measure_product(directory: Path, figures: Figures) -> None:
                 for clients in AGENT_CLIENTS:
                     await _measure_messages(server, clients, kept)
             figures["memory.loaded"].append(server.rss_mib())
+
+
+def _always(request: bytes) -> Callable[[int, int], bytes]:
+    return lambda _client, _index: request
 
 
 async def _measure_messages(server: Process, clients: int, figures: Figures | None) -> None:

@@ -65,7 +65,8 @@ async def host_world(settings: Settings) -> AsyncIterator[World]:
         clock=clock,
         traces_endpoint=settings.telemetry.endpoint,
     )
-    network = HostNetwork()
+    environment = dict(os.environ)  # noqa: TID251  the composition root reads it once
+    network = HostNetwork(environment=environment)
     processes = HostProcesses()
 
     def open_sandbox(blobs: Blobs, scratch: Path) -> Sandbox:
@@ -79,7 +80,7 @@ async def host_world(settings: Settings) -> AsyncIterator[World]:
             rng=rng,
             network=network,
             telemetry=telemetry,
-            environment=dict(os.environ),  # noqa: TID251  the composition root reads it once
+            environment=environment,
             open_sandbox=open_sandbox,
             metrics_text=telemetry.metrics_text,
         )
