@@ -50,11 +50,10 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
     Raises:
         LoadError: It ended without that line; its stderr went to ours.
     """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KELPIE_")}
     with subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**clean, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **environment},
+        env={**_clean_environment(), **environment},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
@@ -72,6 +71,13 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
                 process.wait(STOP_S_MAX)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _clean_environment() -> dict[str, str]:
+    """Return ours without settings of the product, and with compiled modules kept, as installed."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KELPIE_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**kept, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
 
 
 def serve_command(data_dir: Path) -> list[str]:
