@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.e2e.support.node import Server, free_port
 from tests.e2e.support.scripts import conversation
 from tests.system import require_program
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
+    import httpx
+
     from tests.e2e.support.node import Node
 
 DISK_FULL = 507
@@ -51,14 +55,15 @@ def is_full(descriptor: int, size: int) -> bool:
         return True
 
 
+@pytest.mark.requirement("DISK-FULL")
 def test_a_full_disk_is_a_typed_error_and_the_store_recovers(node: Node) -> None:
     node.script(*conversation())
     server, disk = serve_on_small_disk(node)
     agent_id = server.post("/v1/agents", {"name": "ada"})["id"]
     server.post(f"/v1/agents/{agent_id}/messages", {"input": "hello"})
     filler = fill(disk)
-    refusals = []
-    acknowledged = []
+    refusals: list[httpx.Response] = []
+    acknowledged: list[httpx.Response] = []
     body = {"name": "x", "system": "s" * 200_000}
     for _ in range(40):
         response = server.ask("POST", "/v1/agents", json=body)

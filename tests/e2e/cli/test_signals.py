@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from tests.e2e.support.node import listens
 from tests.e2e.support.scripts import BEFORE, FILE, call, conversation, on, then
@@ -71,6 +72,7 @@ def await_draining(server: Server) -> httpx.Response:
     return answers[-1]
 
 
+@pytest.mark.requirement("DRAIN")
 def test_a_draining_server_refuses_typed_and_finishes_the_turn(node: Node) -> None:
     node.script(on("slow", text=WORDS, chunk_delay_ms=300), *conversation())
     server = node.serve()
@@ -95,6 +97,7 @@ def test_a_draining_server_refuses_typed_and_finishes_the_turn(node: Node) -> No
     assert node.ok("messages", "list", "ada")[-1]["content"] == WORDS
 
 
+@pytest.mark.requirement("DRAIN")
 def test_a_run_that_a_stop_interrupts_goes_on_at_the_next_start(node: Node) -> None:
     node.script(
         on("go", tool_calls=[call("read_file", path=FILE)], first_delay_ms=800),

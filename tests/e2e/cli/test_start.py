@@ -30,6 +30,7 @@ def start(node: Node, *words: str, **environment: str) -> tuple[Done, int]:
 
 
 @pytest.mark.covers("kelpie serve")
+@pytest.mark.requirement("START-WHOLE")
 def test_a_port_that_is_taken_is_named_and_the_store_stays_sound(node: Node) -> None:
     node.ok("agents", "create", "ada")
     with socket.socket() as taken:

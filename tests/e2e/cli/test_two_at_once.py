@@ -26,6 +26,7 @@ def ask(node: Node) -> str:
 
 
 @pytest.mark.parametrize("verb", ["approve", "deny"])
+@pytest.mark.requirement("ANSWER-ONCE")
 def test_of_several_answers_exactly_one_wins(node: Node, verb: str) -> None:
     node.script(*conversation())
     server = node.serve()

@@ -66,8 +66,8 @@ async def resolve(call: Call[Nothing, Resolution]) -> Response:
     """Say what became of an unknown effect."""
     row = await _row(call)
     if row.state != "unknown" and call.key is None:
-        message = f"effect {row.effect_id} is {row.state}; only an unknown one can be settled"
-        raise ConflictError(message, effect_id=row.effect_id, state=row.state)
+        problem = f"effect {row.effect_id} is {row.state}; only an unknown one can be settled"
+        raise ConflictError(problem, effect_id=row.effect_id, state=row.state)
     message = ResolveEffect(
         effect_id=row.effect_id, succeeded=call.body.succeeded, reason=call.body.reason
     )
