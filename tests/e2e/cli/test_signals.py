@@ -23,9 +23,11 @@ WORDS = "one two three four five six seven eight nine ten"
 
 def test_ctrl_c_ends_a_server_that_does_nothing(node: Node) -> None:
     server = node.serve()
+    socket = node.socket
+    assert socket.is_socket()
     assert server.process.end(signal.SIGINT) == 0
     assert not listens(server.port)
-    assert not (node.data / "kelpie.sock").exists()
+    assert not socket.exists()
     assert node.ok("agents", "list") == []
 
 

@@ -128,6 +128,12 @@ class Node:
         self._model_url = ""
         self._processes: list[Process] = []
 
+    @property
+    def socket(self) -> Path:
+        """The Unix socket of whoever holds the store."""
+        holder = (self.data / "kelpie.db.holder").read_text(encoding="utf-8")
+        return Path(json.loads(holder)["address"])
+
     def environment(self, **more: str) -> dict[str, str]:
         """The environment of this node's processes; nothing of the test's own leaks into it."""
         found = {
