@@ -117,6 +117,7 @@ async def test_ids_that_are_no_uuids_are_refused_and_unknown_ones_not_found() ->
         require_error(await http.get("/v1/agents/%ff"), 422, "invalid_field")
 
 
+@pytest.mark.requirement("ACTOR-DRAIN", "K-22")
 async def test_a_draining_server_refuses_at_once_and_still_shows_metrics() -> None:
     world = World(is_accepting=False)
     async with world.client() as http:
@@ -129,6 +130,7 @@ async def test_a_draining_server_refuses_at_once_and_still_shows_metrics() -> No
     assert not world.told
 
 
+@pytest.mark.requirement("SERVER-KEYS")
 async def test_keys_are_demanded_where_they_are_configured() -> None:
     key = ApiKey(name="ops", digest=digest_bytes(b"secret"))
     world = World(api_keys=(key,))
@@ -178,6 +180,7 @@ async def test_the_same_key_names_the_same_objects() -> None:
     require_error(bad, 422, "invalid_field")
 
 
+@pytest.mark.requirement("ACTOR-IDEMPOTENCY-KEY")
 async def test_a_message_repeated_under_its_key_gets_the_same_answer() -> None:
     world = World()
     async with world.client() as http:
@@ -305,6 +308,7 @@ async def test_a_caller_who_leaves_ends_the_following_and_not_the_run() -> None:
     assert world.telemetry.counts[-1]["status"] == "499"
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-BOUND")
 async def test_answers_about_approvals_bind_to_the_effect_that_was_shown() -> None:
     world = World()
     async with world.client() as http:
