@@ -89,7 +89,7 @@ PROMISES: dict[str, Requirement] = {
         text="Nothing starts without a verdict of green or a person's yes.", critical=True
     ),
     "EFFECT-ONCE-UNKNOWN": Requirement(
-        text="A once effect whose attempt was cut off ends unknown and is never run again by itself.",
+        text="A once effect whose attempt was cut off ends unknown and never runs again by itself.",
         critical=True,
     ),
     "EFFECT-POLICY-RECHECKED": Requirement(
