@@ -93,6 +93,7 @@ async def test_a_conversation_streams_is_listed_and_found_by_its_run(tmp_path: P
         assert gone.value.status_code == 404
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-ONCE")
 async def test_a_rewrite_waits_is_approved_once_and_happens(tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()

@@ -590,7 +590,7 @@ def agent_id_of(world: World) -> ActorId:
     return actor
 
 
-def is_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def require_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Check an error response and return its ``error`` object."""
     body = response.json()
     assert (response.status_code, body["error"]["code"]) == (status, code), body
