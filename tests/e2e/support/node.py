@@ -142,6 +142,7 @@ class Node:
             "PYTHONPATH": str(ROOT / "src"),
             "LANG": "C.UTF-8",
             "KELPIE_DATA_DIR": str(self.data),
+            "KELPIE_WORKSPACES_ROOTS": str(self.directory),
         }
         if self._model_url:
             found |= {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": self._model_url}
