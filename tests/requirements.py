@@ -99,9 +99,6 @@ PROMISES: dict[str, Requirement] = {
     "FILES-EXACT-CHANGE": Requirement(
         text="A change set lands as it was approved or not at all, inside its root.", critical=True
     ),
-    "LETTA-CLIENT": Requirement(
-        text="The unmodified client library creates, sends, lists, updates and deletes."
-    ),
     "PACKAGE-WHEEL": Requirement(
         text="The wheel installed into an empty environment with its declared dependencies runs "
         "`kelpie version`."
