@@ -184,6 +184,7 @@ class GateTurn(Generic[S]):
         self, record: EffectRecord, verdict: Verdict, approval: Approval, *, due_ms: int
     ) -> None:
         """Approve the effect; whoever waited for the answer, or holds a grant now, is told."""
+        assert approval.by, "a yes is somebody's"
         approved = lifecycle.approve(record, verdict, approval, self.turn.now_ms, due_ms=due_ms)
         self.save(approved)
         if self.is_grant(approved) or record.state == "waiting":
@@ -269,6 +270,7 @@ class GateTurn(Generic[S]):
 
     def settle(self, record: EffectRecord) -> None:
         """Save an effect that has ended, and tell the inner machine."""
+        assert record.state not in {"proposed", "waiting", "approved", "started"}, "not an end"
         self.save(record)
         self._news.append(
             m.EffectSettled(effect_id=record.effect_id, ref=record.ref, record=record)
@@ -304,10 +306,13 @@ class GateTurn(Generic[S]):
 
     def reply(self, effect_id: str) -> None:
         """Answer the caller with the effect as this turn leaves it."""
-        self.commands.append(Reply(value=self._written.get(effect_id) or self.effects[effect_id]))
+        record = self._written.get(effect_id) or self.effects.get(effect_id)
+        assert record is not None, "a reply about an effect that the turn does not know"
+        self.commands.append(Reply(value=record))
 
     def forget_question(self, record: EffectRecord) -> None:
-        """Cancel the reminder that would end the question."""
+        """Cancel the reminder that would end the question, if the effect waits for an answer."""
+        assert lifecycle.is_open(record), "an ended effect has no question"
         if record.state == "waiting":
             self.commands.append(Forget(name=expiry_name(record)))
 
