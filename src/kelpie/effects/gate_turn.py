@@ -185,6 +185,7 @@ class GateTurn(Generic[S]):
     ) -> None:
         """Approve the effect; whoever waited for the answer, or holds a grant now, is told."""
         assert approval.by, "a yes is somebody's"
+        assert not approval.grant or approval.grant in self.effects, "a grant of another actor"
         approved = lifecycle.approve(record, verdict, approval, self.turn.now_ms, due_ms=due_ms)
         self.save(approved)
         if self.is_grant(approved) or record.state == "waiting":
@@ -231,6 +232,8 @@ class GateTurn(Generic[S]):
 
     def deny(self, record: EffectRecord, verdict: Verdict, reason: str, *, by: str) -> None:
         """End the effect with a no of ``by``."""
+        assert by, "a no is somebody's"
+        assert record.outcome is None, "what ran cannot be denied"
         self.forget_question(record)
         denied = lifecycle.move(
             record,
@@ -271,6 +274,7 @@ class GateTurn(Generic[S]):
     def settle(self, record: EffectRecord) -> None:
         """Save an effect that has ended, and tell the inner machine."""
         assert record.state not in {"proposed", "waiting", "approved", "started"}, "not an end"
+        assert record.outcome is not None or record.note, "an end says why"
         self.save(record)
         self._news.append(
             m.EffectSettled(effect_id=record.effect_id, ref=record.ref, record=record)
@@ -283,6 +287,7 @@ class GateTurn(Generic[S]):
         else:
             self.effects.pop(record.effect_id, None)
         self._written[record.effect_id] = record
+        assert (record.effect_id in self.effects) == lifecycle.is_open(record), "open means kept"
         summary = {
             "effect_id": record.effect_id,
             "kind": record.kind,
@@ -308,6 +313,7 @@ class GateTurn(Generic[S]):
         """Answer the caller with the effect as this turn leaves it."""
         record = self._written.get(effect_id) or self.effects.get(effect_id)
         assert record is not None, "a reply about an effect that the turn does not know"
+        assert record.effect_id == effect_id, "a reply about another effect"
         self.commands.append(Reply(value=record))
 
     def forget_question(self, record: EffectRecord) -> None:
