@@ -52,7 +52,7 @@ CommitListener = Callable[[Commit, CommitReceipt], None]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Runtime:
+class Engine:
     """The actors of one process."""
 
     def __init__(
