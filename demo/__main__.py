@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from types import FrameType
 from letta_client import LettaError
 
 from demo.claims import ClaimError, Narrator, narrator_for
+from demo.machine import remove_tree
 from demo.models import SCRIPTED_BANNER, RealModel, find_real_model
 from demo.plan_story import PlanStory
 from demo.proofs import prove, show_timeline
@@ -41,33 +41,42 @@ def main(arguments: list[str]) -> int:
     real = find_real_model(os.environ)
     narrator = narrator_for(as_json=options.json)
     _print_banner(narrator, real)
-    signal.signal(signal.SIGTERM, _stop)
-    root = Path(tempfile.mkdtemp(prefix="kelpie-demo-"))
-    stage = Stage(root, scene, real)
-    failure: ClaimError | None = None
-    try:
-        _tell(stage, scene, narrator)
-    except ClaimError as error:
-        failure = error
-        narrator.confess(error)
-    except (LettaError, OSError, ValueError, subprocess.SubprocessError) as error:
-        seen = f"{type(error).__name__}: {error}\n{stage.log_tail()}"
-        failure = ClaimError("the story runs to its end", "no error", seen)
-        narrator.confess(failure)
-    except KeyboardInterrupt:
-        narrator.line("\ninterrupted")
+    _catch_signals()
+    failure = _play(scene, real, narrator, keep=options.keep)
+    if isinstance(failure, KeyboardInterrupt):
+        narrator.line("interrupted")
         return 130
-    finally:
-        stage.close()
-        if options.keep:
-            narrator.line(f"kept: {root}")
-        else:
-            shutil.rmtree(root, ignore_errors=True)
     if failure is None:
         narrator.summarize()
+    else:
+        narrator.confess(failure)
     if options.json:
         _print_json(narrator, real, failure)
     return 1 if failure else 0
+
+
+def _play(
+    scene: Scene, real: RealModel | None, narrator: Narrator, *, keep: bool
+) -> ClaimError | KeyboardInterrupt | None:
+    """Tell the story in a temporary directory and clean up; return what ended it early."""
+    root = Path(tempfile.mkdtemp(prefix="kelpie-demo-"))
+    stage = Stage(root, scene, real)
+    try:
+        _tell(stage, scene, narrator)
+    except (ClaimError, KeyboardInterrupt) as error:
+        return error
+    except (LettaError, OSError, ValueError, subprocess.SubprocessError) as error:
+        seen = f"{type(error).__name__}: {error}\n{stage.log_tail()}"
+        return ClaimError("the story runs to its end", "no error", seen)
+    finally:
+        # From here on it takes seconds at most, and an impatient Ctrl-C would leave half of it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stage.close()
+        if not keep:
+            remove_tree(root)
+        if root.exists():
+            narrator.line(f"\nkept: {root}")
+    return None
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -111,6 +120,13 @@ def _print_json(narrator: Narrator, real: RealModel | None, failure: ClaimError 
         "seconds": round(narrator.elapsed_s, 1),
     }
     print(json.dumps(summary))
+
+
+def _catch_signals() -> None:
+    """Have what ends a process end the story, so that it cleans up; what is ignored stays so."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ A claim that does not hold ends the story at once: nothing printed after it coul
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import time
@@ -39,7 +40,7 @@ class Narrator:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._colored = out.isatty()
+        self._colored = out.isatty() and not os.environ.get("NO_COLOR")
         self._began_s = time.monotonic()
         self._chapter = ""
         self._chapters = 0

@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 import httpx
 import yaml
 
+from demo.cards import show_card
 from demo.claims import ClaimError, Narrator
 from demo.scene import PlanScene, read_tree, write_tree
 from demo.stage import Stage
-from demo.story import show_card
 
 TRIES_MAX: Final = 3
 KILL_AFTER: Final = 0.2

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -316,7 +316,7 @@ def _environment(stage: Stage) -> dict[str, str]:
     }
 
 
-def _read_screen(screen: io.RawIOBase | io.FileIO) -> bytes:
+def _read_screen(screen: io.FileIO) -> bytes:
     """Return everything that is printed on a terminal until nobody holds its other end."""
     printed = b""
     while True:
@@ -342,47 +342,3 @@ def _free_port() -> int:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def find_running(argv: list[str], *, below: int) -> int | None:
-    """Return the pid of a descendant of ``below`` that runs exactly ``argv``, if there is one."""
-    wanted = "\0".join(argv).encode() + b"\0"
-    parents = _read_parents()
-    for pid in parents:
-        try:
-            matches = Path(f"/proc/{pid}/cmdline").read_bytes() == wanted
-        except OSError:
-            continue
-        if matches and _descends(pid, below, parents):
-            return pid
-    return None
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process runs; one that is only waited for does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
-
-
-def _read_parents() -> Mapping[int, int]:
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            stat = (entry / "stat").read_text()
-        except OSError:
-            continue
-        parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    return parents
-
-
-def _descends(pid: int, ancestor: int, parents: Mapping[int, int]) -> bool:
-    while pid > 1:
-        pid = parents.get(pid, 0)
-        if pid == ancestor:
-            return True
-    return False

@@ -14,9 +14,11 @@ from typing import Any, Final, NamedTuple
 
 from letta_client import DefaultHttpxClient, Letta
 
-from demo.claims import LINES_MAX, ClaimError, Narrator
+from demo.cards import check_card, show_card
+from demo.claims import Narrator
+from demo.machine import find_running, is_alive
 from demo.scene import Scene, read_tree, write_tree
-from demo.stage import Stage, find_running, is_alive
+from demo.stage import Stage
 
 GRACE_S: Final = 10.0
 SQLITE_MAGIC: Final = b"SQLite format 3\0"
@@ -150,7 +152,7 @@ class AgentStory:
         self._tell.chapter("Writing is red: it waits for a person")
         _, stop = self._stream(self._scene.task)
         effect = self._stage.waiting("files.apply")
-        self._show_card(effect)
+        show_card(self._stage, self._tell, effect["effect_id"])
         path, rewrite = self._scene.rewrite.path, self._scene.rewrite
         card = effect["card"]
         self._tell.equal(
@@ -163,7 +165,7 @@ class AgentStory:
             expected=[(path, "update", _digest(rewrite.content))],
             seen=[(each["path"], each["change"], each["after"]) for each in card["files"]],
         )
-        self._check_card(effect, diff=True)
+        check_card(self._tell, effect, diff=True)
         self._tell.equal(
             "nothing has changed on disk",
             expected=self._scene.files,
@@ -253,13 +255,13 @@ class AgentStory:
             seen=(self._workspace / path).read_text(),
         )
         landing = self._stage.waiting("files.apply")
-        self._show_card(landing)
+        show_card(self._stage, self._tell, landing["effect_id"])
         self._tell.equal(
             "its changes have a card of their own",
             expected=[(path, _digest(self._scene.again.content))],
             seen=[(each["path"], each["after"]) for each in landing["card"]["files"]],
         )
-        self._check_card(landing, diff=True)
+        check_card(self._tell, landing, diff=True)
         self._approve(landing)
         landed = self._stage.reach(landing["effect_id"], "done", "failed", "voided", "unknown")
         self._tell.equal(
@@ -326,13 +328,13 @@ class AgentStory:
 
     def _ask_to_run(self, argv: list[str], *, idempotent: bool) -> dict[str, Any]:
         effect = self._stage.waiting("command.run")
-        self._show_card(effect)
+        show_card(self._stage, self._tell, effect["effect_id"])
         self._tell.equal(
             "the card shows the very command, red, and whether it may be repeated",
             expected=(argv, "red", "repeatable" if idempotent else "once"),
             seen=(effect["card"]["argv"], effect["verdict"]["color"], effect["promise"]),
         )
-        self._check_card(effect, diff=False)
+        check_card(self._tell, effect, diff=False)
         self._approve(effect)
         return effect
 
@@ -365,27 +367,6 @@ class AgentStory:
         )
         self._tell.equal("kelpie approvals approve, bound to the digest", expected=0, seen=done[0])
 
-    def _show_card(self, effect: dict[str, Any]) -> None:
-        show_card(self._stage, self._tell, effect["effect_id"])
-
-    def _check_card(self, effect: dict[str, Any], *, diff: bool) -> None:
-        """Claim that a card says all that a person must know."""
-        card = effect["card"]
-        parts = {
-            "why": bool(card["reasons"]),
-            "where": bool(card["where"]),
-            "undo": bool(card["undo"]),
-            "expires": card["expires_ms"] > time.time() * 1000,
-        }
-        if diff:
-            parts["unified diff"] = all("@@" in each["diff"] for each in card["files"])
-        else:
-            parts["command"] = bool(card["argv"])
-            parts["no network"] = "no network" in card["where"]
-        self._tell.equal(
-            f"it says {', '.join(parts)}", expected=dict.fromkeys(parts, True), seen=parts
-        )
-
     # --- looking --------------------------------------------------------------------------------
 
     def _effects(self) -> list[dict[str, Any]]:
@@ -401,18 +382,6 @@ class AgentStory:
     def _messages(self, *kinds: str) -> list[Any]:
         page = self._client.agents.messages.list(self._agent_id, order="asc", limit=200)
         return [each for each in page if each.message_type in kinds]
-
-
-def show_card(
-    stage: Stage, narrator: Narrator, effect_id: str, *, lines_max: int = LINES_MAX
-) -> None:
-    """Print the Diff Card of a question as `kelpie approvals show` prints it."""
-    narrator.line(f"  $ kelpie approvals show {effect_id}")
-    shown = stage.kelpie_on_terminal("approvals", "show", effect_id, colored=narrator.colored)
-    card = [line for line in shown.stdout.splitlines() if line.startswith("|")]
-    if shown.status != 0 or not card:
-        raise ClaimError("kelpie approvals show prints the card", "a card", shown)
-    narrator.quote("\n".join(card), lines_max=lines_max)
 
 
 def _text_of(message: Any) -> str:

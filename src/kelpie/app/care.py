@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kelpie.app.wiring import configured_providers
 from kelpie.app.world import SCRATCH_DIRECTORY, host_world
 from kelpie.core.errors import ConfigError
@@ -29,7 +31,11 @@ async def restore_store(settings: Settings, source: Path) -> Mapping[str, Any]:
     async with host_world(settings) as world:
         job = partial(restore_files, source, settings.store.path, clock=world.clock, rng=world.rng)
         manifest = await asyncio.get_running_loop().run_in_executor(None, job)
-    return {"store": str(settings.store.path), "held": True, "manifest": manifest}
+    return {
+        "store": str(settings.store.path),
+        "held": True,
+        "manifest": msgspec.to_builtins(manifest),
+    }
 
 
 async def probe_sandboxes(settings: Settings) -> Sequence[TierReport]:

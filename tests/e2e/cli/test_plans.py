@@ -74,4 +74,4 @@ def test_a_workspace_that_is_wrong_is_refused_by_line(node: Node, root: Path) ->
     (node.directory / "site.yaml").write_text("version: 1\nunits:\n  - id: x\n", encoding="utf-8")
     refused = node.cli("plan", "site.yaml", "--root", "root", "--json")
     assert (refused.status, refused.out) == (USAGE, "")
-    assert "site.yaml:3" in refused.error["message"]
+    assert "site.yaml, line 3" in refused.error["message"]

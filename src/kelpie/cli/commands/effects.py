@@ -48,12 +48,12 @@ def show(frame: Frame, *, effect: str) -> None:
 @effects.command()
 @framed()
 @click.argument("effect")
-@click.option(
-    "--done/--failed", "succeeded", default=None, required=True, help="What really became of it."
-)
+@click.option("--done/--failed", "succeeded", default=None, help="What really became of it.")
 @click.option("--reason", metavar="TEXT", required=True, help="How you know; for the record.")
-def resolve(frame: Frame, *, effect: str, succeeded: bool, reason: str) -> None:
+def resolve(frame: Frame, *, effect: str, succeeded: bool | None, reason: str) -> None:
     """Say what became of an unknown effect."""
+    if succeeded is None:
+        raise click.UsageError("say --done or --failed")
     body = {"succeeded": succeeded, "reason": reason}
     path = f"/v1/effects/{quote(effect, safe='')}/resolve"
     value = frame.ask(lambda api: api.post(path, body))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from kelpie.actors.commands import Message
-from kelpie.core.errors import AlreadyDecidedError, NotFoundError
+from kelpie.core.errors import AlreadyDecidedError, ConflictError, NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.effects.messages import ApproveEffect, DenyEffect, ResolveEffect
 from kelpie.effects.model import EffectRecord
@@ -65,6 +65,9 @@ async def deny(call: Call[Nothing, Decision]) -> Response:
 async def resolve(call: Call[Nothing, Resolution]) -> Response:
     """Say what became of an unknown effect."""
     row = await _row(call)
+    if row.state != "unknown" and call.key is None:
+        problem = f"effect {row.effect_id} is {row.state}; only an unknown one can be settled"
+        raise ConflictError(problem, effect_id=row.effect_id, state=row.state)
     message = ResolveEffect(
         effect_id=row.effect_id, succeeded=call.body.succeeded, reason=call.body.reason
     )
