@@ -1,42 +1,42 @@
-"""Hosts machines: activation, one turn at a time, and the output gate.
+"""The actors of one process: calls, queries, deliveries, idempotency keys, and care of single keys.
 
 A turn runs inline and to its end; its commit is queued before the next turn may start, so turns of
 one actor reach the store in order. A reply leaves when the newest version that it read is durable.
 A refused commit discards the activation: its later turns and waiting replies fall with it and fail
-as retriable; the next call loads what is really stored.
+as retriable; the next call loads what is really stored. `turns` keeps these promises, `handlers`
+runs what waits, `residents` decides who stays in memory.
 
-Invariants: no answer leaves before its version is durable; at most one activation per actor; a
-failed load fails its callers and never becomes an empty state.
+Invariants: no call is without a deadline; a caller that goes away does not tear its turn; a call
+along a chain never re-enters an actor of the chain with a command.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+import gc
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from kelpie.actors.activation import Activation, Envelope, Waiter
-from kelpie.actors.commands import Message, Reply
-from kelpie.actors.commit import Drafted, draft_commit
-from kelpie.actors.machine import Machine, Turn
+from kelpie.actors.activation import Activation, Envelope, Phase
+from kelpie.actors.commands import Message
+from kelpie.actors.handlers import NANOSECONDS_PER_MS, Handlers
+from kelpie.actors.hosted import Hosted
+from kelpie.actors.machine import Machine
+from kelpie.actors.residents import Residents
 from kelpie.actors.supervisor import Supervisor
+from kelpie.actors.turns import CommitListener, Ports, Turns
 from kelpie.core import limits
 from kelpie.core.digests import Digest, digest_bytes
 from kelpie.core.errors import (
-    ActorFailedError,
-    CommitUnknownError,
+    CycleError,
     DeadlineError,
     DrainingError,
-    FencedError,
     InvalidFieldError,
     KelpieError,
     KeyReusedError,
     NotFoundError,
-    OverloadedError,
-    StoreError,
     VersionConflictError,
 )
 from kelpie.core.ids import ActorId
@@ -44,12 +44,36 @@ from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
-from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 
-CommitListener = Callable[[Commit, CommitReceipt], None]
-"""Called on the loop, in order, once a commit is durable; must be quick and must not raise."""
+__all__ = ["CommitListener", "Engine", "Inspection"]
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """One actor as this process has it.
+
+    Attributes:
+        phase: Where in its life the activation is; ``absent`` when it is not in memory.
+        version: Turns that changed it; ``durable_version`` of them are on disk.
+        mailbox: How many calls wait for their turn.
+        handler: The method whose handler runs now, empty when none does.
+        handler_ms: How long it has been running.
+        paused: Whether commands wait until somebody resumes the actor.
+        size_bytes: The encoded state's size.
+    """
+
+    actor: ActorId
+    phase: Phase | str
+    version: int
+    durable_version: int
+    incarnation: int
+    mailbox: int
+    handler: str
+    handler_ms: int
+    paused: bool
+    size_bytes: int
 
 
 class Engine:
@@ -64,40 +88,51 @@ class Engine:
         telemetry: Telemetry,
         supervisor: Supervisor,
         resident_max: int = limits.RESIDENT_ACTORS_MAX,
+        resident_bytes_max: int = limits.RESIDENT_BYTES_MAX,
     ) -> None:
-        assert resident_max >= 1
         self._store = store
         self._clock = clock
-        self._rng = rng
-        self._telemetry = telemetry
         self._supervisor = supervisor
-        self._resident_max = resident_max
-        self._machines: dict[str, Machine[Any]] = {}
-        self._decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {}
-        self._epochs = {grant.shard: grant.epoch for grant in store.grants()}
-        self._residents: OrderedDict[ActorId, Activation] = OrderedDict()
+        ports = Ports(store=store, clock=clock, rng=rng, telemetry=telemetry, supervisor=supervisor)
+        self._residents = Residents(count_max=resident_max, bytes_max=resident_bytes_max)
+        self._turns = Turns(ports, self._residents)
+        self._handlers = Handlers(self._turns, self)
+        self._turns.begin_handler = self._handlers.begin
         self._keyed: dict[tuple[ActorId, str, str], tuple[Digest, asyncio.Future[Any]]] = {}
-        self._listeners: list[CommitListener] = []
         self._accepting = True
-        self._unsettled = 0
-        self._rest: asyncio.Future[None] | None = None
+        self._streak = 0
+        self._quota = limits.TURNS_PER_TICK_MAX
+        self._resting = 0
 
     # --- set-up and state -----------------------------------------------------------------------
 
     def register(self, machine: Machine[Any]) -> None:
         """Host actors of this machine's type; each type once."""
-        assert machine.type_name not in self._machines, f"{machine.type_name} registered twice"
-        self._machines[machine.type_name] = machine
-        self._decoders[machine.type_name] = msgspec.msgpack.Decoder(machine.message_type)
+        types = self._turns.types
+        assert machine.type_name not in types, f"{machine.type_name} registered twice"
+        assert machine.schema_version >= 1, "schema versions count from one"
+        types[machine.type_name] = Hosted(machine)
 
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
-        self._listeners.append(listener)
+        assert listener not in self._turns.listeners, "a listener is told once"
+        self._turns.listeners.append(listener)
+        assert self._turns.listeners
 
     @property
     def resident_count(self) -> int:
         """How many actors are in memory."""
         return len(self._residents)
+
+    @property
+    def resident_bytes(self) -> int:
+        """How much memory they are counted with."""
+        return self._residents.size_bytes
+
+    @property
+    def handler_count(self) -> int:
+        """How many async handlers run now."""
+        return self._handlers.running_count
 
     def accepting(self) -> bool:
         """Whether new calls are taken."""
@@ -106,14 +141,24 @@ class Engine:
     def close_gate(self) -> None:
         """Refuse new calls from this moment."""
         self._accepting = False
+        assert not self.accepting()
 
     async def drain(self) -> None:
         """Refuse new calls from this moment, and return when every finished turn is settled."""
         self.close_gate()
-        if self._unsettled:
-            self._rest = asyncio.get_running_loop().create_future()
-            await self._rest
-        assert self._unsettled == 0, "a turn is unsettled after draining"
+        await self._turns.settled()
+        assert not self._accepting
+
+    def freeze_memory(self) -> int:
+        """Take all that is in memory now out of the garbage collector's sight; return how much.
+
+        After loading many actors: a full collection over a million of them takes a third of a
+        second, and frees nothing. Objects that are frozen and then dropped are still freed by
+        their reference counts.
+        """
+        gc.collect()
+        gc.freeze()
+        return gc.get_freeze_count()
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -135,20 +180,20 @@ class Engine:
 
         Raises:
             KeyReusedError: The key came back with another request.
-            DeadlineError: ``timeout_ms`` passed; the turn may still happen.
+            DeadlineError: ``timeout_ms`` passed; the turn may still happen if it had begun.
             DrainingError: The node is shutting down.
             OverloadedError: The actor's mailbox is full.
             ActorFailedError: The turn raised; nothing of it was kept.
             StoreError: The commit was refused; nothing of it was kept unless the error says so.
             KelpieError: The machine refused the message.
         """
-        self._require_accepting(internal=internal)
+        if not self._accepting and not internal:
+            raise DrainingError("the node is shutting down; try again")
+        envelope = self._envelope(actor, message, principal, timeout_ms)
         if key is None:
-            envelope = self._envelope(actor, message, principal)
-            self._dispatch(envelope)
+            self._turns.dispatch(envelope)
             return await self._answer(envelope.future, actor, timeout_ms)
-        future = self._call_keyed(actor, message, principal, key)
-        return await self._answer(future, actor, timeout_ms)
+        return await self._answer(self._call_keyed(envelope, key), actor, timeout_ms)
 
     async def query(
         self, actor: ActorId, query: Message, *, timeout_ms: int = limits.INVOCATION_TIMEOUT_MS
@@ -159,10 +204,49 @@ class Engine:
             DeadlineError: ``timeout_ms`` passed.
             KelpieError: The machine cannot answer, or the actor cannot be loaded.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        envelope = Envelope(actor=actor, message=query, principal="", future=future, is_query=True)
-        self._dispatch(envelope)
-        return await self._answer(future, actor, timeout_ms)
+        envelope = self._envelope(actor, query, "", timeout_ms)
+        envelope.is_query = True
+        self._turns.dispatch(envelope)
+        return await self._answer(envelope.future, actor, timeout_ms)
+
+    async def call_along(
+        self,
+        parent: Envelope,
+        actor: ActorId,
+        message: Message,
+        *,
+        key: str | None,
+        timeout_ms: int,
+    ) -> Any:
+        """Run a command of ``actor`` for the handler of ``parent``, which waits.
+
+        Raises:
+            CycleError: ``actor`` waits in the chain, or the chain is too deep.
+            KelpieError: As `call`.
+        """
+        envelope = self._link(parent, actor, message, timeout_ms)
+        if actor in envelope.chain:
+            path = " -> ".join(str(link) for link in (*envelope.chain, actor))
+            message_text = f"{actor} waits for this very call ({path}); use send, or a query"
+            raise CycleError(message_text, actor=str(actor))
+        if key is None:
+            self._turns.dispatch(envelope)
+            return await self._answer(envelope.future, actor, timeout_ms)
+        return await self._answer(self._call_keyed(envelope, key), actor, timeout_ms)
+
+    async def query_along(
+        self, parent: Envelope, actor: ActorId, message: Message, *, timeout_ms: int
+    ) -> Any:
+        """Ask ``actor`` for the handler of ``parent``, which waits; a query may re-enter.
+
+        Raises:
+            CycleError: The chain is too deep.
+            KelpieError: As `query`.
+        """
+        envelope = self._link(parent, actor, message, timeout_ms)
+        envelope.is_query = True
+        self._turns.dispatch(envelope)
+        return await self._answer(envelope.future, actor, timeout_ms)
 
     def deliver(
         self,
@@ -178,16 +262,16 @@ class Engine:
         Raises (when awaited): as `call`; `InvalidFieldError` when the body does not decode.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        decoder = self._decoders.get(actor.type)
+        hosted = self._turns.types.get(actor.type)
+        if hosted is None:
+            future.set_exception(NotFoundError("actor type", actor.type))
+            return future
         try:
-            message = decoder.decode(body) if decoder else None
+            message = hosted.decoder.decode(body)
         except msgspec.MsgspecError as error:
             future.set_exception(InvalidFieldError("message", str(error)))
             return future
-        if message is None:
-            future.set_exception(NotFoundError("actor type", actor.type))
-            return future
-        self._dispatch(
+        self._turns.dispatch(
             Envelope(
                 actor=actor,
                 message=message,
@@ -199,54 +283,83 @@ class Engine:
         )
         return future
 
-    def _require_accepting(self, *, internal: bool) -> None:
-        if not self._accepting and not internal:
-            raise DrainingError("the node is shutting down; try again")
+    def _envelope(
+        self, actor: ActorId, message: Message, principal: str, timeout_ms: int
+    ) -> Envelope:
+        assert timeout_ms > 0, "a deadline lies in the future"
+        return Envelope(
+            actor=actor,
+            message=message,
+            principal=principal,
+            future=asyncio.get_running_loop().create_future(),
+            deadline_ns=self._clock.boot_ns() + timeout_ms * NANOSECONDS_PER_MS,
+        )
+
+    def _link(
+        self, parent: Envelope, actor: ActorId, message: Message, timeout_ms: int
+    ) -> Envelope:
+        chain = (*parent.chain, parent.actor)
+        if len(chain) >= limits.CALL_DEPTH_MAX:
+            problem = f"the chain of calls to {actor} is {len(chain)} actors deep; use send"
+            raise CycleError(problem, actor=str(actor), limit=limits.CALL_DEPTH_MAX)
+        envelope = self._envelope(actor, message, f"actor:{parent.actor}", timeout_ms)
+        envelope.chain = chain
+        return envelope
+
+    # --- answers --------------------------------------------------------------------------------
 
     async def _answer(self, future: asyncio.Future[Any], actor: ActorId, timeout_ms: int) -> Any:
         if future.done():
+            self._streak += 1
+            if self._streak >= self._quota:
+                await self._rest_a_tick()
             return future.result()
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(timeout_ms / 1000, _expire, future, actor, timeout_ms)
         try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            future.add_done_callback(_ignore_outcome)
-            raise DeadlineError(
-                f"{actor} did not answer within {timeout_ms:,} ms; its outcome may still follow",
-                actor=str(actor),
-                timeout_ms=timeout_ms,
-            ) from None
-        except asyncio.CancelledError:
-            future.add_done_callback(_ignore_outcome)
-            raise
+            return await future
+        finally:
+            timer.cancel()
 
-    def _envelope(self, actor: ActorId, message: Message, principal: str) -> Envelope:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        return Envelope(actor=actor, message=message, principal=principal, future=future)
+    async def _rest_a_tick(self) -> None:
+        """Let the loop go round: answers that are there at once would otherwise never yield.
+
+        Callers of one tick share its budget, so that each gets a turn of the same length.
+        """
+        self._streak = 0
+        self._resting += 1
+        if self._resting == 1:
+            asyncio.get_running_loop().call_soon(self._begin_tick)
+        await asyncio.sleep(0)
+
+    def _begin_tick(self) -> None:
+        share = limits.TURNS_PER_TICK_MAX // self._resting
+        self._quota = max(limits.TURNS_PER_STEP_MIN, share)
+        self._resting = 0
 
     # --- idempotency keys -----------------------------------------------------------------------
 
-    def _call_keyed(
-        self, actor: ActorId, message: Message, principal: str, key: str
-    ) -> asyncio.Future[Any]:
+    def _call_keyed(self, envelope: Envelope, key: str) -> asyncio.Future[Any]:
+        """Return a future of this caller's own for the one turn of the key."""
         if not 1 <= len(key.encode()) <= limits.IDEMPOTENCY_KEY_BYTES_MAX:
             bound = limits.IDEMPOTENCY_KEY_BYTES_MAX
             raise InvalidFieldError("Idempotency-Key", f"must be 1 to {bound} bytes")
-        method = _tag(message)
-        request = digest_bytes(_encode(message))
-        scope = (actor, method, key)
+        method = _tag(envelope.message)
+        request = digest_bytes(_encode(envelope.message))
+        scope = (envelope.actor, method, key)
         running = self._keyed.get(scope)
         if running is not None:
             if running[0] != request:
                 raise _key_reused(key, method)
-            return running[1]
-        envelope = self._envelope(actor, message, principal)
+            return _follow(running[1])
         envelope.key = key
         envelope.request = request
-        self._keyed[scope] = (request, envelope.future)
-        envelope.future.add_done_callback(lambda _: self._keyed.pop(scope, None))
-        self._supervisor.spawn("actors.keyed", self._run_keyed(envelope, method))
-        return envelope.future
+        source = envelope.future
+        self._keyed[scope] = (request, source)
+        mine = _follow(source)
+        source.add_done_callback(lambda _: self._keyed.pop(scope, None))
+        self._supervisor.start("actors.keyed", self._run_keyed(envelope, method))
+        return mine
 
     async def _run_keyed(self, envelope: Envelope, method: str) -> None:
         assert envelope.key is not None
@@ -256,7 +369,7 @@ class Engine:
             envelope.fail(error)
             return
         if kept is None:
-            self._dispatch(envelope)
+            self._turns.dispatch(envelope)
         elif kept.request != envelope.request:
             envelope.fail(_key_reused(envelope.key, method))
         else:
@@ -264,248 +377,84 @@ class Engine:
             kind = Any if reply_type is None else reply_type
             envelope.succeed(msgspec.msgpack.decode(kept.reply, type=kind))
 
-    # --- activation -----------------------------------------------------------------------------
+    # --- care of single keys --------------------------------------------------------------------
 
-    def _dispatch(self, envelope: Envelope) -> None:
-        """Run the envelope's turn now, or queue it behind what the actor is doing."""
-        activation = self._residents.get(envelope.actor)
+    def pause(self, actor: ActorId) -> None:
+        """Let commands, messages and reminders of ``actor`` wait; queries are still answered.
+
+        A pause lasts until `resume` or the end of this process. Harmless when paused before.
+        """
+        assert actor.type in self._turns.types, f"{actor.type} is not hosted here"
+        self._turns.paused.add(actor)
+        activation = self._residents.get(actor)
+        if activation is not None:
+            activation.paused = True
+        assert actor in self._turns.paused
+
+    def resume(self, actor: ActorId) -> None:
+        """Give the waiting calls of a paused actor their turns; harmless when not paused."""
+        self._turns.paused.discard(actor)
+        activation = self._residents.get(actor)
+        if activation is not None and activation.paused:
+            activation.paused = False
+            self._turns.run_mailbox(activation)
+        assert activation is None or not activation.paused
+        assert actor not in self._turns.paused
+
+    def kill(self, actor: ActorId) -> bool:
+        """Stop the actor's handler, fail what waits for it, and load it anew at the next call.
+
+        What was durable stays, and what is on its way to the disk is answered as it comes out.
+        Returns whether the actor was in memory.
+        """
+        activation = self._residents.get(actor)
+        if activation is None or activation.phase == "gone":
+            return False
+        error = VersionConflictError(f"{actor} was killed; try again", actor=str(actor))
+        queued, activation.mailbox = activation.mailbox, None
+        for envelope in queued or ():
+            envelope.fail(error)
+        self._turns.renew(activation)
+        assert not activation.open, "a killed actor takes no turn before it is loaded again"
+        assert activation.mailbox is None
+        return True
+
+    def inspect(self, actor: ActorId) -> Inspection:
+        """Return the actor as this process has it."""
+        activation = self._residents.get(actor)
         if activation is None:
-            machine = self._machines.get(envelope.actor.type)
-            if machine is None:
-                envelope.fail(NotFoundError("actor type", envelope.actor.type))
-                return
-            activation = Activation(envelope.actor, machine)
-            self._residents[envelope.actor] = activation
-            activation.mailbox = deque((envelope,))
-            self._supervisor.spawn(f"actors.load:{envelope.actor}", self._load(activation))
-            self._evict()
-            return
-        if activation.phase == "ready" and not activation.mailbox:
-            self._residents.move_to_end(envelope.actor)
-            self._run(activation, envelope)
-            return
-        if activation.mailbox is None:
-            activation.mailbox = deque()
-        if len(activation.mailbox) >= limits.MAILBOX_DEPTH_MAX:
-            message = f"{envelope.actor} has {limits.MAILBOX_DEPTH_MAX:,} calls waiting; try again"
-            envelope.fail(OverloadedError(message, actor=str(envelope.actor)))
-            return
-        activation.mailbox.append(envelope)
-
-    async def _load(self, activation: Activation) -> None:
-        try:
-            stored = await self._store.load(activation.actor)
-            self._install(activation, stored)
-        except KelpieError as error:
-            self._discard(activation, error)
-            return
-        except Exception as error:  # noqa: BLE001  whatever it was, callers must not hang
-            self._telemetry.log("error", "actor.load_failed", actor=str(activation.actor))
-            failure = ActorFailedError(f"{activation.actor} could not be loaded: {error!r}")
-            self._discard(activation, failure)
-            return
-        self._run_mailbox(activation)
-
-    def _install(self, activation: Activation, stored: StoredActor | None) -> None:
-        machine = activation.machine
-        if stored is None or stored.tombstoned:
-            activation.state = machine.create(activation.actor)
-            activation.incarnation = stored.incarnation + 1 if stored else 1
+            activation = Activation(actor, self._hosted(actor))
+            activation.paused = actor in self._turns.paused
+            phase = "absent"
         else:
-            activation.state = machine.load(stored)
-            activation.incarnation = stored.incarnation
-            activation.version = activation.durable_version = stored.version
-        activation.phase = "ready"
-        activation.check_invariants()
-
-    def _run_mailbox(self, activation: Activation) -> None:
-        while activation.mailbox and activation.phase == "ready":
-            self._run(activation, activation.mailbox.popleft())
-        if not activation.mailbox:
-            activation.mailbox = None
-
-    def _evict(self) -> None:
-        """Drop least recently used idle actors above the bound; never one with work in flight."""
-        excess = len(self._residents) - self._resident_max
-        if excess <= 0:
-            return
-        for actor, activation in list(self._residents.items()):
-            if activation.idle:
-                del self._residents[actor]
-                activation.phase = "gone"
-                excess -= 1
-                if excess <= 0:
-                    return
-
-    def _discard(self, activation: Activation, error: KelpieError) -> None:
-        """Forget an activation; everything that waits on it fails with ``error``."""
-        if activation.phase == "gone":
-            return
-        activation.phase = "gone"
-        if self._residents.get(activation.actor) is activation:
-            del self._residents[activation.actor]
-        for waiter in activation.waiters or ():
-            waiter.envelope.fail(error)
-            self._settle()
-        activation.waiters = None
-        for envelope in activation.mailbox or ():
-            envelope.fail(error)
-        activation.mailbox = None
-
-    # --- turns ----------------------------------------------------------------------------------
-
-    def _run(self, activation: Activation, envelope: Envelope) -> None:
-        if envelope.is_query:
-            self._run_query(activation, envelope)
-            return
-        began_ns = self._clock.boot_ns()
-        try:
-            drafted, state = self._decide(activation, envelope)
-        except KelpieError as error:
-            envelope.fail(error)
-            return
-        except Exception as error:  # noqa: BLE001  a machine's bug is this actor's failure alone
-            self._report_failure(activation, error)
-            failure = ActorFailedError(
-                f"{activation.actor} failed: {error!r}; nothing was changed",
-                actor=str(activation.actor),
-            )
-            envelope.fail(failure)
-            return
-        if drafted is None:
-            self._answer_when_durable(activation, envelope, state)
-            return
-        activation.state = state
-        activation.version += 1
-        seconds = (self._clock.boot_ns() - began_ns) / 1e9
-        self._telemetry.observe("kelpie.turn.duration", seconds, type=activation.actor.type)
-        if drafted.commit.tombstone:
-            activation.phase = "leaving"
-        self._submit(activation, envelope, drafted)
-
-    def _decide(self, activation: Activation, envelope: Envelope) -> tuple[Drafted | None, Any]:
-        """Run the transition; without anything to commit, return (None, the reply)."""
-        now_ms = self._clock.now_ms()
-        turn = Turn(
-            actor=activation.actor,
-            now_ms=now_ms,
-            seed=self._rng.bytes(16),
-            principal=envelope.principal,
+            phase = activation.phase
+        running = activation.running
+        held_ns = self._clock.boot_ns() - running.began_ns if running else 0
+        return Inspection(
+            actor=actor,
+            phase=phase,
+            version=activation.version,
+            durable_version=activation.durable_version,
+            incarnation=activation.incarnation,
+            mailbox=len(activation.mailbox or ()),
+            handler=_tag(running.envelope.message) if running else "",
+            handler_ms=held_ns // NANOSECONDS_PER_MS,
+            paused=activation.paused,
+            size_bytes=activation.size_bytes,
         )
-        decision = activation.machine.decide(activation.state, envelope.message, turn)
-        causeless = envelope.message_id is None and envelope.fired is None and envelope.key is None
-        if decision.state is activation.state and causeless and _only_replies(decision.commands):
-            reply = decision.commands[0] if decision.commands else None
-            return None, reply.value if isinstance(reply, Reply) else None
-        epoch = self._epochs.get(activation.actor.shard)
-        if epoch is None:
-            raise FencedError(f"this node does not own the shard of {activation.actor}")
-        drafted = draft_commit(
-            activation, envelope, (decision.state, decision.commands), epoch=epoch, now_ms=now_ms
-        )
-        return drafted, decision.state
 
-    def _run_query(self, activation: Activation, envelope: Envelope) -> None:
-        try:
-            value = activation.machine.query(activation.state, envelope.message)
-        except KelpieError as error:
-            envelope.fail(error)
-            return
-        except Exception as error:  # noqa: BLE001  a machine's bug is this caller's failure alone
-            self._report_failure(activation, error)
-            envelope.fail(ActorFailedError(f"{activation.actor} failed: {error!r}"))
-            return
-        self._answer_when_durable(activation, envelope, value)
-
-    def _answer_when_durable(self, activation: Activation, envelope: Envelope, value: Any) -> None:
-        if activation.durable_version >= activation.version:
-            envelope.succeed(value)
-            return
-        if activation.waiters is None:
-            activation.waiters = deque()
-        self._unsettled += 1
-        activation.waiters.append(Waiter(activation.version, envelope, value))
-
-    def _submit(self, activation: Activation, envelope: Envelope, drafted: Drafted) -> None:
-        commit = drafted.commit
-        self._unsettled += 1
-        try:
-            outcome = self._store.commit(commit)
-        except KelpieError as error:
-            self._refused(activation, envelope, error)
-            return
-        outcome.add_done_callback(lambda done: self._committed(activation, envelope, drafted, done))
-
-    def _committed(
-        self,
-        activation: Activation,
-        envelope: Envelope,
-        drafted: Drafted,
-        done: asyncio.Future[CommitReceipt],
-    ) -> None:
-        if done.cancelled():
-            message = f"the commit of {activation.actor} was abandoned; read before you retry"
-            self._refused(activation, envelope, CommitUnknownError(message))
-            return
-        error = done.exception()
-        if error is not None:
-            known = error if isinstance(error, KelpieError) else StoreError(repr(error))
-            self._refused(activation, envelope, known)
-            return
-        receipt = done.result()
-        assert receipt.version == drafted.commit.expected_version + 1, "versions grow by one"
-        activation.durable_version = max(activation.durable_version, receipt.version)
-        for listener in self._listeners:
-            listener(drafted.commit, receipt)
-        envelope.succeed(drafted.reply)
-        self._release_waiters(activation)
-        self._settle()
-        if drafted.commit.tombstone:
-            self._leave(activation)
-
-    def _refused(self, activation: Activation, envelope: Envelope, error: KelpieError) -> None:
-        self._telemetry.count("kelpie.commit.refusals", code=error.code)
-        envelope.fail(error)
-        self._settle()
-        retry = VersionConflictError(
-            f"an earlier turn of {activation.actor} was not stored ({error.code}); try again",
-            actor=str(activation.actor),
-        )
-        self._discard(activation, retry)
-
-    def _release_waiters(self, activation: Activation) -> None:
-        waiters = activation.waiters
-        while waiters and waiters[0].version <= activation.durable_version:
-            waiter = waiters.popleft()
-            waiter.envelope.succeed(waiter.value)
-            self._settle()
-        if not waiters:
-            activation.waiters = None
-
-    def _leave(self, activation: Activation) -> None:
-        """The actor is deleted: whoever queued meanwhile meets its next incarnation."""
-        queued = activation.mailbox or ()
-        activation.mailbox = None
-        self._discard(activation, NotFoundError("actor", str(activation.actor)))
-        for envelope in queued:
-            self._dispatch(envelope)
-
-    def _settle(self) -> None:
-        self._unsettled -= 1
-        assert self._unsettled >= 0, "settled more turns than ran"
-        if self._unsettled == 0 and self._rest is not None and not self._rest.done():
-            self._rest.set_result(None)
-
-    def _report_failure(self, activation: Activation, error: Exception) -> None:
-        self._telemetry.count("kelpie.turn.failures", type=activation.actor.type)
-        self._telemetry.log("error", "turn.failed", actor=str(activation.actor), error=repr(error))
+    def _hosted(self, actor: ActorId) -> Hosted:
+        hosted = self._turns.types.get(actor.type)
+        if hosted is None:
+            raise NotFoundError("actor type", actor.type)
+        return hosted
 
     def check_invariants(self) -> None:
         """Assert what holds between turns, over every resident actor."""
-        for actor, activation in self._residents.items():
-            assert actor == activation.actor
-            activation.check_invariants()
-        assert self._unsettled >= 0
+        self._turns.check_invariants()
+        for request, future in self._keyed.values():
+            assert request
+            assert not future.cancelled(), "a caller may not cancel what others wait for"
 
 
 def _tag(message: Message) -> str:
@@ -514,8 +463,27 @@ def _tag(message: Message) -> str:
     return tag
 
 
-def _only_replies(commands: Sequence[object]) -> bool:
-    return not commands or (len(commands) == 1 and isinstance(commands[0], Reply))
+def _expire(future: asyncio.Future[Any], actor: ActorId, timeout_ms: int) -> None:
+    if not future.done():
+        message = f"{actor} did not answer within {timeout_ms:,} ms; its outcome may still follow"
+        future.set_exception(DeadlineError(message, actor=str(actor), timeout_ms=timeout_ms))
+
+
+def _follow(source: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    """Return a future that ends as ``source`` does, and whose cancellation ends nobody else's."""
+    mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def pass_on(done: asyncio.Future[Any]) -> None:
+        error = done.exception()
+        if mine.done():
+            return
+        if error is not None:
+            mine.set_exception(error)
+        else:
+            mine.set_result(done.result())
+
+    source.add_done_callback(pass_on)
+    return mine
 
 
 def _key_reused(key: str, method: str) -> KeyReusedError:
@@ -523,9 +491,3 @@ def _key_reused(key: str, method: str) -> KeyReusedError:
         f"Idempotency-Key {key[:64]!r} was used for another {method} request; choose a new key",
         key=key[:64],
     )
-
-
-def _ignore_outcome(future: asyncio.Future[Any]) -> None:
-    """Mark an abandoned answer's error as seen."""
-    if not future.cancelled():
-        future.exception()
