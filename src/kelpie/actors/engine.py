@@ -140,6 +140,7 @@ class Engine:
 
     def close_gate(self) -> None:
         """Refuse new calls from this moment."""
+        self.check_invariants()
         self._accepting = False
         assert not self.accepting()
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from kelpie.actors.activation import Activation, Envelope, Running
 from kelpie.actors.commands import Message
 from kelpie.actors.machine import Turn
-from kelpie.actors.stepping import drive
+from kelpie.actors.stepping import Driven
 from kelpie.actors.turns import Turns
 from kelpie.core import limits
 from kelpie.core.errors import (
@@ -182,7 +182,7 @@ class Handlers:
         self._turns.unsettle()
         self._running_count += 1
         coroutine = extras.begin(activation.state, envelope.message, scope)
-        task = self._turns.ports.supervisor.spawn_eagerly(
+        task = self._turns.ports.supervisor.spawn(
             f"actors.handler:{activation.actor}", self._conduct(work, coroutine, deadline_ns)
         )
         if task is None:
@@ -203,24 +203,37 @@ class Handlers:
     async def _conduct(
         self, work: _Work, coroutine: Coroutine[Any, Any, Any], deadline_ns: int
     ) -> None:
-        left_s = max(0.0, (deadline_ns - self._clock.boot_ns()) / 1e9)
-        limit = asyncio.timeout(left_s)
-        activation = work.activation
         try:
-            async with limit:
-                work.value = await drive(coroutine, step=partial(self._take_step, work))
+            work.value = await self._contain(work, coroutine, deadline_ns)
         except KelpieError as error:
             work.failure = error
-        except Exception as error:  # noqa: BLE001  a handler's bug is this actor's failure alone
+        work.is_done = True
+
+    async def _contain(
+        self, work: _Work, coroutine: Coroutine[Any, Any, Any], deadline_ns: int
+    ) -> Any:
+        """Return what the handler returns.
+
+        Raises:
+            ActorFailedError: It has a bug, which is this actor's failure alone.
+            DeadlineError: It did not end in time.
+            KelpieError: What it raised on purpose.
+        """
+        activation = work.activation
+        limit = asyncio.timeout(max(0.0, (deadline_ns - self._clock.boot_ns()) / 1e9))
+        try:
+            async with limit:
+                return await Driven(coroutine, step=partial(self._take_step, work))
+        except KelpieError:
+            raise
+        except Exception as error:
             if limit.expired() and isinstance(error, TimeoutError):
-                work.failure = DeadlineError(
+                raise DeadlineError(
                     f"{activation.actor} did not finish before its deadline; nothing was changed",
                     actor=str(activation.actor),
-                )
-            else:
-                work.failure = self._turns.failed(activation, error)
-                work.is_bug = True
-        work.is_done = True
+                ) from None
+            work.is_bug = True
+            raise self._turns.failed(activation, error) from error
 
     def _take_step(self, work: _Work, send: Callable[[Any], Any], value: Any) -> Any:
         """Take one step of a handler, and name it when it holds the loop too long."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
 Step = Callable[[Callable[[Any], Any], Any], Any]
 """Given ``send`` or ``throw`` of a coroutine and its argument, take one step."""
 
-_NOTHING: Final = object()
+NOTHING: Final = object()
 
 
 def take_step(send: Callable[[Any], Any], value: Any) -> Any:
@@ -17,28 +16,43 @@ def take_step(send: Callable[[Any], Any], value: Any) -> Any:
     return send(value)
 
 
-@types.coroutine
-def drive(
-    work: Coroutine[Any, Any, Any], *, awaited: Any = _NOTHING, step: Step = take_step
-) -> Generator[Any, Any, Any]:
-    """Drive ``work`` to its end and return its value.
+class Driven(Generator[Any, Any, Any]):
+    """An awaitable that takes another coroutine's steps; cancellation and closing reach it.
 
-    With ``awaited`` it was begun before and waits for that. Cancellation and closing reach it.
+    With ``awaited`` the work was begun before and waits for that.
     """
-    send: Callable[[Any], Any] = work.send
-    value: Any = None
-    while True:
-        if awaited is _NOTHING:
-            try:
-                awaited = step(send, value)
-            except StopIteration as end:
-                return end.value
-        try:
-            value = yield awaited
-            send = work.send
-        except GeneratorExit:
-            work.close()
-            raise
-        except BaseException as error:  # noqa: BLE001  handed to the work, which owns it
-            send, value = work.throw, error
-        awaited = _NOTHING
+
+    __slots__ = ("_awaited", "_step", "_work")
+
+    def __init__(
+        self, work: Coroutine[Any, Any, Any], *, awaited: Any = NOTHING, step: Step = take_step
+    ) -> None:
+        self._work = work
+        self._awaited = awaited
+        self._step = step
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self
+
+    def send(self, value: Any, /) -> Any:
+        """Go on with ``value``; return what the work waits for next."""
+        if self._awaited is not NOTHING:
+            assert value is None, "a generator begins with None"
+            awaited, self._awaited = self._awaited, NOTHING
+            return awaited
+        return self._step(self._work.send, value)
+
+    def throw(self, kind: Any, value: Any = None, trace: Any = None, /) -> Any:
+        """Raise in the work what its awaited thing raised."""
+        del trace
+        assert kind is not None, "something is thrown"
+        error = kind if value is None else value
+        self._awaited = NOTHING
+        assert isinstance(error, BaseException), "only exceptions are thrown"
+        return self._step(self._work.throw, error)
+
+    def close(self) -> None:
+        """Close the work."""
+        self._awaited = NOTHING
+        self._work.close()
+        assert self._awaited is NOTHING, "closed work waits for nothing"

@@ -11,11 +11,13 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from kelpie.actors.stepping import drive
+from kelpie.actors.stepping import Driven
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
 
-CAN_START_EAGERLY: Final = hasattr(asyncio, "eager_task_factory")  # Python 3.12
+EAGERLY: Final[dict[str, Any]] = (
+    {"eager_start": True} if hasattr(asyncio, "eager_task_factory") else {}
+)
 RESTART_DELAY_S_MIN: Final = 0.05
 RESTART_DELAY_S_MAX: Final = 5.0
 
@@ -42,13 +44,18 @@ class Supervisor:
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Run ``work`` once in the background; its failure is reported, not raised.
 
-        Returns the task, so that whoever owns the work may stop it; None after `close`.
+        It begins at once where the interpreter can (3.12). Returns the task, so that whoever owns
+        the work may stop it; None after `close`.
         """
+        assert name, "every task has a name"
         if self._closed:
             work.close()
             return None
-        task = asyncio.get_running_loop().create_task(self._once(name, work), name=name)
-        self._adopt(task, work)
+        options: dict[str, Any] = {"loop": asyncio.get_running_loop(), **EAGERLY}
+        task = asyncio.Task(self._once(name, work), name=name, **options)
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(lambda done: self._forget(done, work))
         return task
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -57,6 +64,7 @@ class Supervisor:
         For short work that seldom waits: no task exists before the first wait, so until then
         ``work`` must not ask for its own (`asyncio.timeout` does).
         """
+        assert name, "every task has a name"
         if self._closed:
             work.close()
             return
@@ -68,23 +76,6 @@ class Supervisor:
             self._report(name, error, restarts=False)
             return
         self.spawn(name, self._go_on(work, awaited))
-
-    def spawn_eagerly(
-        self, name: str, work: Coroutine[Any, Any, None]
-    ) -> asyncio.Task[None] | None:
-        """Run ``work`` as `spawn` does, beginning at once where the interpreter can (3.12)."""
-        if self._closed or not CAN_START_EAGERLY:
-            return self.spawn(name, work)
-        options: dict[str, Any] = {"loop": asyncio.get_running_loop(), "eager_start": True}
-        task = asyncio.Task(self._once(name, work), name=name, **options)
-        self._adopt(task, work)
-        return task
-
-    def _adopt(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
-        if task.done():
-            return
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._forget(done, work))
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work`` until it returns, again after each failure, with growing pauses."""
@@ -98,6 +89,7 @@ class Supervisor:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(task.done() for task in tasks), "a task ignored its cancellation"
         assert not self._tasks, "a task outlived its supervisor"
 
     def _forget(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
@@ -105,25 +97,25 @@ class Supervisor:
         work.close()  # a task that was cancelled before its first step never awaited it
 
     async def _go_on(self, work: Coroutine[Any, Any, None], awaited: Any) -> None:
-        await drive(work, awaited=awaited)
+        await Driven(work, awaited=awaited)
 
     async def _once(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001  a supervisor reports whatever it is
-            self._report(name, error, restarts=False)
+        await self._try(name, lambda: work, restarts=False)
 
     async def _restart(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         delay_s = RESTART_DELAY_S_MIN
-        while True:
-            try:
-                await work()
-            except Exception as error:  # noqa: BLE001  a supervisor reports whatever it is
-                self._report(name, error, restarts=True)
-            else:
-                return
+        while not await self._try(name, work, restarts=True):
             await self._clock.sleep(delay_s)
             delay_s = min(delay_s * 2, RESTART_DELAY_S_MAX)
+
+    async def _try(self, name: str, work: Callable[[], Awaitable[None]], *, restarts: bool) -> bool:
+        """Return whether ``work`` ended well; report what it raised if it did not."""
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  a supervisor reports whatever it is
+            self._report(name, error, restarts=restarts)
+            return False
+        return True
 
     def _report(self, name: str, error: Exception, *, restarts: bool) -> None:
         trace = "".join(traceback.format_exception(error))

@@ -250,7 +250,9 @@ class Turns:
 
     def new_turn(self, envelope: Envelope) -> Turn:
         """Return the world as the envelope's turn will see it."""
+        assert self._turn_count >= 0
         self._turn_count += 1
+        assert self._turn_count < 1 << 64, "a turn's number fits its seed"
         return Turn(
             actor=envelope.actor,
             now_ms=self.ports.clock.now_ms(),
@@ -430,6 +432,7 @@ class Turns:
 
     def settle(self) -> None:
         """Count such work as done."""
+        assert self._unsettled > 0, "nothing is unsettled"
         self._unsettled -= 1
         assert self._unsettled >= 0, "settled more turns than ran"
         if self._unsettled == 0 and self._rest is not None and not self._rest.done():

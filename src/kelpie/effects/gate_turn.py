@@ -236,6 +236,7 @@ class GateTurn(Generic[S]):
             ConflictError: The person read another version of the effect.
         """
         self._require_waiting(record)
+        assert record.digest, "a question is bound to what was shown"
         if digest and digest != record.digest:
             raise ConflictError(
                 f"effect {record.effect_id} is not the one you read; show it again",
@@ -312,6 +313,7 @@ class GateTurn(Generic[S]):
                 Remind(name=_expiry_name(record), at_ms=record.due_ms, message=message)
             )
             return
+        assert record.due_ms > 0, "a question has an end"
         self._forget_question(record)
         note = "nobody answered in time, which counts as no"
         self._settle(lifecycle.move(record, "expired", self._turn.now_ms, note=note, due_ms=0))

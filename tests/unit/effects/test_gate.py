@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from kelpie.actors.commands import Command, Message, Remind, Reply, WriteEffect
-from kelpie.actors.machine import Decision, Turn
+from kelpie.actors.machine import Turn
 from kelpie.core.errors import AlreadyDecidedError, ConflictError, NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.effects import messages as m
@@ -20,82 +20,14 @@ from kelpie.effects.model import (
     EffectRecord,
     Outcome,
     Preparation,
-    Promise,
     wish_digest,
 )
 from kelpie.effects.policy import Policy, Rule
 from kelpie.storage.records import StoredActor
+from tests.unit.effects.asker import Ask, Asker, Close, GiveUp, State, promises
 
 ACTOR = ActorId(Tenant("default"), "asker", "one")
 TTL_MS = 60_000
-
-
-class Ask(Message, frozen=True, tag="asker.ask"):
-    kind: str
-    ref: str
-    args: dict[str, Any] = msgspec.field(default_factory=dict)
-    grant: str = ""
-    covers: tuple[str, ...] = ()
-
-
-class GiveUp(Message, frozen=True, tag="asker.give_up"):
-    ref: str
-
-
-class Close(Message, frozen=True, tag="asker.close"):
-    ref: str
-
-
-State = tuple[str, ...]
-
-
-class Asker:
-    """Turns each message into one effect command and notes what the gate tells it."""
-
-    type_name = "asker"
-    schema_version = 1
-    message_type = Ask | GiveUp | Close | m.EffectWaiting | m.EffectApproved | m.EffectSettled
-
-    def create(self, actor: ActorId) -> State:
-        return ()
-
-    def load(self, stored: StoredActor) -> State:
-        return msgspec.msgpack.decode(stored.state, type=tuple[str, ...])
-
-    def dump(self, state: State) -> bytes:
-        return msgspec.msgpack.encode(state)
-
-    def decide(self, state: State, message: Message, turn: Turn) -> Decision[State]:
-        match message:
-            case Ask():
-                effect = Effect(
-                    kind=message.kind,
-                    ref=message.ref,
-                    args=message.args,
-                    grant=message.grant,
-                    covers=tuple(message.covers),  # type: ignore[arg-type]
-                    timeout_ms=1_000,
-                )
-                return Decision(state=state, commands=(effect,))
-            case GiveUp(ref=ref):
-                return Decision(state=state, commands=(m.CancelEffect(ref=ref),))
-            case Close(ref=ref):
-                return Decision(state=state, commands=(m.CloseGrant(ref=ref),))
-            case m.EffectWaiting(ref=ref):
-                return Decision(state=(*state, f"{ref} waiting"))
-            case m.EffectApproved(ref=ref):
-                return Decision(state=(*state, f"{ref} approved"))
-            case m.EffectSettled(ref=ref, record=record):
-                return Decision(state=(*state, f"{ref} {record.state}"))
-            case _:
-                raise AssertionError(message)
-
-    def query(self, state: State, query: Message) -> Any:
-        return state
-
-
-def promises(promise: Promise) -> Any:
-    return lambda _: promise
 
 
 KINDS = {
@@ -193,6 +125,7 @@ def test_a_red_effect_waits_with_a_card_that_says_why_and_until_when(world: Worl
     assert any(isinstance(command, Remind) for command in world.commands)
 
 
+@pytest.mark.requirement("EFFECT-NO-START-WITHOUT-YES")
 def test_nothing_starts_before_a_person_said_yes(world: World) -> None:
     record = world.waiting()
     replied = world.tell(m.StartEffect(effect_id=record.effect_id, session="s1"))
@@ -200,6 +133,7 @@ def test_nothing_starts_before_a_person_said_yes(world: World) -> None:
     assert world.rows[record.effect_id].state == "waiting"
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-ONCE")
 def test_an_approved_effect_starts_once_bounded_in_time(world: World) -> None:
     record = world.started()
     assert (record.state, record.attempt, record.session) == ("started", 1, "s1")
@@ -208,6 +142,7 @@ def test_an_approved_effect_starts_once_bounded_in_time(world: World) -> None:
     assert (again.state, again.attempt, again.session) == ("started", 1, "s1")
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-ONCE")
 def test_a_second_decision_is_refused_and_changes_nothing(world: World) -> None:
     record = world.waiting()
     world.tell(m.ApproveEffect(effect_id=record.effect_id), "ann")
@@ -219,6 +154,7 @@ def test_a_second_decision_is_refused_and_changes_nothing(world: World) -> None:
     assert world.state is before
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-BOUND")
 def test_an_approval_of_another_digest_is_refused(world: World) -> None:
     record = world.waiting()
     with pytest.raises(ConflictError):
@@ -226,6 +162,7 @@ def test_an_approval_of_another_digest_is_refused(world: World) -> None:
     assert world.rows[record.effect_id].state == "waiting"
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-EXPIRES")
 def test_a_yes_after_the_expiry_counts_as_no(world: World) -> None:
     record = world.waiting()
     world.now_ms += TTL_MS
@@ -234,6 +171,7 @@ def test_a_yes_after_the_expiry_counts_as_no(world: World) -> None:
     assert world.state.inner[-1] == "w expired"
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-EXPIRES")
 def test_an_approval_that_expired_before_the_start_does_not_start(world: World) -> None:
     record = world.waiting()
     world.tell(m.ApproveEffect(effect_id=record.effect_id))
@@ -261,6 +199,7 @@ def test_a_denied_effect_tells_the_machine_and_keeps_the_reason(world: World) ->
     assert world.state.effects == {}
 
 
+@pytest.mark.requirement("POLICY-DENY-WINS")
 def test_a_denying_rule_wins_over_everything() -> None:
     rule = Rule(verdict="deny", reason="Never.", kind="model.*")
     world = World(Policy(rules=(rule,)))
@@ -268,6 +207,7 @@ def test_a_denying_rule_wins_over_everything() -> None:
     assert world.state.inner == ("m denied",)
 
 
+@pytest.mark.requirement("EFFECT-POLICY-RECHECKED")
 def test_a_policy_that_changed_between_yes_and_start_asks_again(world: World) -> None:
     record = world.waiting()
     world.tell(m.ApproveEffect(effect_id=record.effect_id))
@@ -278,6 +218,7 @@ def test_a_policy_that_changed_between_yes_and_start_asks_again(world: World) ->
     assert replied.approval is None
 
 
+@pytest.mark.requirement("EFFECT-POLICY-RECHECKED")
 def test_a_policy_that_denies_at_the_start_wins(world: World) -> None:
     record = world.waiting()
     world.tell(m.ApproveEffect(effect_id=record.effect_id))
@@ -300,6 +241,7 @@ def test_a_preparation_that_fails_ends_the_effect(world: World) -> None:
     assert world.state.inner == ("w failed",)
 
 
+@pytest.mark.requirement("K-19")
 def test_an_outcome_settles_and_a_late_one_changes_nothing(world: World) -> None:
     record = world.started()
     done = m.EffectFinished(effect_id=record.effect_id, attempt=1, outcome=Outcome(status="done"))
@@ -310,6 +252,7 @@ def test_an_outcome_settles_and_a_late_one_changes_nothing(world: World) -> None
     assert world.state is before
 
 
+@pytest.mark.requirement("K-19")
 def test_an_outcome_of_an_older_attempt_is_ignored(world: World) -> None:
     world.ask("model.generate", "m")
     record = world.by_ref("m")
@@ -344,6 +287,7 @@ def test_a_repeatable_effect_that_is_always_interrupted_fails_in_the_end(world: 
     assert world.rows[record.effect_id].state == "failed"
 
 
+@pytest.mark.requirement("EFFECT-ONCE-UNKNOWN")
 def test_an_interrupted_once_effect_waits_for_not_after_and_is_then_unknown(world: World) -> None:
     record = world.started("command.run", "c")
     recover = m.RecoverEffect(effect_id=record.effect_id, attempt=1, ended_session="s1")
@@ -358,6 +302,7 @@ def test_an_interrupted_once_effect_waits_for_not_after_and_is_then_unknown(worl
     assert world.state.inner[-1] == "c unknown"
 
 
+@pytest.mark.requirement("EFFECT-ONCE-UNKNOWN")
 def test_an_unknown_effect_is_never_started_again_and_a_person_resolves_it(world: World) -> None:
     record = world.started("command.run", "c")
     world.now_ms = record.due_ms + 1
@@ -389,6 +334,7 @@ def test_recovery_of_a_living_session_is_ignored(world: World) -> None:
     assert world.state is before
 
 
+@pytest.mark.requirement("STORE-RESTORE-HELD")
 def test_a_restored_store_makes_once_effects_unknown_and_leaves_others(world: World) -> None:
     command = world.started("command.run", "c")
     write = world.started("files.apply", "w")
@@ -434,6 +380,7 @@ def granted(world: World) -> EffectRecord:
     return world.rows[grant.effect_id]
 
 
+@pytest.mark.requirement("EFFECT-GRANT")
 def test_a_grant_covers_its_members_once_each_and_nothing_else(world: World) -> None:
     grant = granted(world)
     first = world.prepare(world.ask("files.apply", "a", args={"unit": "a"}, grant=grant.effect_id))
@@ -450,6 +397,7 @@ def test_a_grant_covers_its_members_once_each_and_nothing_else(world: World) -> 
     assert other.state == "waiting"
 
 
+@pytest.mark.requirement("EFFECT-GRANT")
 def test_a_grant_is_never_started_itself_and_closes_when_told(world: World) -> None:
     grant = granted(world)
     assert world.tell(m.StartEffect(effect_id=grant.effect_id, session="s")).state == "approved"
