@@ -1,8 +1,67 @@
 """Kelpie: durable, contained and accountable AI agents.
 
-Owns the version and nothing else: importing the package costs nothing and has no side effect.
+The public names are looked up when they are first used: importing the package costs nothing and
+has no side effect.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from kelpie.actors.api.context import Context
+    from kelpie.actors.api.definition import Actor
+    from kelpie.actors.api.gateway import Event
+    from kelpie.actors.api.method import command, outcome, query, reminder
+    from kelpie.actors.api.reference import ref
+    from kelpie.actors.api.settled import Settled
+    from kelpie.actors.api.upcast import State, upcast
+    from kelpie.app.embed import Runtime
+    from kelpie.core.errors import KelpieError
+
+__all__ = [
+    "Actor",
+    "Context",
+    "Event",
+    "KelpieError",
+    "Runtime",
+    "Settled",
+    "State",
+    "__version__",
+    "command",
+    "outcome",
+    "query",
+    "ref",
+    "reminder",
+    "upcast",
+]
+
+_HOMES = {
+    "Actor": "kelpie.actors.api.definition",
+    "Context": "kelpie.actors.api.context",
+    "Event": "kelpie.actors.api.gateway",
+    "KelpieError": "kelpie.core.errors",
+    "Runtime": "kelpie.app.embed",
+    "Settled": "kelpie.actors.api.settled",
+    "State": "kelpie.actors.api.upcast",
+    "command": "kelpie.actors.api.method",
+    "outcome": "kelpie.actors.api.method",
+    "query": "kelpie.actors.api.method",
+    "ref": "kelpie.actors.api.reference",
+    "reminder": "kelpie.actors.api.method",
+    "upcast": "kelpie.actors.api.upcast",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'kelpie' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

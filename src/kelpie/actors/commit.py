@@ -139,7 +139,7 @@ def draft_commit(
         draft.add(command)
     encoded: bytes | None = None
     if state is not activation.state or activation.version == 0:
-        encoded = activation.machine.dump(state)
+        encoded = activation.hosted.machine.dump(state)
         if len(encoded) > limits.ACTOR_STATE_BYTES_MAX:
             raise LimitExceededError(
                 "actor.state",
@@ -154,7 +154,7 @@ def draft_commit(
         epoch=epoch,
         incarnation=activation.incarnation,
         expected_version=activation.version,
-        schema_version=activation.machine.schema_version,
+        schema_version=activation.hosted.machine.schema_version,
         now_ms=now_ms,
         state=encoded,
         kv=tuple(draft.kv),

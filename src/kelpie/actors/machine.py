@@ -7,7 +7,8 @@ the same function.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from kelpie.actors.commands import Command, Message
@@ -15,38 +16,39 @@ from kelpie.core.ids import ActorId, derive_uuid
 from kelpie.storage.records import StoredActor
 
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 
 
-class _Ordinals:
-    """Counts the ids a turn derives."""
-
-    __slots__ = ("next",)
-
-    def __init__(self) -> None:
-        self.next = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """The world as one turn sees it.
+    """The world as one turn sees it. Read-only; made once per turn, so it is a plain slotted class.
 
     Attributes:
         actor: Whose turn it is.
         now_ms: Wall time at the turn's start, constant through the turn.
-        seed: 16 random bytes; ids derive from it.
+        seed: Random bytes of this turn alone; ids derive from it.
         principal: Who caused the turn: ``system``, ``actor:<id>`` or a caller's identity.
+        request_id: Names the request across attempts (a client's key, a stored message, a fired
+            reminder); empty when the turn cannot happen again.
     """
 
-    actor: ActorId
-    now_ms: int
-    seed: bytes
-    principal: str
-    _ordinals: _Ordinals = field(default_factory=_Ordinals)
+    __slots__ = ("_ordinal", "actor", "now_ms", "principal", "request_id", "seed")
+
+    def __init__(
+        self, *, actor: ActorId, now_ms: int, seed: bytes, principal: str, request_id: str = ""
+    ) -> None:
+        self.actor = actor
+        self.now_ms = now_ms
+        self.seed = seed
+        self.principal = principal
+        self.request_id = request_id
+        self._ordinal = 0
 
     def new_uuid(self) -> str:
         """Return the turn's next id; the n-th call of a turn gives the same id in a re-run."""
-        ordinal = self._ordinals.next
-        self._ordinals.next = ordinal + 1
+        ordinal = self._ordinal
+        assert ordinal >= 0, "ordinals count from zero"
+        self._ordinal = ordinal + 1
+        assert self.seed, "a turn has a seed"
         return derive_uuid(self.seed, ordinal)
 
     def new_id(self, prefix: str) -> str:
@@ -115,3 +117,74 @@ class Machine(Protocol[S]):
             KelpieError: The question cannot be answered.
         """
         ...
+
+
+class Scope(Protocol):
+    """What a handler may reach while it runs in a task of its own."""
+
+    @property
+    def turn(self) -> Turn:
+        """The turn this handler is part of."""
+        ...
+
+    def remaining_ms(self) -> int:
+        """Return how long the handler may still run; never negative."""
+        ...
+
+    async def call(self, actor: ActorId, message: Message, *, key: str | None) -> Any:
+        """Run a command of another actor along this chain.
+
+        Raises:
+            CycleError: The actor waits further up the chain, or the chain is too deep.
+            DeadlineError: The chain's deadline passed.
+        """
+        ...
+
+    async def query(self, actor: ActorId, message: Message) -> Any:
+        """Ask another actor, or one further up the chain, along this chain."""
+        ...
+
+    async def kv_get(self, key: str) -> bytes | None:
+        """Return a value of this actor's ordered map, once its earlier turns are durable."""
+        ...
+
+    async def kv_range(
+        self, start: str, end: str, *, limit: int, descending: bool
+    ) -> list[tuple[str, bytes]]:
+        """Return pairs of this actor's ordered map, once its earlier turns are durable."""
+        ...
+
+
+class Extras(Protocol[S_contra]):
+    """What a machine may offer beyond the pure contract; see ``extras_of``."""
+
+    @property
+    def concurrency_max(self) -> int:
+        """How many of its handlers may run in tasks at once in this process; 0 for no bound."""
+        ...
+
+    def is_async(self, message: Message) -> bool:
+        """Return whether ``message`` needs a task: `begin` instead of ``decide`` or `ask`."""
+        ...
+
+    def begin(self, state: S_contra, message: Message, scope: Scope) -> Coroutine[Any, Any, Any]:
+        """Return the work of an async handler on a private copy of ``state``.
+
+        A command's work returns the message that ``decide`` then gets in its place; a query's
+        work returns the answer.
+        """
+        ...
+
+    def ask(self, state: S_contra, query: Message, turn: Turn) -> Any:
+        """Answer as ``query`` does, for machines that need to know whom they answer for."""
+        ...
+
+    def evicted(self, actor: ActorId, state: S_contra) -> None:
+        """Hear that an idle actor leaves memory; nothing done here is kept."""
+        ...
+
+
+def extras_of(machine: Machine[Any]) -> Extras[Any] | None:
+    """Return what ``machine`` offers in its ``extras`` attribute; None without one."""
+    extras: Extras[Any] | None = getattr(machine, "extras", None)
+    return extras

@@ -8,6 +8,7 @@ its lane goes on. The pump reads rows by id and never trusts memory: a wake-up i
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import deque
 from typing import Any, Final
 
@@ -29,6 +30,14 @@ RETRY_DELAY_MS_MIN: Final = 100
 RETRY_DELAY_MS_MAX: Final = 30_000
 
 Lane = tuple[ActorId, ActorId]
+
+
+def describe_failure(error: KelpieError) -> str:
+    """Return the error and, when a bug caused it, the end of that bug's traceback."""
+    if error.__cause__ is None:
+        return str(error)
+    trace = "".join(traceback.format_exception(error.__cause__))
+    return f"{error}\n{trace[-limits.FAILURE_TRACE_CHARS_MAX :]}"
 
 
 class OutboxPump:
@@ -55,6 +64,10 @@ class OutboxPump:
     def start(self) -> None:
         """Begin delivering, beginning with what an earlier process left."""
         self._supervisor.keep("actors.outbox", self._pump)
+
+    def wake(self) -> None:
+        """Look at the store for messages that no commit announced."""
+        self._news.set()
 
     def _on_commit(self, _: Commit, receipt: CommitReceipt) -> None:
         if receipt.message_ids:
@@ -120,7 +133,10 @@ class OutboxPump:
         retry_at_ms = None if hopeless else now_ms + delay_ms
         if not error.retriable or hopeless:
             await self._store.outbox_failed(
-                message.message_id, error=str(error), retry_at_ms=retry_at_ms, now_ms=now_ms
+                message.message_id,
+                error=describe_failure(error),
+                retry_at_ms=retry_at_ms,
+                now_ms=now_ms,
             )
         if hopeless:
             self._telemetry.count("kelpie.message.dead_letters", type=message.receiver.type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kelpie.actors.runtime import Runtime
+from kelpie.actors.engine import Engine
 from kelpie.actors.supervisor import Supervisor
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
@@ -16,7 +16,7 @@ class PumpDeps:
     """The collaborators of the outbox pump and the reminder pump."""
 
     store: Store
-    runtime: Runtime
+    runtime: Engine
     clock: Clock
     telemetry: Telemetry
     supervisor: Supervisor

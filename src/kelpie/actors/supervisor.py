@@ -11,9 +11,13 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+from kelpie.actors.stepping import Driven
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
 
+EAGERLY: Final[dict[str, Any]] = (
+    {"eager_start": True} if hasattr(asyncio, "eager_task_factory") else {}
+)
 RESTART_DELAY_S_MIN: Final = 0.05
 RESTART_DELAY_S_MAX: Final = 5.0
 
@@ -28,19 +32,50 @@ class Supervisor:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """Whether it starts nothing any more."""
+        return self._closed
+
+    @property
     def task_count(self) -> int:
         """How many tasks run now."""
         return len(self._tasks)
 
-    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` once in the background; its failure is reported, not raised."""
+    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """Run ``work`` once in the background; its failure is reported, not raised.
+
+        It begins at once where the interpreter can (3.12). Returns the task, so that whoever owns
+        the work may stop it; None after `close`.
+        """
+        assert name, "every task has a name"
+        if self._closed:
+            work.close()
+            return None
+        options: dict[str, Any] = {"loop": asyncio.get_running_loop(), **EAGERLY}
+        task = asyncio.Task(self._once(name, work), name=name, **options)
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(lambda done: self._forget(done, work))
+        return task
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` to its first wait at once, and what is left of it in the background.
+
+        For short work that seldom waits: no task exists before the first wait, so until then
+        ``work`` must not ask for its own (`asyncio.timeout` does).
+        """
         assert name, "every task has a name"
         if self._closed:
             work.close()
             return
-        task = asyncio.get_running_loop().create_task(self._once(name, work), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._forget(done, work))
+        try:
+            awaited = work.send(None)
+        except StopIteration:
+            return
+        except Exception as error:  # noqa: BLE001  a supervisor reports whatever it is
+            self._report(name, error, restarts=False)
+            return
+        self.spawn(name, self._go_on(work, awaited))
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work`` until it returns, again after each failure, with growing pauses."""
@@ -60,6 +95,9 @@ class Supervisor:
     def _forget(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
         self._tasks.discard(task)
         work.close()  # a task that was cancelled before its first step never awaited it
+
+    async def _go_on(self, work: Coroutine[Any, Any, None], awaited: Any) -> None:
+        await Driven(work, awaited=awaited)
 
     async def _once(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         await self._try(name, lambda: work, restarts=False)

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.outbox import OutboxPump
 from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
-from kelpie.actors.runtime import Runtime
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
@@ -56,7 +56,7 @@ class Node:
 
     world: World
     store: SqliteStore
-    runtime: Runtime
+    runtime: Engine
     dispatcher: Dispatcher
     hub: EventHub
     sandbox: Sandbox
@@ -143,7 +143,7 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     executors = _make_executors(
         settings, world, store=store, sandbox=sandbox, files=files, tools=tools
     )
-    runtime = Runtime(
+    runtime = Engine(
         store=store,
         clock=world.clock,
         rng=world.rng,
@@ -264,7 +264,7 @@ def make_providers(settings: Settings, world: World) -> ProviderRegistry:
 
 
 def _make_plans(
-    settings: Settings, world: World, store: SqliteStore, runtime: Runtime, files: LocalFiles
+    settings: Settings, world: World, store: SqliteStore, runtime: Engine, files: LocalFiles
 ) -> Plans:
     return Plans(
         runtime=runtime,

@@ -27,6 +27,8 @@
     │   ├── DiskFullError          no space left
     │   └── CommitUnknownError     the commit's outcome is not known
     ├── CycleError                 a chain of calls came back to an actor in it
+    ├── OrderError                 a handler did something at a time when it must not
+    ├── DefinitionError            an actor class cannot be hosted as it is written
     ├── ActorFailedError           a turn raised; its changes were rolled back
     ├── UnavailableError           an optional part is missing from this host
     ├── ModelError                 a model provider failed
@@ -252,6 +254,18 @@ class CycleError(KelpieError):
     code = "call_cycle"
 
 
+class OrderError(KelpieError):
+    """A handler did something at a time when it must not; its turn was rolled back."""
+
+    code = "call_order"
+
+
+class DefinitionError(KelpieError):
+    """An actor class cannot be hosted as it is written; the message names the member."""
+
+    code = "invalid_definition"
+
+
 class ActorFailedError(KelpieError):
     """A turn raised; its changes were rolled back and the activation discarded."""
 
@@ -323,6 +337,8 @@ STATUS: Final[dict[str, Status]] = {
     "disk_full": Status(507, 74),
     "commit_unknown": Status(503, 75),
     "call_cycle": Status(409, 5),
+    "call_order": Status(500, 70),
+    "invalid_definition": Status(500, 70),
     "actor_failed": Status(500, 70),
     "unavailable": Status(503, 69),
     "model_failed": Status(502, 69),

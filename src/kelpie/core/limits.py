@@ -30,6 +30,13 @@ IDEMPOTENCY_TTL_MS: Final = 86_400_000  # one day: longer than any retry loop
 MESSAGE_ATTEMPTS_MAX: Final = 5  # then the message is a dead letter
 MESSAGE_BYTES_MAX: Final = 4 * MIB  # one actor message or call payload
 RESIDENT_ACTORS_MAX: Final = 1_000_000  # the design point of one process
+RESIDENT_BYTES_MAX: Final = 1_024 * MIB  # states in memory with their actors' own records
+RESIDENT_RECORD_BYTES: Final = 512  # what an idle actor costs beside its state
+TURNS_PER_TICK_MAX: Final = 256  # answered inline before the loop gets a chance
+TURNS_PER_STEP_MIN: Final = 4  # of one caller among many, before the next one's
+BLOCKING_MS_MAX: Final = 100  # code that holds the loop longer is named in the log
+FAILURE_TRACE_CHARS_MAX: Final = 16 * KIB  # of a traceback kept with a dead letter
+DEAD_LETTERS_PAGE_MAX: Final = 1_000
 EVENT_BYTES_MAX: Final = 1 * MIB  # one row of an event log
 EVENT_PAGE_ROWS_MAX: Final = 1_000
 REMINDER_NAME_CHARS_MAX: Final = 256
@@ -154,6 +161,8 @@ SECRET_BYTES_MAX: Final = 16 * KIB  # a key or a token, not an archive named by 
 SIMULATION_STEPS_MAX: Final = 10_000_000
 
 assert ACTOR_STATE_BYTES_MAX < TRANSACTION_BYTES_MAX, "a whole state must fit one transaction"
+assert RESIDENT_RECORD_BYTES * RESIDENT_ACTORS_MAX < RESIDENT_BYTES_MAX, "a million idle ones fit"
+assert TURNS_PER_STEP_MIN <= TURNS_PER_TICK_MAX
 assert HEARTBEAT_INTERVAL_MS * 3 <= HEARTBEAT_TIMEOUT_MS, "two lost heartbeats are no suspicion"
 assert HEARTBEAT_TIMEOUT_MS < LEASE_DURATION_MS, "suspicion comes before the lease ends"
 assert IDEMPOTENCY_TTL_MS > 2 * INVOCATION_TIMEOUT_MS_MAX, "a key outlives every deadline"

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
-from kelpie.actors.runtime import Runtime
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import KelpieError, NotFoundError
 from kelpie.core.ids import ActorId
@@ -43,7 +43,7 @@ class Dispatcher:
         self,
         *,
         store: Store,
-        runtime: Runtime,
+        runtime: Engine,
         hub: EventHub,
         executors: Sequence[Executor],
         clock: Clock,

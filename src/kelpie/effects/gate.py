@@ -12,14 +12,14 @@ grant's members once; every transition is a row, an event and an audit record of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from kelpie.actors.commands import Message
-from kelpie.actors.machine import Decision, Machine, Turn
+from kelpie.actors.machine import Decision, Extras, Machine, Scope, Turn, extras_of
 from kelpie.core.errors import NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.effects import answers, attempts
@@ -81,6 +81,12 @@ class Gated(Generic[S]):
     def message_type(self) -> Any:
         """The inner machine's messages and the gate's."""
         return self._inner.message_type | GATE_MESSAGES
+
+    @property
+    def extras(self) -> GatedExtras[S] | None:
+        """The inner machine's extras behind the gate, None when it has none."""
+        inner = extras_of(self._inner)
+        return None if inner is None else GatedExtras(inner)
 
     def create(self, actor: ActorId) -> GatedState[S]:
         """Return a fresh inner state without effects."""
@@ -156,3 +162,35 @@ def _answer(work: GateTurn[Any], record: EffectRecord, message: Any) -> None:
             answers.resolve(work, record, reason, succeeded=succeeded)
         case _:
             raise AssertionError(f"{type(message).__name__} is not an answer")
+
+
+class GatedExtras(Generic[S]):
+    """What the inner machine offers beyond the pure contract, behind the gate."""
+
+    def __init__(self, inner: Extras[S]) -> None:
+        self._inner = inner
+
+    @property
+    def concurrency_max(self) -> int:
+        """The inner machine's bound."""
+        return self._inner.concurrency_max
+
+    def is_async(self, message: Message) -> bool:
+        """Return whether the inner machine runs this message in a task."""
+        return not isinstance(message, GATE_MESSAGES) and self._inner.is_async(message)
+
+    def begin(
+        self, state: GatedState[S], message: Message, scope: Scope
+    ) -> Coroutine[Any, Any, Any]:
+        """Return the inner machine's work; what it came to passes the gate in ``decide``."""
+        return self._inner.begin(state.inner, message, scope)
+
+    def ask(self, state: GatedState[S], query: Message, turn: Turn) -> Any:
+        """Answer about open effects, or ask the inner machine."""
+        if isinstance(query, m.ShowEffects):
+            return tuple(state.effects.values())
+        return self._inner.ask(state.inner, query, turn)
+
+    def evicted(self, actor: ActorId, state: GatedState[S]) -> None:
+        """Tell the inner machine."""
+        self._inner.evicted(actor, state.inner)

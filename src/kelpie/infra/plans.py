@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from kelpie.actors.runtime import Runtime
+from kelpie.actors.engine import Engine
 from kelpie.core.errors import ConflictError, InvalidFieldError, KelpieError, NotFoundError
 from kelpie.core.ids import Tenant, derive_uuid, require_prefixed_id
 from kelpie.infra.config import Desired, Loader
@@ -57,7 +57,7 @@ class Plans:
     def __init__(
         self,
         *,
-        runtime: Runtime,
+        runtime: Engine,
         store: EventStore,
         loader: Loader,
         open_target: OpenTarget,

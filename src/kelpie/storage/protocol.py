@@ -110,6 +110,14 @@ class WorkStore(Protocol):
         """Return the tenant's newest dead letters."""
         ...
 
+    async def replay_dead_letter(self, tenant: Tenant, message_id: int) -> int:
+        """Move a dead letter back into the outbox, with all its attempts; return its new id.
+
+        Raises:
+            NotFoundError: The tenant has no such dead letter.
+        """
+        ...
+
     async def reminders_due(self, now_ms: int, limit: int) -> list[ReminderRow]:
         """Return reminders with ``due_ms <= now_ms``, earliest first."""
         ...

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import pytest
 
 from kelpie.actors.commands import Message
+from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
-from kelpie.actors.runtime import Runtime
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import DeniedError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
@@ -71,7 +71,7 @@ class BreakingExecutor:
 class Node:
     """One process: what a test asks of it."""
 
-    def __init__(self, runtime: Runtime, dispatcher: Dispatcher, store: SqliteStore) -> None:
+    def __init__(self, runtime: Engine, dispatcher: Dispatcher, store: SqliteStore) -> None:
         self._runtime = runtime
         self._dispatcher = dispatcher
         self.store = store
@@ -103,7 +103,7 @@ async def run_node(path: Path, executor: BreakingExecutor) -> AsyncIterator[Node
     clock, rng, telemetry = HostClock(), HostRng(), RecordedTelemetry()
     store = await SqliteStore.open(path / "kelpie.db", clock=clock, rng=rng)
     supervisor = Supervisor(clock=clock, telemetry=telemetry)
-    runtime = Runtime(store=store, clock=clock, rng=rng, telemetry=telemetry, supervisor=supervisor)
+    runtime = Engine(store=store, clock=clock, rng=rng, telemetry=telemetry, supervisor=supervisor)
     kind = EffectKind(name=KIND, prepares=executor.breaks == "prepare", promise=executor.promise)
     runtime.register(Gated(Asker(), GateRules(policy=Policy(), kinds={KIND: kind})))
     dispatcher = Dispatcher(

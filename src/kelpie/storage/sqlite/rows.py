@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from kelpie.core.errors import ConflictError, NotFoundError
-from kelpie.core.ids import ActorId
+from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import LIST_CURSOR_TTL_MS, PURGE_SLICE_ROWS
 from kelpie.storage.audit import AuditHead, link_record
 from kelpie.storage.records import Commit, ListDelete, ListPut, StreamChunk
@@ -141,6 +141,26 @@ def fail_message(
     removed = transaction.execute(query, (message_id,)).rowcount
     assert removed == buried, "a message is either waiting or a dead letter"
     assert removed <= 1, "a message has one row"
+
+
+def revive_message(transaction: Transaction, tenant: Tenant, message_id: int) -> int:
+    """Move a dead letter back into the outbox under a new id, with no attempts; return that id."""
+    found = transaction.execute(
+        "SELECT 1 FROM dead_letters WHERE tenant = ? AND message_id = ?", (tenant, message_id)
+    ).fetchone()
+    if found is None:
+        raise NotFoundError("dead letter", str(message_id))
+    revived_id = transaction.take("message", 1)
+    revived = transaction.execute(
+        "INSERT INTO outbox SELECT ?, tenant, shard, epoch, sender, receiver, 0, 0, '',"
+        " checksum, body FROM dead_letters WHERE message_id = ?",
+        (revived_id, message_id),
+    ).rowcount
+    query = "DELETE FROM dead_letters WHERE message_id = ?"
+    removed = transaction.execute(query, (message_id,)).rowcount
+    assert revived == removed == 1, "a message is either waiting or a dead letter"
+    assert revived_id > message_id, "ids grow"
+    return revived_id
 
 
 def release_store(transaction: Transaction) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kelpie.core.errors import KelpieError, StoreError, StoreHeldError
-from kelpie.core.ids import ActorId
+from kelpie.core.ids import ActorId, Tenant
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.storage.blobs import BlobStore, blobs_path
@@ -204,6 +204,18 @@ class SqliteStore(SqliteReads):
             ),
             size_bytes,
         )
+
+    async def replay_dead_letter(self, tenant: Tenant, message_id: int) -> int:
+        """Move a dead letter back into the outbox, with all its attempts; return its new id.
+
+        Raises:
+            NotFoundError: The tenant has no such dead letter.
+        """
+        require_integers("message", message_id)
+        revive = partial(rows.revive_message, tenant=tenant, message_id=message_id)
+        revived_id: int = await self._submit(revive, 0)
+        assert revived_id > message_id, "ids grow"
+        return revived_id
 
     async def release(self) -> None:
         """End the held state; harmless when it has ended."""

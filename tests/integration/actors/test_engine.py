@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.outbox import OutboxPump
 from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
-from kelpie.actors.runtime import Runtime
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import (
     ActorFailedError,
@@ -80,7 +80,7 @@ class GatedStore:
 @dataclass
 class Node:
     store: GatedStore
-    runtime: Runtime
+    runtime: Engine
     telemetry: RecordedTelemetry
     supervisor: Supervisor
     outbox: OutboxPump
@@ -106,7 +106,7 @@ async def run_node(
     clock, rng, telemetry = HostClock(), HostRng(), RecordedTelemetry()
     store = GatedStore(await SqliteStore.open(path / "kelpie.db", clock=clock, rng=rng))
     supervisor = Supervisor(clock=clock, telemetry=telemetry)
-    runtime = Runtime(
+    runtime = Engine(
         store=store,
         clock=clock,
         rng=rng,

@@ -1,0 +1,261 @@
+"""What a handler may do: read the turn's world, and ask for what its commit will carry.
+
+Nothing here acts: each request becomes a command of the turn, and all of a turn's commands become
+durable with its state, or none.
+
+Invariants: a query asks for nothing; nothing of another actor is awaited after this turn's first
+change or request, so that a re-run repeats nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, ParamSpec, TypeVar
+
+from kelpie.actors import commands as c
+from kelpie.actors.api.kv import Kv
+from kelpie.actors.api.method import Bound, Method
+from kelpie.actors.api.reference import Address
+from kelpie.actors.api.settled import EffectPort, EffectWish, Settled
+from kelpie.actors.api.turn_rng import TurnRng
+from kelpie.actors.machine import Scope, Turn
+from kelpie.core import limits
+from kelpie.core.errors import InvalidFieldError, OrderError
+from kelpie.core.ids import ActorId, derive_uuid
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REF_SEPARATOR: Final = ":"
+KEY_MATERIAL: Final = b"kelpie.turn.key"
+
+
+class Context:
+    """The world and the wishes of one turn."""
+
+    __slots__ = (
+        "_commands",
+        "_effects",
+        "_is_changed",
+        "_is_query",
+        "_kv",
+        "_ordinal",
+        "_rng",
+        "_scope",
+        "_turn",
+    )
+
+    def __init__(
+        self,
+        turn: Turn,
+        *,
+        is_query: bool,
+        scope: Scope | None = None,
+        is_changed: Callable[[], bool] | None = None,
+        effects: EffectPort | None = None,
+    ) -> None:
+        self._turn = turn
+        self._is_query = is_query
+        self._scope = scope
+        self._is_changed = is_changed
+        self._effects = effects
+        self._commands: list[c.Command] = []
+        self._ordinal = 0
+        self._rng: TurnRng | None = None
+        self._kv: Kv | None = None
+
+    # --- the world ------------------------------------------------------------------------------
+
+    @property
+    def actor(self) -> ActorId:
+        """Whose turn it is."""
+        return self._turn.actor
+
+    @property
+    def key(self) -> str:
+        """The actor's key within its type."""
+        return self._turn.actor.key
+
+    @property
+    def principal(self) -> str:
+        """Who caused the turn: ``actor:<id>``, ``system:reminder`` or a caller's identity."""
+        return self._turn.principal
+
+    @property
+    def now_ms(self) -> int:
+        """Wall time at the turn's start, in milliseconds since 1970 UTC."""
+        return self._turn.now_ms
+
+    @property
+    def now(self) -> datetime:
+        """Wall time at the turn's start, in UTC."""
+        return datetime.fromtimestamp(self._turn.now_ms / 1000, tz=UTC)
+
+    @property
+    def idempotency_key(self) -> str:
+        """A name of this request that is the same in every attempt at it; for systems outside."""
+        turn = self._turn
+        cause = f"{turn.actor}\n{turn.request_id}".encode() if turn.request_id else turn.seed
+        return derive_uuid(KEY_MATERIAL + cause[-limits.ACTOR_ID_BYTES_MAX * 2 :], 0)
+
+    @property
+    def rng(self) -> TurnRng:
+        """Randomness that a re-run of the turn repeats."""
+        if self._rng is None:
+            self._rng = TurnRng(self._turn)
+        assert isinstance(self._rng, TurnRng)
+        return self._rng
+
+    @property
+    def kv(self) -> Kv:
+        """The actor's own ordered map."""
+        if self._kv is None:
+            self._kv = Kv(self.actor, self._ask, self._scope)
+        assert isinstance(self._kv, Kv)
+        return self._kv
+
+    @property
+    def remaining_ms(self) -> int:
+        """How long this handler may still run; a ``def`` handler has no deadline of its own."""
+        return self._scope.remaining_ms() if self._scope else limits.INVOCATION_TIMEOUT_MS
+
+    @property
+    def commands(self) -> tuple[c.Command, ...]:
+        """What the turn has asked for so far."""
+        return tuple(self._commands)
+
+    # --- other actors ---------------------------------------------------------------------------
+
+    async def call(self, method: Bound[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call another actor and wait; only before this turn changes or asks for anything.
+
+        Raises:
+            OrderError: The handler is a ``def``, has changed something, or is a query and
+                calls a command.
+            CycleError: The actor waits for this very turn.
+            DeadlineError: The deadline of this turn passed.
+        """
+        result: R = await self.invoke(method.target, method.method, args, kwargs)
+        return result
+
+    async def invoke(
+        self,
+        target: Address,
+        method: Method[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call ``method`` of ``target`` along this chain; as `call`."""
+        scope = self._require_may_call(method)
+        assert self._ordinal >= 0, "calls count from zero"
+        message = method.pack(args, kwargs)
+        actor = target.actor(self.actor.tenant)
+        if method.kind == "query":
+            return await scope.query(actor, message)
+        key = target.idempotency_key
+        if key is None and self._turn.request_id:
+            key = f"{self.idempotency_key}:{self._ordinal}"
+        self._ordinal += 1
+        assert not self._commands, "a handler calls first and asks then"
+        return await scope.call(actor, message, key=key)
+
+    def _require_may_call(self, method: Method[Any, Any]) -> Scope:
+        if self._scope is None:
+            raise OrderError(f"{self.actor}: only an async def may call; use ctx.send instead")
+        if self._is_query and method.kind != "query":
+            raise OrderError(f"{self.actor}: a query may call queries only, not {method.name}")
+        if not self._is_query and (self._commands or (self._is_changed and self._is_changed())):
+            raise OrderError(
+                f"{self.actor}: {method.name} is called after this turn's first change; "
+                "call first and change then, or use ctx.send"
+            )
+        return self._scope
+
+    def send(self, method: Bound[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Send a command to another actor: exactly once, in order, after this turn is durable.
+
+        Raises:
+            OrderError: This is a query, or the method is none that can be sent.
+            InvalidFieldError: An argument does not fit.
+        """
+        if method.method.kind != "command":
+            raise OrderError(f"only commands can be sent, {method.method.name} is none")
+        receiver = method.target.actor(self.actor.tenant)
+        self._ask(c.Send(receiver=receiver, message=method.method.pack(args, kwargs)))
+
+    # --- time, events, effects ------------------------------------------------------------------
+
+    def remind(
+        self, name: str, at_ms: int, method: Bound[P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Have a ``@reminder`` of this actor called at ``at_ms``; replaces one of that name.
+
+        Raises:
+            OrderError: This is a query, or the method is no reminder of this actor.
+            InvalidFieldError: The name is empty, or an argument does not fit.
+        """
+        own = method.target.actor(self.actor.tenant) == self.actor
+        if method.method.kind != "reminder" or not own:
+            raise OrderError(f"{method.method.name} is no @reminder of {self.actor}")
+        if not 1 <= len(name) <= limits.REMINDER_NAME_CHARS_MAX:
+            bound = limits.REMINDER_NAME_CHARS_MAX
+            raise InvalidFieldError("reminder", f"the name must have 1 to {bound} characters")
+        message = method.method.pack(args, kwargs)
+        self._ask(c.Remind(name=name, at_ms=at_ms, message=message))
+
+    def cancel_reminder(self, name: str) -> None:
+        """Cancel a reminder of this actor; harmless when there is none."""
+        self._ask(c.Forget(name=name))
+
+    def emit(self, kind: str, body: Any) -> None:
+        """Append an event to this actor's log; readers see it once the turn is durable."""
+        self._ask(c.Emit(kind=kind, body=body))
+
+    def effect(
+        self,
+        kind: str,
+        args: dict[str, Any],
+        *,
+        outcome: Bound[[Settled], Any],
+        ref: str,
+        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
+        summary: str = "",
+    ) -> None:
+        """Ask for something outside; its end arrives as a later turn of ``outcome``.
+
+        Args:
+            kind: Which executor carries it out.
+            args: What the executor needs, msgspec-encodable.
+            outcome: The ``@outcome`` of this actor to call.
+            ref: This actor's own name for it, unique among its open effects.
+            timeout_ms: How long it may take once started.
+            summary: One line for the person who may be asked.
+
+        Raises:
+            OrderError: This is a query, the process runs no effects, or ``outcome`` is none.
+        """
+        if self._effects is None:
+            raise OrderError(f"{self.actor}: this runtime was opened without executors")
+        if outcome.method.kind != "outcome":
+            raise OrderError(f"{outcome.method.name} is no @outcome")
+        wish = EffectWish(
+            kind=kind,
+            ref=f"{outcome.method.name}{REF_SEPARATOR}{ref}",
+            args=args,
+            timeout_ms=timeout_ms,
+            summary=summary,
+        )
+        self._ask(self._effects.propose(wish))
+
+    def delete(self) -> None:
+        """Delete this actor with this turn: a later call meets a new, empty one."""
+        self._ask(c.Delete())
+
+    def _ask(self, command: c.Command) -> None:
+        if self._is_query:
+            what = type(command).__name__
+            raise OrderError(f"{self.actor}: a query changes nothing, and asked for {what}")
+        assert isinstance(command, c.Command), "a turn asks for commands"
+        self._commands.append(command)
+        assert self._commands

@@ -1,0 +1,289 @@
+"""How a process calls hosted actor classes: from Python, or by name with JSON arguments.
+
+The HTTP edge, the command line and the embedded runtime all enter here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from kelpie.actors.api.definition import Actor, Definition, definition_of
+from kelpie.actors.api.method import Kind, Method
+from kelpie.actors.api.reference import Address
+from kelpie.actors.commands import Message
+from kelpie.actors.engine import Engine, Inspection
+from kelpie.actors.hub import EventHub
+from kelpie.core import limits
+from kelpie.core.errors import InvalidFieldError, NotFoundError
+from kelpie.core.ids import TENANT_DEFAULT, ActorId, Tenant
+from kelpie.storage.protocol import Store
+from kelpie.storage.records import DeadLetter
+
+A = TypeVar("A", bound=Actor[Any])
+T = TypeVar("T")
+
+FOLLOW_LOOK_S = 5.0  # a hint may be lost; a look at the store is cheap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodInfo:
+    """One method as a stranger needs it: JSON schemas of its arguments and its result."""
+
+    name: str
+    kind: Kind
+    doc: str
+    arguments: dict[str, Any]
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeInfo:
+    """One hosted actor class."""
+
+    name: str
+    doc: str
+    schema_version: int
+    methods: tuple[MethodInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event of an actor's log; ``sequence`` is the cursor, from 1, without gaps."""
+
+    sequence: int
+    at_ms: int
+    kind: str
+    body: bytes
+
+    def read(self, kind: type[T]) -> T:
+        """Return the body as ``kind``.
+
+        Raises:
+            InvalidFieldError: It is of another type.
+        """
+        try:
+            return msgspec.msgpack.decode(self.body, type=kind)
+        except msgspec.ValidationError as error:
+            raise InvalidFieldError(f"event {self.kind}", str(error)) from error
+
+
+class Gateway:
+    """The actor classes of one process, to call, watch and care for."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        store: Store,
+        hub: EventHub,
+        wake_outbox: Callable[[], None],
+        kinds: Sequence[type[Actor[Any]]],
+        principal: str = "local",
+        tenant: Tenant = TENANT_DEFAULT,
+    ) -> None:
+        self.engine = engine
+        self._store = store
+        self._hub = hub
+        self._wake_outbox = wake_outbox
+        self._principal = principal
+        self._tenant = tenant
+        definitions = [definition_of(kind) for kind in kinds]
+        self._definitions = {each.type_name: each for each in definitions}
+        assert len(self._definitions) == len(definitions), "two classes share a type name"
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    def ref(
+        self,
+        kind: type[A],
+        key: str,
+        *,
+        idempotency_key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> A:
+        """Return a typed reference: ``await runtime.ref(Counter, "a").add(1)``.
+
+        Args:
+            kind: The actor's class.
+            key: Which actor; it is created by being called.
+            idempotency_key: Makes one call of each method through this reference happen once.
+            timeout_s: How long a call may take.
+        """
+        target = Address(
+            kind.type_name(),
+            key,
+            tenant=self._tenant,
+            caller=self,
+            idempotency_key=idempotency_key,
+            timeout_ms=None if timeout_s is None else max(1, int(timeout_s * 1000)),
+        )
+        return kind.at(target)
+
+    async def invoke(
+        self,
+        target: Address,
+        method: Method[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call a method for a reference; see `Caller`."""
+        return await self._call(
+            target.actor(self._tenant),
+            method,
+            method.pack(args, kwargs),
+            key=target.idempotency_key,
+            timeout_ms=target.timeout_ms or limits.INVOCATION_TIMEOUT_MS,
+            principal=self._principal,
+        )
+
+    async def call(
+        self,
+        actor: ActorId,
+        method: str,
+        arguments: bytes,
+        *,
+        principal: str,
+        key: str | None = None,
+        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
+    ) -> bytes:
+        """Call a method by name with a JSON object of arguments; return its result as JSON.
+
+        Raises:
+            NotFoundError: No such type, or no such command or query.
+            InvalidFieldError: The arguments do not fit the method, or the deadline is no deadline.
+            KelpieError: As the engine's ``call`` and ``query``.
+        """
+        found = self._method(actor.type, method)
+        if not 1 <= timeout_ms <= limits.INVOCATION_TIMEOUT_MS_MAX:
+            bound = limits.INVOCATION_TIMEOUT_MS_MAX
+            raise InvalidFieldError("timeout_ms", f"must be 1 to {bound:,}")
+        message = found.read_json(arguments)
+        value = await self._call(
+            actor, found, message, key=key, timeout_ms=timeout_ms, principal=principal
+        )
+        return msgspec.json.encode(value)
+
+    async def _call(
+        self,
+        actor: ActorId,
+        method: Method[Any, Any],
+        message: Message,
+        *,
+        key: str | None,
+        timeout_ms: int,
+        principal: str,
+    ) -> Any:
+        if method.kind == "query":
+            return await self.engine.query(actor, message, timeout_ms=timeout_ms)
+        if method.kind != "command":
+            raise NotFoundError("method", method.name)
+        return await self.engine.call(
+            actor, message, principal=principal, key=key, timeout_ms=timeout_ms
+        )
+
+    def _method(self, type_name: str, name: str) -> Method[Any, Any]:
+        definition = self._definitions.get(type_name)
+        if definition is None:
+            raise NotFoundError("actor type", type_name)
+        method = definition.methods.get(name)
+        if method is None or method.kind not in {"command", "query"}:
+            raise NotFoundError("method", f"{type_name}.{name}")
+        return method
+
+    # --- what there is --------------------------------------------------------------------------
+
+    def types(self) -> tuple[TypeInfo, ...]:
+        """Return the hosted classes with the schemas of their commands and queries, by name."""
+        return tuple(_type_info(self._definitions[name]) for name in sorted(self._definitions))
+
+    async def events(self, actor: ActorId | Actor[Any], *, after: int, limit: int) -> list[Event]:
+        """Return up to ``limit`` events with a sequence above ``after``, in order, without gaps.
+
+        Raises:
+            CursorAheadError: ``after`` is beyond the newest event.
+            CursorExpiredError: The events after it were removed.
+        """
+        rows = await self._store.events(self.actor_of(actor), after, limit)
+        return [
+            Event(sequence=row.sequence, at_ms=row.at_ms, kind=row.kind, body=row.body)
+            for row in rows
+        ]
+
+    async def follow(self, actor: ActorId | Actor[Any], *, after: int = 0) -> AsyncGenerator[Event]:
+        """Yield the actor's events above ``after`` as they become durable, without end.
+
+        Raises:
+            CursorAheadError: ``after`` is beyond the newest event.
+            CursorExpiredError: The events after it were removed.
+        """
+        name = self.actor_of(actor)
+        with self._hub.watch(name) as watch:
+            while True:
+                page = await self.events(name, after=after, limit=limits.EVENT_PAGE_ROWS_MAX)
+                for event in page:
+                    after = event.sequence
+                    yield event
+                if not page:
+                    await watch.wait(FOLLOW_LOOK_S)
+
+    # --- care -----------------------------------------------------------------------------------
+
+    def actor_of(self, actor: ActorId | Actor[Any]) -> ActorId:
+        """Return the id behind a reference, or the id itself."""
+        return actor.__target__.actor(self._tenant) if isinstance(actor, Actor) else actor
+
+    def inspect(self, actor: ActorId | Actor[Any]) -> Inspection:
+        """Return the actor as this process has it."""
+        return self.engine.inspect(self.actor_of(actor))
+
+    def pause(self, actor: ActorId | Actor[Any]) -> None:
+        """Let the actor's commands wait until `resume` or the end of this process."""
+        self.engine.pause(self.actor_of(actor))
+
+    def resume(self, actor: ActorId | Actor[Any]) -> None:
+        """Give the waiting commands their turns."""
+        self.engine.resume(self.actor_of(actor))
+
+    def kill(self, actor: ActorId | Actor[Any]) -> bool:
+        """Stop the actor's handler and load it anew at its next call; was it in memory?"""
+        return self.engine.kill(self.actor_of(actor))
+
+    async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Return the newest messages that failed too often, with the last failure's traceback."""
+        return await self._store.dead_letters(self._tenant, limit)
+
+    async def replay(self, message_id: int) -> None:
+        """Give a dead letter all its attempts again, as the newest message of its lane.
+
+        Raises:
+            NotFoundError: The tenant has no such dead letter.
+        """
+        await self._store.replay_dead_letter(self._tenant, message_id)
+        self._wake_outbox()
+
+
+def _type_info(definition: Definition) -> TypeInfo:
+    return TypeInfo(
+        name=definition.type_name,
+        doc=(definition.kind.__doc__ or "").strip(),
+        schema_version=definition.codec.version,
+        methods=tuple(
+            _method_info(method)
+            for _, method in sorted(definition.methods.items())
+            if method.kind in {"command", "query"}
+        ),
+    )
+
+
+def _method_info(method: Method[Any, Any]) -> MethodInfo:
+    return MethodInfo(
+        name=method.name,
+        kind=method.kind,
+        doc=(method.__doc__ or "").strip(),
+        arguments=msgspec.json.schema(method.payload),
+        result=msgspec.json.schema(method.result),
+    )

@@ -1,0 +1,233 @@
+"""Hosts an actor class as a machine: the state between turns is its encoding, nothing else.
+
+A turn decodes a copy, runs the method on it, and encodes what it left. So a turn that fails leaves
+nothing to undo, a query cannot change anything, and an idle actor costs its bytes.
+
+Invariants: equal encodings are no change and are not written; a method runs only as its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from kelpie.actors.api.context import REF_SEPARATOR, Context
+from kelpie.actors.api.definition import Actor, Definition, definition_of
+from kelpie.actors.api.method import Method
+from kelpie.actors.api.reference import Address, current_caller
+from kelpie.actors.api.settled import EffectPort
+from kelpie.actors.commands import Command, Message, Reply
+from kelpie.actors.machine import Decision, Scope, Turn
+from kelpie.core.errors import InvalidFieldError
+from kelpie.core.ids import ActorId
+from kelpie.storage.records import StoredActor
+
+
+class Kept:
+    """The state of an actor whose class has hooks: its encoding, and what `on_activate` made."""
+
+    __slots__ = ("encoded", "shared")
+
+    def __init__(self, encoded: bytes, shared: dict[str, Any]) -> None:
+        self.encoded = encoded
+        self.shared = shared
+
+
+Held = bytes | Kept
+
+
+class HandlerEnded(Message, frozen=True, tag="kelpie.handler_ended"):
+    """What an async handler came to; never stored."""
+
+    encoded: bytes
+    commands: tuple[Command, ...]
+    value: Any
+
+
+class ActorMachine:
+    """An actor class as the engine hosts it. Implements `Machine` and `Extras`."""
+
+    def __init__(self, kind: type[Actor[Any]], effects: EffectPort | None = None) -> None:
+        self.definition: Definition = definition_of(kind)
+        self._effects = effects
+        self._codec = self.definition.codec
+        self._initial = self._codec.encode(self._codec.state_type())
+
+    @property
+    def extras(self) -> ActorMachine:
+        """What this machine offers beyond the pure contract."""
+        return self
+
+    @property
+    def type_name(self) -> str:
+        """The class's type name."""
+        return self.definition.type_name
+
+    @property
+    def schema_version(self) -> int:
+        """The state's version."""
+        return self._codec.version
+
+    @property
+    def message_type(self) -> Any:
+        """The union of the methods' messages."""
+        return self.definition.message_type
+
+    @property
+    def concurrency_max(self) -> int:
+        """How many async handlers of this type run at once; 0 for no bound."""
+        return self.definition.kind.concurrency_max
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def create(self, actor: ActorId) -> Held:
+        """Return the state of an actor that does not exist."""
+        return self._hold(actor, self._initial)
+
+    def load(self, stored: StoredActor) -> Held:
+        """Return a stored state, carried forward to the present version.
+
+        Raises:
+            StoreVersionError: It cannot be carried forward.
+        """
+        return self._hold(stored.actor, self._codec.load(stored))
+
+    def dump(self, state: Held) -> bytes:
+        """Return the encoding."""
+        return state if isinstance(state, bytes) else state.encoded
+
+    def _hold(self, actor: ActorId, encoded: bytes) -> Held:
+        if not self.definition.has_hooks:
+            return encoded
+        instance = self._instance(actor, encoded)
+        instance.on_activate()
+        shared = dict(vars(instance))
+        for name in ("state", "ctx", "__target__"):
+            shared.pop(name, None)
+        return Kept(encoded, shared)
+
+    def evicted(self, actor: ActorId, state: Held) -> None:
+        """Run the class's hook."""
+        if isinstance(state, Kept):
+            self._instance(actor, state).on_evict()
+
+    def _instance(self, actor: ActorId, state: Held) -> Actor[Any]:
+        kind = self.definition.kind
+        instance = kind.__new__(kind)
+        if isinstance(state, Kept):
+            vars(instance).update(state.shared)
+        instance.__target__ = Address(self.definition.type_name, actor.key, tenant=actor.tenant)
+        instance.state = self._codec.decode(self.dump(state))
+        return instance
+
+    # --- turns ----------------------------------------------------------------------------------
+
+    def decide(self, state: Held, message: Message, turn: Turn) -> Decision[Held]:
+        """Run a method to its end, or take what an async one came to.
+
+        Raises:
+            InvalidFieldError: The message is a query.
+            KelpieError: What the method raised on purpose.
+        """
+        if isinstance(message, HandlerEnded):
+            return self._decision(state, message.encoded, message.commands, message.value)
+        method, call = self._route(message)
+        if method is None:
+            return Decision(state=state)
+        context = Context(turn, is_query=False, effects=self._effects)
+        instance = self._instance(turn.actor, state)
+        instance.ctx = context
+        value = method.run(instance, call)
+        return self._decision(state, self._codec.encode(instance.state), context.commands, value)
+
+    def _decision(
+        self, state: Held, encoded: bytes, commands: tuple[Command, ...], value: Any
+    ) -> Decision[Held]:
+        if value is not None:
+            commands = (*commands, Reply(value=value))
+        if encoded == self.dump(state):
+            return Decision(state=state, commands=commands)
+        held = encoded if isinstance(state, bytes) else Kept(encoded, state.shared)
+        return Decision(state=held, commands=commands)
+
+    def query(self, state: Held, query: Message) -> Any:
+        """Refuse: a query needs to know its turn, see `ask`."""
+        del state
+        raise InvalidFieldError("query", f"{type(query).__name__} is asked through the extras")
+
+    def ask(self, state: Held, query: Message, turn: Turn) -> Any:
+        """Run a query on a copy of the state.
+
+        Raises:
+            InvalidFieldError: The message is no query.
+        """
+        method = self._query_method(query)
+        instance = self._instance(turn.actor, state)
+        instance.ctx = Context(turn, is_query=True)
+        return method.run(instance, query)
+
+    def _query_method(self, message: Message) -> Method[Any, Any]:
+        method = self.definition.by_message.get(type(message))
+        if method is None or method.kind != "query":
+            raise InvalidFieldError("query", f"{type(message).__name__} is no query")
+        return method
+
+    def _route(self, message: Message) -> tuple[Method[Any, Any] | None, Message]:
+        """Return the method a message is for and the message as it takes it; None to ignore it."""
+        method = self.definition.by_message.get(type(message))
+        if method is not None:
+            if method.kind == "query":
+                raise InvalidFieldError("command", f"{method.name} is a query")
+            return method, message
+        assert self._effects is not None, f"{type(message).__name__} came without a spine"
+        settled = self._effects.read(message)
+        if settled is None:
+            return None, message
+        name, _, ref = settled.ref.partition(REF_SEPARATOR)
+        method = self.definition.methods.get(name)
+        if method is None:
+            raise InvalidFieldError("outcome", f"{self.type_name} has no method {name!r} any more")
+        own = type(settled)(
+            ref=ref, status=settled.status, result=settled.result, error=settled.error
+        )
+        return method, method.pack((own,), {})
+
+    # --- async handlers -------------------------------------------------------------------------
+
+    def is_async(self, message: Message) -> bool:
+        """Return whether the message is for an ``async def``."""
+        method = self.definition.by_message.get(type(message))
+        return method is not None and method.is_async
+
+    def begin(self, state: Held, message: Message, scope: Scope) -> Coroutine[Any, Any, Any]:
+        """Return the run of an ``async def`` on a copy of the state."""
+        method = self.definition.by_message[type(message)]
+        if method.kind == "query":
+            return self._run_query(method, state, message, scope)
+        return self._run_command(method, state, message, scope)
+
+    async def _run_query(
+        self, method: Method[Any, Any], state: Held, message: Message, scope: Scope
+    ) -> Any:
+        context = Context(scope.turn, is_query=True, scope=scope)
+        instance = self._instance(scope.turn.actor, state)
+        instance.ctx = context
+        current_caller.set(context)
+        return await method.run(instance, message)
+
+    async def _run_command(
+        self, method: Method[Any, Any], state: Held, message: Message, scope: Scope
+    ) -> Message:
+        instance = self._instance(scope.turn.actor, state)
+        before = self.dump(state)
+        context = Context(
+            scope.turn,
+            is_query=False,
+            scope=scope,
+            is_changed=lambda: self._codec.encode(instance.state) != before,
+            effects=self._effects,
+        )
+        instance.ctx = context
+        current_caller.set(context)
+        value = await method.run(instance, message)
+        return HandlerEnded(self._codec.encode(instance.state), context.commands, value)

@@ -1,0 +1,46 @@
+"""An actor type as this process hosts it: its machine, and how many of its handlers run."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kelpie.actors.machine import Machine, extras_of
+
+if TYPE_CHECKING:
+    from kelpie.actors.activation import Activation
+
+
+class Hosted:
+    """One actor type. ``waiting`` are actors whose next handler has no slot, first come first."""
+
+    __slots__ = ("concurrency_max", "decoder", "extras", "machine", "running_count", "waiting")
+
+    def __init__(self, machine: Machine[Any]) -> None:
+        self.machine = machine
+        self.extras = extras_of(machine)
+        self.decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(machine.message_type)
+        self.concurrency_max = self.extras.concurrency_max if self.extras else 0
+        self.running_count = 0
+        self.waiting: deque[Activation] = deque()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more handler would be too many, or unfair to those who wait."""
+        return self.concurrency_max > 0 and (
+            self.running_count >= self.concurrency_max or bool(self.waiting)
+        )
+
+    def enter(self) -> None:
+        """Count a handler that begins."""
+        assert self.concurrency_max == 0 or self.running_count < self.concurrency_max, "no slot"
+        self.running_count += 1
+        assert self.running_count > 0
+
+    def leave(self) -> None:
+        """Count a handler that ended."""
+        assert self.running_count > 0, "more handlers ended than began"
+        self.running_count -= 1
+        assert self.running_count >= 0
