@@ -28,6 +28,7 @@ from kelpie.core.limits import (
 )
 from kelpie.storage.holder import read_holder
 from kelpie.storage.records import KvPut
+from kelpie.storage.sqlite.batch import BatchResult, run_batch
 from kelpie.storage.sqlite.engine import (
     connect_reader,
     connect_writer,
@@ -35,7 +36,7 @@ from kelpie.storage.sqlite.engine import (
     require_log,
 )
 from kelpie.storage.sqlite.migrations import migrate
-from kelpie.storage.sqlite.transaction import BatchResult, Member, Transaction, run_batch
+from kelpie.storage.sqlite.transaction import Member, Transaction
 from kelpie.storage.sqlite.writer import GroupWriter
 from tests.contract.store.world import Hand, SqliteEngine, actor_id
 from tests.integration.storage.harness import names_in

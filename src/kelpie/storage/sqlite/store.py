@@ -28,6 +28,7 @@ from kelpie.storage.protocol import StoreStats
 from kelpie.storage.records import Commit, CommitReceipt, ShardGrant, StreamChunk
 from kelpie.storage.sqlite import rows
 from kelpie.storage.sqlite.backup import write_backup
+from kelpie.storage.sqlite.batch import Work
 from kelpie.storage.sqlite.check import (
     CheckReport,
     EngineReport,
@@ -35,7 +36,6 @@ from kelpie.storage.sqlite.check import (
     read_stats,
     report_engine,
 )
-from kelpie.storage.sqlite.commits import apply_commit
 from kelpie.storage.sqlite.engine import connect_reader, translate_error
 from kelpie.storage.sqlite.opening import (
     Opened,
@@ -44,7 +44,6 @@ from kelpie.storage.sqlite.opening import (
     open_for_writing,
 )
 from kelpie.storage.sqlite.reads import SqliteReads
-from kelpie.storage.sqlite.transaction import Member
 from kelpie.storage.sqlite.writer import GroupWriter
 
 T = TypeVar("T")
@@ -164,7 +163,7 @@ class SqliteStore(SqliteReads):
             size_bytes = commit_bytes(commit)
         except KelpieError as error:
             return _failed(error)
-        return self._submit(partial(apply_commit, commit=commit), size_bytes)
+        return self._submit(commit, size_bytes)
 
     def stream_append(
         self, actor: ActorId, epoch: int, chunks: Sequence[StreamChunk]
@@ -210,7 +209,7 @@ class SqliteStore(SqliteReads):
         await self._submit(rows.release_store, 0)
         self._held = False
 
-    def _submit(self, member: Member, size_bytes: int) -> asyncio.Future[T]:
+    def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[T]:
         if self._writer is None:
             message = f"{self._path} was opened read-only; ask its holder, or open it for writing"
             return _failed(StoreHeldError(message, store=str(self._path)))

@@ -23,12 +23,12 @@ from kelpie.core.limits import (
     COMMIT_QUEUE_BYTES_MAX,
     COMMIT_QUEUE_DEPTH_MAX,
 )
+from kelpie.storage.sqlite.batch import BatchResult, Work, run_batch
 from kelpie.storage.sqlite.rows import keep_house
-from kelpie.storage.sqlite.transaction import BatchResult, Member, run_batch
 
 
 class _Queued(NamedTuple):
-    member: Member
+    member: Work
     size_bytes: int
     future: asyncio.Future[Any]
 
@@ -70,7 +70,7 @@ class GroupWriter:
         """Why nothing is written any more; None while all is well."""
         return self._failure
 
-    def submit(self, member: Member, size_bytes: int) -> asyncio.Future[Any]:
+    def submit(self, member: Work, size_bytes: int) -> asyncio.Future[Any]:
         """Queue ``member`` and return the future of its value; never blocks, never raises.
 
         Cancelling the future does not take the member back.
