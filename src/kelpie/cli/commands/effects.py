@@ -48,9 +48,7 @@ def show(frame: Frame, *, effect: str) -> None:
 @effects.command()
 @framed()
 @click.argument("effect")
-@click.option(
-    "--done/--failed", "succeeded", default=None, help="What really became of it."
-)
+@click.option("--done/--failed", "succeeded", default=None, help="What really became of it.")
 @click.option("--reason", metavar="TEXT", required=True, help="How you know; for the record.")
 def resolve(frame: Frame, *, effect: str, succeeded: bool | None, reason: str) -> None:
     """Say what became of an unknown effect."""

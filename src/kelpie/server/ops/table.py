@@ -29,7 +29,7 @@ from kelpie.server.ops.responses import (
     StoreHeld,
     StoreSoundness,
 )
-from kelpie.storage.protocol import StoreStats
+from kelpie.storage.protocol import Compaction, StoreStats
 
 Table = tuple[Operation[Any, Any], ...]
 
@@ -219,6 +219,17 @@ def _store() -> Table:
             query=Nothing,
             body=BackupRequest,
             response=BackupOut,
+            errors=("local_only", "conflict"),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/store/compact",
+            summary="Give free space back to the file system (Unix socket only)",
+            tag="store",
+            handler=store.compact,
+            query=Nothing,
+            body=Nothing,
+            response=Compaction,
             errors=("local_only", "conflict"),
         ),
         Operation(

@@ -84,7 +84,9 @@ def _write(
     while len(outcomes) < len(members):
         start = len(outcomes)
         commits = take_ordinary(transaction, members, start)
-        together = apply_together(transaction, commits) if len(commits) >= BULK_COMMITS_MIN else None
+        together = (
+            apply_together(transaction, commits) if len(commits) >= BULK_COMMITS_MIN else None
+        )
         if together is not None:
             outcomes += together
         else:

@@ -22,6 +22,7 @@ from kelpie.storage.files import sync_directory
 BUSY_TIMEOUT_MS: Final = 5_000  # for a stranger's transaction; Kelpie itself never contends
 _LOG_BYTES_MAX: Final = 64 * 1024 * 1024  # the log file is cut back to this when it starts over
 _PRIMARY: Final = 0xFF  # the low byte of an extended result code is its primary code
+AUTO_VACUUM_INCREMENTAL: Final = 2
 WAL_RESET_FIXED: Final = (3, 51, 3)
 
 
@@ -44,6 +45,9 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         sync_directory(path.parent)
     connection = _connect(path.absolute().as_uri() + "?mode=rw")
     try:
+        # Only an empty file heeds this. It lets `compact` give space back slice by slice, and
+        # costs one page in 800 and no measurable time.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         require_log(path, connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
@@ -65,6 +69,12 @@ def require_log(path: Path, connection: sqlite3.Connection) -> None:
     if mode != "wal":
         message = f"{path} cannot use a write-ahead log (mode {mode}); use a local disk"
         raise StoreError(message, journal_mode=str(mode))
+
+
+def checkpoint(writer: sqlite3.Connection) -> None:
+    """Move what the log holds into the file, as far as open snapshots allow; waits for nobody."""
+    assert not writer.in_transaction, "a checkpoint stands between transactions"
+    writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
