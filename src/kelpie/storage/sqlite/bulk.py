@@ -105,38 +105,45 @@ class _Plan:
     def add(self, commit: Commit) -> CommitReceipt:
         """Plan one commit."""
         actor = str(commit.actor)
-        self.now_ms = max(self.now_ms, commit.now_ms)
+        version = commit.expected_version
+        if commit.now_ms > self.now_ms:
+            self.now_ms = commit.now_ms
         first_sequence = self._add_events(commit, actor) if commit.events else 0
-        self._add_actor(commit, actor)
+        state = commit.state
+        if version == 0:
+            self._add_new_actor(commit, actor)
+        elif state is None:
+            change = (commit.epoch, version + 1, len(commit.events), commit.now_ms)
+            place = (actor, commit.shard, commit.incarnation, version)
+            self.actors.add(_TOUCH, change + place)
+        else:
+            row = (
+                *(commit.epoch, version + 1, len(commit.events), commit.now_ms),
+                *(commit.schema_version, crc32(state), state),
+                *(actor, commit.shard, commit.incarnation, version),
+            )
+            self.actors.add(_UPDATE, row)
         if commit.reply is not None:
             self._add_reply(commit, actor)
+        message_ids = self._add_rows(commit, actor) if _has_rows(commit) else ()
+        return CommitReceipt(version + 1, message_ids, first_sequence)
+
+    def _add_rows(self, commit: Commit, actor: str) -> tuple[int, ...]:
         if commit.kv:
             self._add_kv(commit, actor)
         if commit.consumes is not None:
             self.others[0].add(_CONSUME, (commit.consumes, actor))
         if commit.fired is not None or commit.reminders:
             self._add_reminders(commit, actor)
-        message_ids = self._add_sends(commit) if commit.sends else ()
-        return CommitReceipt(commit.expected_version + 1, message_ids, first_sequence)
+        return self._add_sends(commit) if commit.sends else ()
 
-    def _add_actor(self, commit: Commit, actor: str) -> None:
-        version, state = commit.expected_version, commit.state
-        place = (actor, commit.shard, commit.incarnation, version)
-        change = (commit.epoch, version + 1, len(commit.events), commit.now_ms)
-        if version == 0:
-            data = state or b""
-            self.actors.add(
-                _CREATE,
-                (
-                    *(commit.actor.tenant, actor, commit.shard, commit.epoch),
-                    *(commit.incarnation, 1, commit.schema_version, len(commit.events)),
-                    *(commit.now_ms, crc32(data), data),
-                ),
-            )
-        elif state is None:
-            self.actors.add(_TOUCH, change + place)
-        else:
-            self.actors.add(_UPDATE, (*change, commit.schema_version, crc32(state), state, *place))
+    def _add_new_actor(self, commit: Commit, actor: str) -> None:
+        data = commit.state or b""
+        row = (
+            *(commit.actor.tenant, actor, commit.shard, commit.epoch, commit.incarnation, 1),
+            *(commit.schema_version, len(commit.events), commit.now_ms, crc32(data), data),
+        )
+        self.actors.add(_CREATE, row)
 
     def _add_reply(self, commit: Commit, actor: str) -> None:
         reply = commit.reply
@@ -214,16 +221,25 @@ class _Plan:
 def take_ordinary(
     transaction: Transaction, members: Sequence[Commit | Member], start: int
 ) -> list[Commit]:
-    """Return the commits from ``start`` on, up to the first member that must run for itself."""
+    """Return the commits from ``start`` on, up to the first member that must run for itself.
+
+    Returns nothing when too few members are left to be worth it.
+    """
     commits: list[Commit] = []
-    for member in members[start:]:
-        if not isinstance(member, Commit) or not _is_ordinary(transaction, member):
+    if len(members) - start < BULK_COMMITS_MIN:
+        return commits
+    epochs = transaction.read_epochs()
+    for index in range(start, len(members)):
+        member = members[index]
+        if not isinstance(member, Commit) or not _is_ordinary(member):
+            break
+        if epochs.get(member.shard) != member.epoch:
             break
         commits.append(member)
     return commits
 
 
-def _is_ordinary(transaction: Transaction, commit: Commit) -> bool:
+def _is_ordinary(commit: Commit) -> bool:
     """Return whether the commit's checks can be part of the statements that write it.
 
     Effects, list items and audit links have owners and chains that must be read first; a deletion
@@ -231,9 +247,17 @@ def _is_ordinary(transaction: Transaction, commit: Commit) -> bool:
     """
     if commit.effects or commit.lists or commit.audit or commit.tombstone:
         return False
-    if commit.state is not None and len(commit.state) > STATE_CHUNK_BYTES:
-        return False
-    return transaction.epoch(commit.shard) == commit.epoch
+    return commit.state is None or len(commit.state) <= STATE_CHUNK_BYTES
+
+
+def _has_rows(commit: Commit) -> bool:
+    return bool(
+        commit.kv
+        or commit.sends
+        or commit.reminders
+        or commit.consumes is not None
+        or commit.fired is not None
+    )
 
 
 def apply_together(

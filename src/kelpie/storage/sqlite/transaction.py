@@ -29,6 +29,7 @@ class Transaction:
     __slots__ = (
         "_counters",
         "_epochs",
+        "_has_epochs",
         "_heads",
         "connection",
         "execute",
@@ -43,17 +44,17 @@ class Transaction:
         self.replies_written = 0
         self.list_deletions = 0
         self.now_ms = 0
+        self._has_epochs = False
         self._epochs: dict[int, int] = {}
         self._heads: dict[int, AuditHead] = {}
         self._counters: dict[Counter, int] = {}
 
-    def epoch(self, shard: int) -> int:
-        """Return the shard's epoch, 0 for a shard that nobody ever owned."""
-        current = self._epochs.get(shard)
-        if current is None:
-            row = self.execute("SELECT epoch FROM shards WHERE shard = ?", (shard,)).fetchone()
-            current = self._epochs[shard] = row[0] if row else 0
-        return current
+    def read_epochs(self) -> dict[int, int]:
+        """Return the epoch of every shard that anybody ever owned; reads them once."""
+        if not self._has_epochs:
+            self._epochs.update(self.execute("SELECT shard, epoch FROM shards").fetchall())
+            self._has_epochs = True
+        return self._epochs
 
     def require_epoch(self, shard: int, epoch: int) -> None:
         """Return if ``epoch`` is the shard's own.
@@ -61,7 +62,10 @@ class Transaction:
         Raises:
             FencedError: It is another.
         """
-        current = self.epoch(shard)
+        current = self._epochs.get(shard)
+        if current is None:
+            row = self.execute("SELECT epoch FROM shards WHERE shard = ?", (shard,)).fetchone()
+            current = self._epochs[shard] = row[0] if row else 0
         if current != epoch:
             raise FencedError(
                 f"shard {shard} is at epoch {current}, this commit carries {epoch}; "
