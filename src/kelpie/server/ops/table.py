@@ -36,7 +36,7 @@ Table = tuple[Operation[Any, Any], ...]
 
 def own_operations() -> Table:
     """Return Kelpie's own operations."""
-    return (*_effects(), *_plans(), *_store(), *_health())
+    return (*_effects(), *_plans(), *_audit(), *_store(), *_health())
 
 
 def _effects() -> Table:
@@ -178,7 +178,7 @@ def _plans() -> Table:
     )
 
 
-def _store() -> Table:
+def _audit() -> Table:
     return (
         Operation(
             method="GET",
@@ -200,6 +200,11 @@ def _store() -> Table:
             body=Nothing,
             response=AuditSoundness,
         ),
+    )
+
+
+def _store() -> Table:
+    return (
         Operation(
             method="GET",
             path="/v1/store/stats",

@@ -36,12 +36,13 @@ class BatchResult(NamedTuple):
 
     ``outcomes`` follow the members. ``has_more`` says that removal of deleted actors' rows waits
     for another batch. ``fatal`` is set when nobody knows what the disk holds: no commit may follow
-    on this connection.
+    on this connection. ``changes`` counts the rows written.
     """
 
     outcomes: list[Outcome]
     has_more: bool
     fatal: KelpieError | None = None
+    changes: int = 0
 
 
 def run_batch(
@@ -55,6 +56,7 @@ def run_batch(
         finish: Housekeeping inside the same transaction; returns whether more is left.
     """
     assert not connection.in_transaction, "a batch begins its own transaction"
+    before = connection.total_changes
     try:
         outcomes, has_more = _write(connection, members, finish)
     except sqlite3.Error as error:
@@ -72,7 +74,8 @@ def run_batch(
         has_more = False
     assert len(outcomes) == len(members), "every member has an outcome"
     is_fatal = isinstance(refusal, CommitUnknownError)
-    return BatchResult(outcomes, has_more, refusal if is_fatal else None)
+    changes = connection.total_changes - before
+    return BatchResult(outcomes, has_more, refusal if is_fatal else None, changes)
 
 
 def _write(

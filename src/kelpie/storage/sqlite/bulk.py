@@ -106,8 +106,7 @@ class _Plan:
         """Plan one commit."""
         actor = str(commit.actor)
         version = commit.expected_version
-        if commit.now_ms > self.now_ms:
-            self.now_ms = commit.now_ms
+        self.now_ms = max(self.now_ms, commit.now_ms)
         first_sequence = self._add_events(commit, actor) if commit.events else 0
         state = commit.state
         if version == 0:

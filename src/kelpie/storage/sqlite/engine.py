@@ -50,7 +50,8 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         require_log(path, connection)
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
+        # The writer checkpoints between its batches; this is for when its estimate is off.
+        connection.execute(f"PRAGMA wal_autocheckpoint = {8 * WAL_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_MAX}")
         connection.execute("PRAGMA cache_size = -65536")
     except BaseException:
@@ -71,10 +72,19 @@ def require_log(path: Path, connection: sqlite3.Connection) -> None:
         raise StoreError(message, journal_mode=str(mode))
 
 
-def checkpoint(writer: sqlite3.Connection) -> None:
-    """Move what the log holds into the file, as far as open snapshots allow; waits for nobody."""
+def checkpoint(writer: sqlite3.Connection) -> int:
+    """Move what the log holds into the file, and return how many pages the log held.
+
+    Goes as far as open snapshots allow and waits for nobody. A failure costs nothing but time: the
+    log keeps everything until a checkpoint succeeds, and the next commit meets the same disk.
+    Returns 0 then.
+    """
     assert not writer.in_transaction, "a checkpoint stands between transactions"
-    writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    try:
+        row = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.Error:
+        return 0
+    return max(int(row[1]), 0)
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

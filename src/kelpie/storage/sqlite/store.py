@@ -212,9 +212,12 @@ class SqliteStore(SqliteReads):
 
     def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[T]:
         if self._writer is None:
-            message = f"{self._path} was opened read-only; ask its holder, or open it for writing"
-            return _failed(StoreHeldError(message, store=str(self._path)))
+            return _failed(self._read_only())
         return self._writer.submit(member, size_bytes)
+
+    def _read_only(self) -> StoreHeldError:
+        message = f"{self._path} was opened read-only; ask its holder, or open it for writing"
+        return StoreHeldError(message, store=str(self._path))
 
     # --- care -----------------------------------------------------------------------------------
 
@@ -253,15 +256,20 @@ class SqliteStore(SqliteReads):
             ConflictError: The file was made without the bookkeeping that this needs.
             DiskFullError: No space for moving a slice; earlier slices stay done.
         """
-        before_bytes = self._path.stat().st_size
+        before_bytes = await self._measure_file()
         free: int = await self._submit(_count_free, 0)
         for _ in range(ceil(free / COMPACT_SLICE_PAGES)):
             free = await self._submit(rows.compact_slice, 0)
-        # Behind the last batch, on the writer's own thread: it alone checkpoints.
+        return Compaction(before_bytes=before_bytes, after_bytes=await self._measure_file())
+
+    async def _measure_file(self) -> int:
+        """Return the file's size once the log is in it."""
         writer = self._require_open().writer
-        assert writer is not None, "what can be written to has a writer"
+        if writer is None:
+            raise self._read_only()
+        # Behind the last batch, on the writer's own thread: it alone checkpoints.
         await asyncio.get_running_loop().run_in_executor(self._executor, checkpoint, writer)
-        return Compaction(before_bytes=before_bytes, after_bytes=self._path.stat().st_size)
+        return self._path.stat().st_size
 
     async def engine_report(self) -> EngineReport:
         """Return the engine's version and settings, and the disk's sync latency, for `doctor`."""
