@@ -19,7 +19,7 @@ from typing import Any
 
 from kelpie.core.digests import digest_bytes
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
-from kelpie.core.limits import COMMIT_BATCH_ROWS_MAX
+from kelpie.core.limits import COMMIT_BATCH_ROWS_MAX, WAL_CHECKPOINT_PAGES
 from kelpie.storage.sqlite.engine import connect_writer
 from kelpie.storage.sqlite.migrations import migrate
 
@@ -79,6 +79,7 @@ class BareLoop:
     def __init__(self, path: Path, *, actors: int) -> None:
         fill_store(path, actors=actors, reminders=0, messages=0)
         self._connection: sqlite3.Connection = connect_writer(path)
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[Any, Any, asyncio.Future[None]]] = deque()
         self._is_scheduled = False
