@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from kelpie.settings.providers import PROVIDERS
+from kelpie.llm.providers import PROVIDERS
 
 SCRIPTED_BANNER: Final = "SCRIPTED MODEL: no AI behind this demo"
 SCRIPTED_HANDLE: Final = "openai/scripted"

@@ -310,6 +310,7 @@ def _environment(stage: Stage) -> dict[str, str]:
     return clean | {
         "PYTHONPATH": os.pathsep.join([str(SOURCES), *filter(None, [clean.get("PYTHONPATH", "")])]),
         "KELPIE_DATA_DIR": str(stage.data_dir),
+        "KELPIE_WORKSPACES_ROOTS": str(stage.root),
         "XDG_CONFIG_HOME": str(stage.root / "config"),
         "COLUMNS": str(WIDTH - 4),
         "PYTHONUNBUFFERED": "1",

@@ -21,9 +21,46 @@ class Requirement:
     critical: bool = False
 
 
-REQUIREMENTS: dict[str, Requirement] = {
+PROMISES: dict[str, Requirement] = {
+    "ACTOR-CANCELLED-CALLER": Requirement(
+        text="A caller that goes away does not tear the turn it asked for.", critical=True
+    ),
+    "ACTOR-DEADLINE": Requirement(
+        text="A call ends at its deadline, with an error that does not claim to know the outcome."
+    ),
+    "ACTOR-DRAIN": Requirement(
+        text="A node that drains refuses new calls at once and settles every turn that it took."
+    ),
+    "ACTOR-EVICTION": Requirement(
+        text="An actor that was evicted comes back as it was.", critical=True
+    ),
+    "ACTOR-FAILURE-CONTAINED": Requirement(
+        text="A bug in one actor, executor or task fails what it serves, and nothing else."
+    ),
+    "ACTOR-IDEMPOTENCY-KEY": Requirement(
+        text="The same key and request give one turn and one reply; another request is refused.",
+        critical=True,
+    ),
+    "ACTOR-MESSAGE-ONCE": Requirement(
+        text="A message between actors has its effect exactly once, in order, across crashes.",
+        critical=True,
+    ),
     "ACTOR-OUTPUT-GATE": Requirement(
         text="A reply or query result leaves only when everything that it read is durable.",
+        critical=True,
+    ),
+    "ACTOR-REMINDER-SURVIVES": Requirement(
+        text="A reminder fires once it is due, once, also when a process ended meanwhile.",
+        critical=True,
+    ),
+    "AGENT-CALLS-ANSWERED": Requirement(
+        text="Every tool call gets exactly one return, however its effect ended."
+    ),
+    "AUDIT-CHAIN": Requirement(
+        text="An audit record that was changed, removed or moved is found and named.", critical=True
+    ),
+    "CARD-NO-FORGERY": Requirement(
+        text="Nothing that a model or a file says can forge or hide a line of a Diff Card.",
         critical=True,
     ),
     "CRASH-ANY-STEP": Requirement(
@@ -34,15 +71,168 @@ REQUIREMENTS: dict[str, Requirement] = {
     "DEV-TEST-GROUPS": Requirement(
         text="./dev names the suites that exist when it is asked for one that does not."
     ),
+    "EFFECT-APPROVAL-BOUND": Requirement(
+        text="A yes is bound to the digest of what was shown; for anything else it is refused.",
+        critical=True,
+    ),
+    "EFFECT-APPROVAL-EXPIRES": Requirement(
+        text="A question or an approval whose time has passed counts as no.", critical=True
+    ),
+    "EFFECT-APPROVAL-ONCE": Requirement(
+        text="An approval is used once, and a second decision changes nothing.", critical=True
+    ),
+    "EFFECT-GRANT": Requirement(
+        text="A grant covers exactly its members, once each, and is never started itself.",
+        critical=True,
+    ),
+    "EFFECT-NO-START-WITHOUT-YES": Requirement(
+        text="Nothing starts without a verdict of green or a person's yes.", critical=True
+    ),
+    "EFFECT-ONCE-UNKNOWN": Requirement(
+        text="A once effect whose attempt was cut off ends unknown and never runs again by itself.",
+        critical=True,
+    ),
+    "EFFECT-POLICY-RECHECKED": Requirement(
+        text="The policy is asked again when an effect starts, and its newer no wins.",
+        critical=True,
+    ),
+    "FILES-EXACT-CHANGE": Requirement(
+        text="A change set lands as it was approved or not at all, inside its root.", critical=True
+    ),
     "PACKAGE-WHEEL": Requirement(
         text="The wheel installed into an empty environment with its declared dependencies runs "
         "`kelpie version`."
     ),
+    "POLICY-DENY-WINS": Requirement(
+        text="A rule that denies wins over every other rule and every wording.", critical=True
+    ),
+    "POLICY-NO-WORDING": Requirement(text="No wording turns a write green.", critical=True),
+    "POLICY-UNKNOWN-RED": Requirement(
+        text="What the policy does not know is never green.", critical=True
+    ),
+    "SANDBOX-LIMITS": Requirement(
+        text="Time, output, processes, memory and disk of a command stay within their bounds.",
+        critical=True,
+    ),
+    "SANDBOX-MOUNTS": Requirement(
+        text="A command sees nothing of the host beyond the system and its workspace.",
+        critical=True,
+    ),
+    "SANDBOX-NETWORK": Requirement(
+        text="A command reaches no network, the host's loopback included.", critical=True
+    ),
+    "SANDBOX-NOTHING-SURVIVES": Requirement(
+        text="No process of a command outlives it, its caller or Kelpie.", critical=True
+    ),
+    "SANDBOX-WORKSPACE-UNTOUCHED": Requirement(
+        text="A command changes its workspace never by itself; what it wrote is reported.",
+        critical=True,
+    ),
+    "SERVER-KEYS": Requirement(
+        text="Beyond the loopback nothing is served without a key.", critical=True
+    ),
+    "SETTINGS-SECRETS": Requirement(
+        text="A secret in a settings file is refused, and no message repeats it.", critical=True
+    ),
+    "STORE-ATOMIC": Requirement(text="A commit is kept whole or not at all.", critical=True),
+    "STORE-CORRUPTION": Requirement(
+        text="Damaged data is found, named, and never served or taken for an empty state.",
+        critical=True,
+    ),
+    "STORE-DURABLE": Requirement(
+        text="What was acknowledged is there after the process was killed.", critical=True
+    ),
+    "STORE-FENCED": Requirement(text="A commit of an earlier owner is refused.", critical=True),
+    "STORE-ONE-HOLDER": Requirement(
+        text="A second process is refused and told who holds the store.", critical=True
+    ),
+    "STORE-RESTORE-HELD": Requirement(
+        text="A restored store executes nothing until a person releases it.", critical=True
+    ),
+    "STORE-TENANTS": Requirement(text="No tenant sees another's rows.", critical=True),
+    "STORE-UNKNOWN-COMMIT": Requirement(
+        text="When nobody knows what the disk kept, the store says so and writes nothing more.",
+        critical=True,
+    ),
     "TIDY-BITES": Requirement(text="Every rule of the style program finds a planted offence."),
     # --- end to end ------------------------------------------------------------------------------
+    "ANSWER-ONCE": Requirement(
+        text="Of several answers to one question exactly one counts; the others are told so.",
+        critical=True,
+    ),
     "CRASH-SIGKILL": Requirement(
         text="A server that is killed at any moment goes on at the next start: each effect keeps "
         "its kind's promise, no acknowledged message is lost, every tool call has its return.",
         critical=True,
     ),
+    "DISK-FULL": Requirement(
+        text="A full disk is a typed error; nothing that was acknowledged is lost, and the store "
+        "takes writes again once there is room.",
+        critical=True,
+    ),
+    "DRAIN": Requirement(
+        text="On SIGTERM new requests get a typed 503; what runs finishes, or goes on at the next "
+        "start.",
+        critical=True,
+    ),
+    "LETTA-CLIENT": Requirement(
+        text="letta-client, as it is published, creates, sends, streams, lists, changes, approves "
+        "and deletes, and reads its own types back."
+    ),
+    "MODEL-GARBAGE": Requirement(
+        text="A model that fails or answers garbage ends the step with a typed error, and the "
+        "conversation stays usable."
+    ),
+    "RESTORE-HELD": Requirement(
+        text="A restored store starts held: nothing pending is executed before its release, and "
+        "what may have run since the copy is unknown.",
+        critical=True,
+    ),
+    "START-WHOLE": Requirement(
+        text="A start that fails leaves nothing listening and the store as sound as it was."
+    ),
 }
+
+# Defects seen in designs of this kind. Each must not come back; K-nn is its number in the list that
+# Kelpie was designed against.
+KNOWN_DEFECTS: dict[str, Requirement] = {
+    "K-05": Requirement(text="Settings are checked at the start, with the field named."),
+    "K-06": Requirement(text="The simulator compares values and histories after every crash."),
+    "K-10": Requirement(
+        text="State changes only inside the owning actor's turns, one after the other.",
+        critical=True,
+    ),
+    "K-11": Requirement(
+        text="State and everything that belongs to its change are one transaction.", critical=True
+    ),
+    "K-12": Requirement(
+        text="Whatever expires stops counting when it expires, not when it is removed."
+    ),
+    "K-13": Requirement(
+        text="A process that lost its store cannot write to it any more.", critical=True
+    ),
+    "K-17": Requirement(text="Ownership ends with the session that had it."),
+    "K-18": Requirement(text="A background task that dies is reported and runs again."),
+    "K-19": Requirement(
+        text="What a sandbox run is at is its effect's state, which a stale report does not change."
+    ),
+    "K-20": Requirement(text="A cancelled command leaves nothing, whenever it is cancelled."),
+    "K-21": Requirement(
+        text="A kill reaches the whole group it is meant for, and no process that came later.",
+        critical=True,
+    ),
+    "K-22": Requirement(text="From the moment the gate closes, no request is accepted."),
+    "K-23": Requirement(text="What a reply names can be read, by its tenant alone.", critical=True),
+    "K-24": Requirement(
+        text="Recovery drives every pending message and effect of an earlier process.",
+        critical=True,
+    ),
+    "K-25": Requirement(text="No reader sees a part of a transaction.", critical=True),
+    "K-26": Requirement(text="The size of a transaction has a limit, and more is a typed error."),
+    "K-27": Requirement(
+        text="A copy of the store is checked by SHA-256, and a damaged one restores nothing.",
+        critical=True,
+    ),
+}
+
+REQUIREMENTS: dict[str, Requirement] = PROMISES | KNOWN_DEFECTS

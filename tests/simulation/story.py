@@ -98,7 +98,10 @@ class Host:
             environment=environment,
             cwd=self.directory,
             home=self.directory,
-            flags={"data_dir": str(self.directory / "data")},
+            flags={
+                "data_dir": str(self.directory / "data"),
+                "workspaces.roots": str(self.directory),
+            },
         )
 
     def world(self) -> World:

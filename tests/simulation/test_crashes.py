@@ -80,6 +80,7 @@ def test_the_scenario_ends_as_promised_without_a_crash(disk: Path) -> None:
     assert [run["status"] for run in host.client.finished.values()] == ["completed"] * 4
 
 
+@pytest.mark.requirement("K-06", "K-24")
 @pytest.mark.parametrize("part", range(SLICES))
 def test_every_promise_holds_after_a_crash_at_any_step(disk: Path, part: int) -> None:
     calm = new_host(disk, "calm")
@@ -96,6 +97,7 @@ def test_every_promise_holds_after_a_crash_at_any_step(disk: Path, part: int) ->
         shutil.rmtree(host.directory)
 
 
+@pytest.mark.requirement("K-06")
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_every_promise_holds_after_several_crashes_under_any_schedule(
     disk: Path, seed: int

@@ -31,6 +31,9 @@ CALLED_BY_NAME = [
     *("connection_made", "connection_lost", "data_received", "eof_received", "pause_writing"),
     *("resume_writing", "datagram_received", "error_received", "process_exited"),
     *("pipe_data_received", "pipe_connection_lost"),
+    # httptools' parsers
+    *("on_message_begin", "on_url", "on_status", "on_header", "on_headers_complete"),
+    *("on_body", "on_message_complete"),
 ]
 # A field of a record is there because its schema says so; ruff finds unused locals and imports.
 JUDGED_KINDS = {"class", "function", "method", "property", "unreachable_code"}

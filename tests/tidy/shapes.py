@@ -103,6 +103,8 @@ def find_state_changers(module: Module) -> Iterator[tuple[str, ast.AST]]:
     for outer in ast.walk(module.tree):
         if not isinstance(outer, ast.ClassDef | ast.Module):
             continue
+        if isinstance(outer, ast.ClassDef) and outer.name in RECORDERS:
+            continue
         prefix = f"{outer.name}." if isinstance(outer, ast.ClassDef) else ""
         for node in outer.body:
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -111,6 +113,10 @@ def find_state_changers(module: Module) -> Iterator[tuple[str, ast.AST]]:
                 yield f"{prefix}{node.name}", node
 
 
+# Classes that keep whatever they are given for a checker to read: there every state is a right one,
+# so that an assertion could only repeat the assignment.
+RECORDERS = {"RecordedTelemetry"}
+CHECKERS = ("check_", "assert_", "require_")
 MUTATORS = {
     *("add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem"),
     *("popleft", "remove", "setdefault", "update"),
@@ -148,26 +154,38 @@ def called_name(node: ast.AST) -> str:
 
 
 def count_asserts(function: ast.AST) -> int:
-    """The `assert` statements of a function."""
-    return sum(isinstance(node, ast.Assert) for node in ast.walk(function))
+    """The `assert` statements of a function; `raise AssertionError` is one too."""
+    return sum(map(is_assertion, ast.walk(function)))
+
+
+def is_assertion(node: ast.AST) -> bool:
+    """Whether one node asserts: by statement, or by the error that the statement raises."""
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        return called_name(node.exc) == "AssertionError"
+    return isinstance(node, ast.Assert)
+
+
+def is_checker(name: str) -> bool:
+    """Whether a function's name says that it checks, by assertion or by a typed error."""
+    return name.lstrip("_").startswith(CHECKERS)
 
 
 def count_assertions(module: Module) -> dict[str, int]:
     """Assertions of each public function of a module that changes state.
 
-    Its own, those of the functions of this module that it calls by name, and one for each call of
-    another module's `check_…`, `assert_…` or `require_…`.
+    Its own, and those of the functions of this module that it calls by name. A call of a `check_…`,
+    `assert_…` or `require_…` counts as one at least, wherever that function is: one that raises a
+    typed error checks as well as one that asserts.
     """
-    helpers = {function.name: count_asserts(function) for _, function in functions_of(module)}
+    helpers = {
+        function.name: max(count_asserts(function), is_checker(function.name))
+        for _, function in functions_of(module)
+    }
     counts = {}
     for name, function in find_state_changers(module):
         called = {called_name(node) for node in ast.walk(function)} - {""}
         inherited = sum(helpers.get(callee, 0) for callee in called)
-        foreign = [
-            callee
-            for callee in called - set(helpers)
-            if callee.lstrip("_").startswith(("check_", "assert_", "require_"))
-        ]
+        foreign = [callee for callee in called - set(helpers) if is_checker(callee)]
         counts[name] = count_asserts(function) + inherited + len(foreign)
     return counts
 

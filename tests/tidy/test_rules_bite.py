@@ -175,6 +175,25 @@ def test_assertions_of_state_changers_are_counted_with_their_helpers() -> None:
     assert places(find_unchecked_changes([source], least=1)) == []
 
 
+def test_a_check_counts_however_it_fails_and_a_recorder_has_nothing_to_check() -> None:
+    source = module(
+        "src/kelpie/storage/a.py",
+        "class Store:",
+        "    def put(self, row):",
+        "        self._require_open()",
+        "        if not row:",
+        "            raise AssertionError('an empty row')",
+        "        self._rows.append(row)",
+        "    def _require_open(self):",
+        "        if self._closed:",
+        "            raise StoreError('closed')",
+        "class RecordedTelemetry:",
+        "    def log(self, event):",
+        "        self.logs.append(event)",
+    )
+    assert count_assertions(source) == {"Store.put": 2}
+
+
 @pytest.mark.parametrize(
     "text",
     ["# TODO", "not yet implemented", "for now, a list", "Status: complete", "a HACK"],

@@ -89,6 +89,7 @@ class _Draft:
                 data = encode_bounded("message", message, limits.MESSAGE_BYTES_MAX)
                 self.sends.append(OutboxRow(sender=self.actor, receiver=receiver, body=data))
             case c.WriteEffect(row=row):
+                assert row.actor == self.actor, "an effect is written by its own actor alone"
                 self.effects.append(row)
             case c.Audit(kind=kind, body=body):
                 data = encode_bounded(f"audit {kind}", body, limits.EVENT_BYTES_MAX)

@@ -30,11 +30,13 @@ class Watch:
 
     async def wait(self, timeout_s: float) -> bool:
         """Return True once something may be new, False after ``timeout_s``; clears the flag."""
+        assert timeout_s >= 0, "a wait is not negative"
         try:
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
         except TimeoutError:
             return False
+        assert self._event.is_set(), "two readers share one watch"
         self._event.clear()
         return True
 
@@ -54,9 +56,11 @@ class EventHub:
         try:
             yield watch
         finally:
-            group.discard(watch)
+            assert watch in group, "a watch lasts until its reader leaves"
+            group.remove(watch)
             if not group and self._watches.get(actor) is group:
                 del self._watches[actor]
+            assert watch not in self._watches.get(actor, ()), "a reader who left is still woken"
 
     def publish(self, actor: ActorId) -> None:
         """Wake everyone who may want to read about ``actor``."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -48,6 +48,9 @@ from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 
 CommitListener = Callable[[Commit, CommitReceipt], None]
 """Called on the loop, in order, once a commit is durable; must be quick and must not raise."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -87,11 +90,13 @@ class Runtime:
     def register(self, machine: Machine[Any]) -> None:
         """Host actors of this machine's type; each type once."""
         assert machine.type_name not in self._machines, f"{machine.type_name} registered twice"
+        assert not self._residents, "machines are registered before the first call"
         self._machines[machine.type_name] = machine
         self._decoders[machine.type_name] = msgspec.msgpack.Decoder(machine.message_type)
 
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
+        assert listener not in self._listeners, "a listener is told once of each commit"
         self._listeners.append(listener)
 
     @property
@@ -109,7 +114,9 @@ class Runtime:
 
     async def drain(self) -> None:
         """Refuse new calls from this moment, and return when every finished turn is settled."""
+        assert self._rest is None or self._rest.done(), "two drains wait at once"
         self.close_gate()
+        self.check_invariants()
         if self._unsettled:
             self._rest = asyncio.get_running_loop().create_future()
             await self._rest
@@ -360,17 +367,9 @@ class Runtime:
             return
         began_ns = self._clock.boot_ns()
         try:
-            drafted, state = self._decide(activation, envelope)
+            drafted, state = self._contain(activation, self._decide, activation, envelope)
         except KelpieError as error:
             envelope.fail(error)
-            return
-        except Exception as error:  # noqa: BLE001  a machine's bug is this actor's failure alone
-            self._report_failure(activation, error)
-            failure = ActorFailedError(
-                f"{activation.actor} failed: {error!r}; nothing was changed",
-                actor=str(activation.actor),
-            )
-            envelope.fail(failure)
             return
         if drafted is None:
             self._answer_when_durable(activation, envelope, state)
@@ -382,6 +381,24 @@ class Runtime:
         if drafted.commit.tombstone:
             activation.phase = "leaving"
         self._submit(activation, envelope, drafted)
+
+    def _contain(self, activation: Activation, work: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """Return what a machine's code returns.
+
+        Raises:
+            ActorFailedError: It has a bug, which is this actor's failure alone.
+            KelpieError: What the machine raised on purpose.
+        """
+        try:
+            return work(*arguments)
+        except KelpieError:
+            raise
+        except Exception as error:
+            self._report_failure(activation, error)
+            raise ActorFailedError(
+                f"{activation.actor} failed: {error!r}; nothing was changed",
+                actor=str(activation.actor),
+            ) from error
 
     def _decide(self, activation: Activation, envelope: Envelope) -> tuple[Drafted | None, Any]:
         """Run the transition; without anything to commit, return (None, the reply)."""
@@ -407,13 +424,10 @@ class Runtime:
 
     def _run_query(self, activation: Activation, envelope: Envelope) -> None:
         try:
-            value = activation.machine.query(activation.state, envelope.message)
+            query = activation.machine.query
+            value = self._contain(activation, query, activation.state, envelope.message)
         except KelpieError as error:
             envelope.fail(error)
-            return
-        except Exception as error:  # noqa: BLE001  a machine's bug is this caller's failure alone
-            self._report_failure(activation, error)
-            envelope.fail(ActorFailedError(f"{activation.actor} failed: {error!r}"))
             return
         self._answer_when_durable(activation, envelope, value)
 
@@ -506,6 +520,7 @@ class Runtime:
             assert actor == activation.actor
             activation.check_invariants()
         assert self._unsettled >= 0
+        assert self._rest is None or not self._accepting, "it drains while it accepts"
 
 
 def _tag(message: Message) -> str:

@@ -34,6 +34,7 @@ class Supervisor:
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work`` once in the background; its failure is reported, not raised."""
+        assert name, "every task has a name"
         if self._closed:
             work.close()
             return
@@ -53,6 +54,7 @@ class Supervisor:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(task.done() for task in tasks), "a task ignored its cancellation"
         assert not self._tasks, "a task outlived its supervisor"
 
     def _forget(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
@@ -60,22 +62,22 @@ class Supervisor:
         work.close()  # a task that was cancelled before its first step never awaited it
 
     async def _once(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001  a supervisor reports whatever it is
-            self._report(name, error, restarts=False)
+        await self._try(name, lambda: work, restarts=False)
 
     async def _restart(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         delay_s = RESTART_DELAY_S_MIN
-        while True:
-            try:
-                await work()
-            except Exception as error:  # noqa: BLE001  a supervisor reports whatever it is
-                self._report(name, error, restarts=True)
-            else:
-                return
+        while not await self._try(name, work, restarts=True):
             await self._clock.sleep(delay_s)
             delay_s = min(delay_s * 2, RESTART_DELAY_S_MAX)
+
+    async def _try(self, name: str, work: Callable[[], Awaitable[None]], *, restarts: bool) -> bool:
+        """Return whether ``work`` ended well; report what it raised if it did not."""
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  a supervisor reports whatever it is
+            self._report(name, error, restarts=restarts)
+            return False
+        return True
 
     def _report(self, name: str, error: Exception, *, restarts: bool) -> None:
         trace = "".join(traceback.format_exception(error))

@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
-from kelpie.app.wiring import configured_providers
+from kelpie.app.wiring import make_providers
 from kelpie.app.world import SCRATCH_DIRECTORY, host_world
 from kelpie.core.errors import ConfigError
-from kelpie.llm.registry import ProviderRegistry
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
 from kelpie.storage.blobs import BlobStore
@@ -56,14 +55,7 @@ async def probe_model(settings: Settings) -> str:
     if not settings.model:
         raise ConfigError("no model is configured; set KELPIE_MODEL or a provider's key")
     async with host_world(settings) as world:
-        providers = ProviderRegistry(
-            configured_providers(settings, world.environment),
-            network=world.network,
-            clock=world.clock,
-            rng=world.rng,
-            telemetry=world.telemetry,
-        )
-        offered = await providers.resolve(settings.model).list_models()
+        offered = await make_providers(settings, world).resolve(settings.model).list_models()
     wanted = settings.model.partition("/")[2]
     known = "is offered" if wanted in offered else "is not in its list"
     return f"{len(offered):,} models; {wanted} {known}"

@@ -38,6 +38,7 @@ class _PlanEdge:
             workspace=source.workspace,
             yaml=source.yaml,
             root=source.root,
+            local=source.local,
             tenant=tenant,
             principal=principal,
             key=key,

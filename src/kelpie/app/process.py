@@ -7,22 +7,45 @@ to the next start, and only then do the sockets close.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from kelpie import __version__
 from kelpie.app.opened import open_app
+from kelpie.core.digests import digest_bytes
+from kelpie.core.errors import ConfigError
 from kelpie.server.serve import Listening, serve
 from kelpie.settings import Settings
 
-SOCKET_NAME = "kelpie.sock"
+SOCKET_NAME: Final = "kelpie.sock"
+TEMPORARY: Final = Path("/tmp")  # noqa: S108  short by need; what is made there is private
+SOCKET_PATH_BYTES_MAX: Final = 107  # what a Unix socket's address holds on Linux
 
 
-def socket_path(settings: Settings) -> Path:
-    """Return where the holder of the store listens."""
-    return settings.store.path.parent / SOCKET_NAME
+def socket_path(settings: Settings, *, temporary: Path = TEMPORARY) -> Path:
+    """Return where the holder of the store listens: beside the store, if that name is short enough.
+
+    Else it is a name made from the store's path, in a directory below ``temporary`` that only this
+    user can enter.
+
+    Raises:
+        ConfigError: That directory belongs to somebody else.
+    """
+    beside = settings.store.path.parent / SOCKET_NAME
+    if len(os.fsencode(beside)) <= SOCKET_PATH_BYTES_MAX:
+        return beside
+    directory = temporary / f"kelpie-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        message = f"{directory} is not this user's private directory; remove it, or move the store"
+        raise ConfigError(message, field="store.path")
+    name = digest_bytes(os.fsencode(settings.store.path)).removeprefix("sha256:")
+    return directory / f"{name[:32]}.sock"
 
 
 class Ready(NamedTuple):

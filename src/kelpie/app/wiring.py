@@ -6,7 +6,7 @@ is pending is executed; without, the store is served and only asked, and decisio
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,15 +27,15 @@ from kelpie.core.errors import InvalidFieldError
 from kelpie.core.limits import DRAIN_TIMEOUT_MS
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Executor
-from kelpie.effects.gate import Gated, GateRules
-from kelpie.effects.kinds import EffectKind
+from kelpie.effects.gate import Gated
 from kelpie.effects.policy import Policy
+from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.infra.config import YamlLoader
 from kelpie.infra.executor import PlanExecutor
 from kelpie.infra.machine import ApplyMachine
 from kelpie.infra.plans import Plans
 from kelpie.infra.target import TargetMachine
-from kelpie.llm.registry import ProviderRegistry, ProviderSettings
+from kelpie.llm.registry import ProviderRegistry, ResolvedProvider
 from kelpie.sandbox.protocol import Sandbox
 from kelpie.settings import Settings
 from kelpie.storage.sqlite.store import SqliteStore
@@ -209,14 +209,7 @@ def _make_executors(
     files: LocalFiles,
     tools: ToolRegistry,
 ) -> tuple[Executor, ...]:
-    providers = ProviderRegistry(
-        configured_providers(settings, world.environment),
-        network=world.network,
-        clock=world.clock,
-        rng=world.rng,
-        telemetry=world.telemetry,
-        capture_content=settings.telemetry.prompts,
-    )
+    providers = make_providers(settings, world)
 
     def allowed(root: str) -> bool:
         return settings.workspaces.allows(Path(root))
@@ -243,24 +236,30 @@ def kinds_of(executors: Sequence[Executor]) -> dict[str, EffectKind]:
     }
 
 
-def configured_providers(
-    settings: Settings, environment: Mapping[str, str]
-) -> tuple[ProviderSettings, ...]:
-    """Return the providers with their keys looked up.
+def make_providers(settings: Settings, world: World) -> ProviderRegistry:
+    """Return the configured model providers, with their keys looked up.
 
     Raises:
-        ConfigError: A key's reference leads nowhere.
+        ConfigError: A key's reference leads nowhere, or a provider's settings cannot be used.
     """
-    return tuple(
-        ProviderSettings(
+    resolved = tuple(
+        ResolvedProvider(
             name=each.name,
             wire=each.wire,
             base_url=each.base_url,
-            api_key=each.api_key.resolve(environment, field=f"providers.{each.name}.api_key")
+            api_key=each.api_key.resolve(world.environment, field=f"providers.{each.name}.api_key")
             if each.api_key
             else "",
         )
         for each in settings.providers
+    )
+    return ProviderRegistry(
+        resolved,
+        network=world.network,
+        clock=world.clock,
+        rng=world.rng,
+        telemetry=world.telemetry,
+        capture_content=settings.telemetry.prompts,
     )
 
 
@@ -277,12 +276,22 @@ def _make_plans(
     )
 
 
-def require_workspace(settings: Settings, directory: str) -> str:
+def require_workspace(settings: Settings, directory: str, *, local: bool) -> str:
     """Return the directory, absolute and with links resolved, if effects may touch it.
+
+    Without configured roots only a ``local`` caller may name a directory: one who came through the
+    Unix socket, and so is the user that Kelpie runs as. Anybody else could have files read and
+    changed that the system does not let them touch.
 
     Raises:
         InvalidFieldError: It is not absolute or no directory, or lies outside the allowed roots.
     """
+    if not local and not settings.workspaces.roots:
+        raise InvalidFieldError(
+            "workspace",
+            f"{directory[:200]!r} cannot be named over the network before workspaces.roots allows "
+            "it; set KELPIE_WORKSPACES_ROOTS, or come through the Unix socket",
+        )
     path = Path(directory)
     if "\0" in directory or not path.is_absolute():
         raise InvalidFieldError("workspace", f"{directory[:200]!r} must be an absolute path")

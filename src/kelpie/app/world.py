@@ -72,7 +72,8 @@ async def host_world(settings: Settings) -> AsyncGenerator[World]:
         clock=clock,
         traces_endpoint=settings.telemetry.endpoint,
     )
-    network = HostNetwork()
+    environment = dict(os.environ)  # noqa: TID251  the composition root reads it once
+    network = HostNetwork(environment=environment)
     processes = HostProcesses()
 
     def open_sandbox(blobs: Blobs, scratch: Path) -> Sandbox:
@@ -86,7 +87,7 @@ async def host_world(settings: Settings) -> AsyncGenerator[World]:
             rng=rng,
             network=network,
             telemetry=telemetry,
-            environment=dict(os.environ),  # noqa: TID251  the composition root reads it once
+            environment=environment,
             open_store=open_sqlite,
             open_sandbox=open_sandbox,
             metrics_text=telemetry.metrics_text,

@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 _CHUNK_BYTES: Final = 4_096
 
 
 class Keyboard:
-    """Reads stdin line by line; works on terminals, pipes and files."""
+    """Reads ``stdin``, the process's own by default, line by line: a terminal, a pipe or a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, stdin: TextIO | None = None) -> None:
+        self._stdin = stdin or sys.stdin
         self._buffer = b""
         self._ended = False
         try:
-            self._descriptor: int | None = sys.stdin.fileno()
+            self._descriptor: int | None = self._stdin.fileno()
         except (OSError, ValueError):
             self._descriptor = None
 
     async def line(self) -> str | None:
         """Return the next line without its end, None at the end of input."""
         if self._descriptor is None:
-            return sys.stdin.readline().rstrip("\n") or None
+            return self._stdin.readline().rstrip("\n") or None
         while b"\n" not in self._buffer and not self._ended:
             await self._readable(self._descriptor)
             chunk = os.read(self._descriptor, _CHUNK_BYTES)

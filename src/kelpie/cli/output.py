@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -22,15 +22,26 @@ _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow":
 _WIDTH_MIN: Final = 30
 
 
-class Terminal:
-    """Where one command prints."""
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty()
 
-    def __init__(self, *, as_json: bool, environment: Mapping[str, str]) -> None:
+
+class Terminal:
+    """Where one command prints; ``is_terminal`` says of a stream whether somebody looks at it."""
+
+    def __init__(
+        self,
+        *,
+        as_json: bool,
+        environment: Mapping[str, str],
+        is_terminal: Callable[[TextIO], bool] = _is_terminal,
+    ) -> None:
         self.as_json = as_json
-        self.interactive = sys.stdin.isatty() and sys.stderr.isatty()
+        self.interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
         wanted = not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
-        self._colors = {1: wanted and sys.stdout.isatty(), 2: wanted and sys.stderr.isatty()}
-        self._bounded = sys.stdout.isatty() or sys.stderr.isatty()
+        shown = {1: is_terminal(sys.stdout), 2: is_terminal(sys.stderr)}
+        self._colors = {stream: wanted and shown[stream] for stream in shown}
+        self._bounded = any(shown.values())
 
     @property
     def width(self) -> int:

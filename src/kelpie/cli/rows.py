@@ -34,6 +34,14 @@ def show_fields(frame: Frame, row: Mapping[str, Any], keys: Sequence[str]) -> No
     )
 
 
+def show_whole(frame: Frame, row: Mapping[str, Any]) -> None:
+    """Print the whole answer: as JSON if that was asked for, else every value with its name."""
+    if frame.as_json:
+        frame.terminal.data(row)
+    else:
+        show_fields(frame, row, list(row))
+
+
 def agent_actor(agent_id: str) -> str:
     """Return the name of an agent's actor within its tenant."""
     return f"agent/{agent_id}"

@@ -8,8 +8,8 @@ only for a started record with its decision. At most one attempt of an effect ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ PAGE_ROWS: Final = 500
 TELL_RETRY_DELAY_S: Final = 0.2
 PRINCIPAL: Final = "system:dispatcher"
 CANCEL_NOTE: Final = "cancel requested"
+
+T = TypeVar("T")
 
 _decoder = msgspec.msgpack.Decoder(EffectRecord)
 
@@ -73,6 +75,8 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Take up every open effect that an earlier process left, then follow commits."""
+        assert not self._open, "a dispatcher starts once"
+        self.check_invariants()
         self._open = True
         after = ""
         while page := await self._store.effects_open(after, PAGE_ROWS):
@@ -100,6 +104,8 @@ class Dispatcher:
         A stopped attempt is not reported: its row says ``started``, and the next process recovers
         it by its promise.
         """
+        assert timeout_s >= 0, "a time limit is not negative"
+        self.check_invariants()
         self._open = False
         if self._running:
             self._idle.clear()
@@ -110,6 +116,11 @@ class Dispatcher:
                 self._telemetry.log("warning", "effects.cut", count=len(self._running))
         for task in list(self._running.values()):
             task.cancel("drain")
+
+    def check_invariants(self) -> None:
+        """Assert what holds between two callbacks."""
+        assert self._running.keys() <= self._busy, "an attempt runs outside of a step"
+        assert self._later.keys() <= self._busy, "a step waits for nothing"
 
     # --- what follows a commit ------------------------------------------------------------------
 
@@ -164,12 +175,7 @@ class Dispatcher:
     async def _prepare(self, row: EffectRow) -> None:
         executor = self._executors[row.kind]
         record = _decoder.decode(row.body)
-        try:
-            prepared = await executor.prepare(row.actor, record)
-        except KelpieError as error:
-            prepared = Outcome(status="failed", error=error.message, code=error.code, sent=False)
-        except Exception as error:  # noqa: BLE001  a bug in one executor fails that effect alone
-            prepared = self._crash_outcome(record, error, sent=False)
+        prepared = await self._contain(record, executor.prepare(row.actor, record), sent=False)
         if isinstance(prepared, Outcome):
             message = EffectPrepared(effect_id=row.effect_id, failure=prepared)
         else:
@@ -199,10 +205,8 @@ class Dispatcher:
         untouched = False
         if record.promise == "reconcilable":
             order = self._order(row.actor, record)
-            try:
-                outcome = await self._executors[row.kind].reconcile(order)
-            except KelpieError as error:
-                outcome = Outcome(status="failed", error=error.message, code=error.code)
+            reconciled = self._executors[row.kind].reconcile(order)
+            outcome = await self._contain(record, reconciled, sent=True)
             if outcome is not None:
                 finished = EffectFinished(
                     effect_id=row.effect_id, attempt=row.attempt, outcome=outcome
@@ -243,22 +247,35 @@ class Dispatcher:
                 "effect", **{"kelpie.effect.kind": record.kind, "kelpie.effect.tool": record.tool}
             ):
                 async with asyncio.timeout(record.timeout_ms / 1000):
-                    return await self._executors[record.kind].execute(order)
+                    work = self._executors[record.kind].execute(order)
+                    return await self._contain(record, work, sent=True)
         except TimeoutError:
             error = f"it took longer than {record.timeout_ms:,} ms and was stopped"
-            status = "unknown" if record.promise == "once" else "failed"
-            return Outcome(status=status, error=error, code="timeout")  # type: ignore[arg-type]
+            status = _bad_end(record, sent=True)
+            return Outcome(status=status, error=error, code="timeout")
+
+    async def _contain(
+        self, record: EffectRecord, work: Awaitable[T], *, sent: bool
+    ) -> T | Outcome:
+        """Return what an executor returns; what it raises fails this effect alone.
+
+        ``sent`` says whether something may have left this process when it raises.
+        """
+        try:
+            return await work
         except KelpieError as error:
-            return Outcome(status="failed", error=error.message, code=error.code)
+            return Outcome(status="failed", error=error.message, code=error.code, sent=sent)
         except Exception as error:  # noqa: BLE001  a bug in one executor fails that effect alone
-            return self._crash_outcome(record, error, sent=True)
+            return self._crash_outcome(record, error, sent=sent)
 
     def _crash_outcome(self, record: EffectRecord, error: Exception, *, sent: bool) -> Outcome:
+        """A bug tells nothing of what was done, which matters where it may be done only once."""
+        status = _bad_end(record, sent=sent)
         self._telemetry.count("kelpie.executor.failures", kind=record.kind)
         self._telemetry.log(
             "error", "executor.failed", kind=record.kind, effect=record.effect_id, error=repr(error)
         )
-        return Outcome(status="failed", error=repr(error), code="internal", sent=sent)
+        return Outcome(status=status, error=repr(error), code="internal", sent=sent)
 
     # --- plumbing -------------------------------------------------------------------------------
 
@@ -303,3 +320,8 @@ class Dispatcher:
                     raise
                 self._telemetry.log("warning", "effects.retry", error=error.message)
             await self._clock.sleep(TELL_RETRY_DELAY_S)
+
+
+def _bad_end(record: EffectRecord, *, sent: bool) -> Literal["unknown", "failed"]:
+    """Return how an attempt ends that cannot say what it did."""
+    return "unknown" if sent and record.promise == "once" else "failed"

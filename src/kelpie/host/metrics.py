@@ -21,6 +21,9 @@ from prometheus_client import (
 
 Family = TypeVar("Family", Counter, Gauge, Histogram)
 
+_Use = tuple[str, tuple[tuple[str, str], ...]]
+"""A metric's name and its labels in the order of the call."""
+
 _SERIES_MAX: Final = 10_000  # label values come from outside; a scrape must stay small
 _FOREIGN: Final = re.compile(r"[^a-zA-Z0-9_]")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
@@ -38,33 +41,50 @@ class Metrics:
         self._families: dict[str, Counter | Gauge | Histogram] = {}
         self._labels: dict[str, tuple[str, ...]] = {}
         self._series: set[tuple[str, ...]] = set()
+        self._children: dict[_Use, Counter | Gauge | Histogram] = {}
 
     def count(self, name: str, amount: int, labels: dict[str, str]) -> str:
         """Add to a counter; return why it was refused, empty if it was not."""
         if amount < 0:
             return "a counter never falls"
-        problem = self._admit(Counter, name, labels)
-        if not problem:
-            self._get(Counter, name, labels).inc(amount)
-        return problem
+        child = self._find(Counter, name, labels)
+        if isinstance(child, str):
+            return child
+        child.inc(amount)
+        return ""
 
     def gauge(self, name: str, value: float, labels: dict[str, str]) -> str:
         """Set a gauge; return why it was refused, empty if it was not."""
-        problem = self._admit(Gauge, name, labels)
-        if not problem:
-            self._get(Gauge, name, labels).set(value)
-        return problem
+        child = self._find(Gauge, name, labels)
+        if isinstance(child, str):
+            return child
+        child.set(value)
+        return ""
 
     def observe(self, name: str, value: float, labels: dict[str, str]) -> str:
         """Add to a histogram; return why it was refused, empty if it was not."""
-        problem = self._admit(Histogram, name, labels)
-        if not problem:
-            self._get(Histogram, name, labels).observe(value)
-        return problem
+        child = self._find(Histogram, name, labels)
+        if isinstance(child, str):
+            return child
+        child.observe(value)
+        return ""
 
     def text(self) -> str:
         """Return every metric in the Prometheus text format."""
         return generate_latest(self._registry).decode()
+
+    def _find(self, kind: type[Family], name: str, labels: dict[str, str]) -> Family | str:
+        """Return what to report to, or why not; what was admitted before is found in one look."""
+        use: _Use = (name, tuple(labels.items()))
+        known = self._children.get(use)
+        if isinstance(known, kind):
+            return known
+        problem = self._admit(kind, name, labels)
+        if problem:
+            return problem
+        child = self._get(kind, name, labels)
+        self._children[use] = child
+        return child
 
     def _admit(
         self, kind: type[Counter | Gauge | Histogram], name: str, labels: dict[str, str]

@@ -6,10 +6,9 @@ Owns no state: a plan is an actor. Replies are JSON-compatible mappings.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -34,7 +33,20 @@ from kelpie.ports.rng import Rng
 from kelpie.storage.protocol import EventStore
 from kelpie.storage.records import Page
 
-ID_PREFIX = "plan"
+ID_PREFIX: Final = "plan"
+
+
+class RequireRoot(Protocol):
+    """Says which directories a caller may have planned for."""
+
+    def __call__(self, directory: str, *, local: bool) -> str:
+        """Return the directory with links resolved.
+
+        Raises:
+            InvalidFieldError: It is not allowed.
+        """
+        ...
+
 
 _decode_summary = msgspec.msgpack.Decoder(PlanSummary).decode
 
@@ -49,7 +61,7 @@ class Plans:
         store: EventStore,
         loader: Loader,
         open_target: OpenTarget,
-        require_root: Callable[[str], str],
+        require_root: RequireRoot,
         rng: Rng,
     ) -> None:
         self._runtime = runtime
@@ -65,20 +77,22 @@ class Plans:
         workspace: str = "",
         yaml: str = "",
         root: str = "",
+        local: bool,
         tenant: Tenant,
         principal: str,
         key: str | None,
     ) -> dict[str, Any]:
         """Make a plan from the file ``workspace``, or from the text ``yaml``, for ``root``.
 
-        Without ``root`` the workspace file's own directory is meant.
+        Without ``root`` the workspace file's own directory is meant. ``local`` says that the
+        caller is the user that Kelpie runs as.
 
         Raises:
             InputError: The workspace is wrong; the error names file, unit and field.
             SandboxError: The target cannot be read.
         """
         desired = await self._load(workspace, yaml)
-        directory = self._require_root(root or str(Path(workspace).parent))
+        directory = self._require_root(root or str(Path(workspace).parent), local=local)
         holding = await self._runtime.query(target_actor(tenant, directory), ShowTarget())
         target = self._open_target(directory)
         plan = await plan_workspace(desired=desired, root=directory, target=target, holding=holding)

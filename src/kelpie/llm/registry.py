@@ -1,16 +1,9 @@
-"""Which providers there are, and which of them a model's handle means.
-
-Owns the one table of providers: their wires, their own API endpoints, and the names of the
-variables that people set for them elsewhere. It reads no environment: the settings do, by this
-table.
-"""
+"""The configured providers, and which of them a model's handle means."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final
 from urllib.parse import urlsplit
 
 from kelpie.core.errors import ConfigError, InvalidFieldError
@@ -18,7 +11,8 @@ from kelpie.llm.anthropic import AnthropicWire
 from kelpie.llm.model import ModelProvider
 from kelpie.llm.openai import OpenAiWire
 from kelpie.llm.provider import HttpModelProvider
-from kelpie.llm.wire import Wire, WireName
+from kelpie.llm.providers import PROVIDERS, WireName
+from kelpie.llm.wire import Wire
 from kelpie.ports.clock import Clock
 from kelpie.ports.network import Network
 from kelpie.ports.rng import Rng
@@ -26,79 +20,7 @@ from kelpie.ports.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderDefaults:
-    """What is known about a provider before anybody configures it.
-
-    Attributes:
-        wire: The dialect its endpoint speaks.
-        base_url: Its API endpoint; empty where only the operator can know it.
-        key_variable: The environment variable that usually holds its key; empty if it needs none.
-        base_url_variable: The environment variable that usually moves its endpoint.
-        local: Whether it usually runs on the operator's own machine, without a key.
-        output_limit_field: What its wire calls ``max_tokens``.
-    """
-
-    wire: WireName
-    base_url: str
-    key_variable: str
-    base_url_variable: str
-    local: bool = False
-    output_limit_field: str = "max_tokens"
-
-
-def _openai(name: str, base_url: str) -> ProviderDefaults:
-    return ProviderDefaults(
-        wire="openai",
-        base_url=base_url,
-        key_variable=f"{name}_API_KEY",
-        base_url_variable=f"{name}_BASE_URL",
-    )
-
-
-def _local(name: str, port: int) -> ProviderDefaults:
-    return ProviderDefaults(
-        wire="openai",
-        base_url=f"http://127.0.0.1:{port}/v1",
-        key_variable=f"{name}_API_KEY",
-        base_url_variable=f"{name}_BASE_URL",
-        local=True,
-    )
-
-
-PROVIDERS: Final[Mapping[str, ProviderDefaults]] = MappingProxyType(
-    {
-        "openai": ProviderDefaults(
-            wire="openai",
-            base_url="https://api.openai.com/v1",
-            key_variable="OPENAI_API_KEY",
-            base_url_variable="OPENAI_BASE_URL",
-            output_limit_field="max_completion_tokens",
-        ),
-        "openai-proxy": _openai("OPENAI_PROXY", ""),
-        "anthropic": ProviderDefaults(
-            wire="anthropic",
-            base_url="https://api.anthropic.com/v1",
-            key_variable="ANTHROPIC_API_KEY",
-            base_url_variable="ANTHROPIC_BASE_URL",
-        ),
-        "cerebras": _openai("CEREBRAS", "https://api.cerebras.ai/v1"),
-        "deepseek": _openai("DEEPSEEK", "https://api.deepseek.com/v1"),
-        "fireworks": _openai("FIREWORKS", "https://api.fireworks.ai/inference/v1"),
-        "groq": _openai("GROQ", "https://api.groq.com/openai/v1"),
-        "openrouter": _openai("OPENROUTER", "https://openrouter.ai/api/v1"),
-        "together": _openai("TOGETHER", "https://api.together.xyz/v1"),
-        "xai": _openai("XAI", "https://api.x.ai/v1"),
-        "llamacpp": _local("LLAMACPP", 8080),
-        "lmstudio": _local("LMSTUDIO", 1234),
-        "ollama": _local("OLLAMA", 11434),
-        "vllm": _local("VLLM", 8000),
-    }
-)
-"""Every provider with defaults, by the first part of its models' handles."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderSettings:
+class ResolvedProvider:
     """One configured provider; ``api_key`` is the key itself, resolved, and never printed.
 
     A ``base_url`` without a path gets ``/v1``, which every known wire expects; an Anthropic one
@@ -124,7 +46,7 @@ class ProviderSettings:
         object.__setattr__(self, "base_url", _normalize_base_url(self))
 
 
-def _normalize_base_url(settings: ProviderSettings) -> str:
+def _normalize_base_url(settings: ResolvedProvider) -> str:
     problem = ""
     try:
         parts = urlsplit(settings.base_url)
@@ -152,7 +74,7 @@ class ProviderRegistry:
 
     def __init__(
         self,
-        settings: Iterable[ProviderSettings],
+        settings: Iterable[ResolvedProvider],
         *,
         network: Network,
         clock: Clock,
@@ -211,7 +133,7 @@ class ProviderRegistry:
         return self.provider(name)
 
 
-def _make_wire(settings: ProviderSettings) -> Wire:
+def _make_wire(settings: ResolvedProvider) -> Wire:
     if settings.wire == "anthropic":
         return AnthropicWire()
     defaults = PROVIDERS.get(settings.name)

@@ -5,13 +5,11 @@ Wires are pure: no network, no clock. `kelpie.llm.provider` moves the bytes.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from kelpie.llm.answer import NewCallId
 from kelpie.llm.model import Delta, ModelAnswer, ModelRequest
 from kelpie.llm.sse import ServerSentEvent
-
-WireName = Literal["openai", "anthropic"]
 
 
 class Assembler(Protocol):

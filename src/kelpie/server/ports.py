@@ -112,11 +112,15 @@ class StoreCare(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSource:
-    """Where a plan's workspace comes from: a path, or YAML text with the root it applies to."""
+    """Where a plan's workspace comes from: a path, or YAML text with the root it applies to.
+
+    ``local`` says that the request came over the owner's own socket.
+    """
 
     workspace: str = ""
     yaml: str = ""
     root: str = ""
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +146,16 @@ class ApiKey:
     digest: Digest
 
 
-WorkspacePolicy = Callable[[str], str]
-"""Return the absolute directory for a requested workspace, or raise an `InputError`."""
+class WorkspacePolicy(Protocol):
+    """Says which directories a caller may give an agent."""
+
+    def __call__(self, directory: str, *, local: bool) -> str:
+        """Return the directory, absolute and with links resolved.
+
+        Raises:
+            InvalidFieldError: It is not allowed.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from kelpie.core import limits
 from kelpie.core.errors import ConfigError
+from kelpie.llm.providers import MODELS, PROVIDERS
 from kelpie.settings.merge import Values
 from kelpie.settings.model import (
     ApprovalSettings,
     LogSettings,
     Origin,
-    ProviderConfig,
+    ProviderSettings,
     SandboxSettings,
     ServerSettings,
     Settings,
@@ -24,7 +25,6 @@ from kelpie.settings.model import (
     TelemetrySettings,
     WorkspaceSettings,
 )
-from kelpie.settings.providers import MODELS, PROVIDERS
 from kelpie.settings.secret import SecretRef
 from kelpie.settings.values import parse_url
 
@@ -98,7 +98,7 @@ def _data_dir(environment: Mapping[str, str], home: Path) -> Path:
     return root / "kelpie"
 
 
-def _provider(values: Values, name: str) -> ProviderConfig:
+def _provider(values: Values, name: str) -> ProviderSettings:
     known = PROVIDERS.get(name)
     wire = values.get(f"providers.{name}.wire", known.wire if known else None)
     base_url = values.get(f"providers.{name}.base_url", known.base_url if known else None)
@@ -109,10 +109,10 @@ def _provider(values: Values, name: str) -> ProviderConfig:
             message = f"{key}: is missing; only {listed} are known without it"
             raise ConfigError(message, field=key)
     api_key = values.get(f"providers.{name}.api_key")
-    return ProviderConfig(name=name, wire=wire, base_url=base_url, api_key=api_key)
+    return ProviderSettings(name=name, wire=wire, base_url=base_url, api_key=api_key)
 
 
-def _default_model(values: Values, providers: tuple[ProviderConfig, ...]) -> None:
+def _default_model(values: Values, providers: tuple[ProviderSettings, ...]) -> None:
     """Fill in the model of the first known provider that is configured."""
     configured = {provider.name for provider in providers}
     for name, model in MODELS.items():

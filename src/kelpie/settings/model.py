@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from kelpie.llm.providers import WireName
 from kelpie.settings.secret import SecretRef
 
 Layer = Literal["flag", "environment", "project", "user", "discovered", "default"]
 """``discovered``: a provider's own variables (``OPENAI_API_KEY``), used where nothing else says."""
-
-Wire = Literal["openai", "anthropic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +48,11 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderConfig:
+class ProviderSettings:
     """One model provider: how it speaks, where it is, and where its key is (None: no key)."""
 
     name: str
-    wire: Wire
+    wire: WireName
     base_url: str
     api_key: SecretRef | None = None
 
@@ -67,7 +66,7 @@ class WorkspaceSettings:
     def allows(self, directory: Path) -> bool:
         """Return whether ``directory``, absolute and resolved, lies in a root.
 
-        Without roots every directory is allowed.
+        Without roots every directory is allowed; whoever asks then decides who may name one.
         """
         return not self.roots or any(directory.is_relative_to(root) for root in self.roots)
 
@@ -124,13 +123,13 @@ class Settings:
     telemetry: TelemetrySettings
     approvals: ApprovalSettings
     sandbox: SandboxSettings
-    providers: tuple[ProviderConfig, ...] = ()
+    providers: tuple[ProviderSettings, ...] = ()
     origins: Mapping[str, Origin] = field(
         default_factory=dict[str, Origin], compare=False, repr=False
     )
     notices: tuple[str, ...] = field(default=(), compare=False)
 
-    def provider(self, name: str) -> ProviderConfig | None:
+    def provider(self, name: str) -> ProviderSettings | None:
         """Return the configured provider of that name."""
         return next((provider for provider in self.providers if provider.name == name), None)
 

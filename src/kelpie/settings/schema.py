@@ -81,7 +81,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         PathList(),
         "`[]`",
         "KELPIE_WORKSPACES_ROOTS",
-        "Directories that agents' workspaces must lie in; without any, every directory will do.",
+        "Directories that workspaces must lie in. Without any, a caller on the Unix socket may "
+        "name every directory, and a caller over TCP none.",
     ),
     Setting(
         "log.level",

@@ -98,6 +98,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         Whatever could still act on the world (a store, a file) must be abandoned before. Every
         coroutine is unwound here, in order of birth, so that no finaliser runs later.
         """
+        assert not self.is_running(), "a loop is abandoned from outside of it"
         self._abandoned = True
         with warnings.catch_warnings(), _silence():
             warnings.simplefilter("ignore")
@@ -110,6 +111,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._scheduled.clear()
             self.close()
             gc.collect()
+        assert not self._ready, "unwinding a dead process scheduled new work"
 
     def _asyncgen_firstiter_hook(self, agen: Any) -> None:
         """Track nothing: a generator that is left is closed by its reader or dies with the loop."""

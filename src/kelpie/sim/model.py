@@ -41,7 +41,10 @@ class SimulatedModel:
     async def answer(self, request: HttpRequest) -> Answer:
         """Return the streamed answer to one chat-completions request."""
         self.calls += 1
-        messages = msgspec.json.decode(request.body)["messages"]
+        body = msgspec.json.decode(request.body)
+        messages = body["messages"]
+        assert messages, "a model is asked something"
+        assert body["stream"] is True, "a simulated model only streams"
         reply = self._decide(messages)
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         half = len(reply.text) // 2

@@ -57,6 +57,9 @@ class SimulatedNetwork:
 
     def add_peer(self, prefix: str, peer: Peer) -> None:
         """Let ``peer`` answer every request whose URL starts with ``prefix``."""
+        assert prefix.startswith(("http://", "https://")), "a peer has an absolute URL"
+        taken = [other for other in self._peers if prefix.startswith(other)]
+        assert not taken, f"{taken} would answer for {prefix}"
         self._peers[prefix] = peer
 
     @asynccontextmanager

@@ -51,6 +51,8 @@ class SimulatedCommand:
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file in the scratch layer."""
+        assert not path.startswith("/"), "a path is relative to the workspace"
+        assert ".." not in path.split("/"), "a path stays in the workspace"
         self.written[path] = content
 
     async def print(self, text: bytes) -> None:
@@ -91,6 +93,8 @@ class SimulatedSandbox:
 
     async def run(self, request: CommandRequest, sink: OutputSink | None = None) -> CommandResult:
         """Run one simulated command to its end or to its time bound."""
+        assert request.argv, "a command names a program"
+        assert request.workspace.is_absolute(), "a command runs in a place of its own"
         await asyncio.sleep(START_S)
         self.started.append(" ".join(request.argv))
         command = SimulatedCommand(request, sink)
@@ -102,6 +106,7 @@ class SimulatedSandbox:
                     status = await program(command)
             except TimeoutError:
                 status, stopped_by = -9, "timeout"
+        assert status >= 0 or stopped_by, "a simulated program ends with a status of its own"
         changes = () if request.access == "read" else self._changes(request.workspace, command)
         return CommandResult(
             exit_status=status,
@@ -125,6 +130,7 @@ class SimulatedSandbox:
                     path=path, kind="file", before=state.digest, after=after, mode=mode
                 )
                 changes.append(change)
+        assert all(change.before != change.after for change in changes), "a change changes nothing"
         return tuple(changes)
 
     async def probe(self) -> TierReport:

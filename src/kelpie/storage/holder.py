@@ -40,11 +40,12 @@ class HolderLock:
     Not reentrant: a second lock on the same store fails in the same process too.
     """
 
-    __slots__ = ("_descriptor", "_path")
+    __slots__ = ("_descriptor", "_path", "_pid")
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
+        self._pid = os.getpid()
 
     @classmethod
     def acquire(cls, store: Path, *, address: str = "") -> HolderLock:
@@ -76,7 +77,9 @@ class HolderLock:
         """Let go of the store; harmless when done before."""
         if self._descriptor < 0:
             return
+        assert os.getpid() == self._pid, "a forked child releases its parent's lock"
         os.ftruncate(self._descriptor, 0)
+        assert os.fstat(self._descriptor).st_size == 0, "the holder's line outlives the lock"
         os.close(self._descriptor)
         self._descriptor = -1
 

@@ -107,6 +107,7 @@ async def test_the_first_call_of_every_tutorial_works_literally() -> None:
     assert answer.usage.total_tokens == 5
 
 
+@pytest.mark.requirement("LETTA-CLIENT")
 async def test_the_client_creates_sends_lists_updates_and_deletes() -> None:
     world = World()
     letta = connect(world)

@@ -22,6 +22,7 @@ FORK_BOMB = (
 )
 
 
+@pytest.mark.requirement("SANDBOX-LIMITS")
 def test_a_command_is_killed_at_its_deadline(seat: Seat) -> None:
     result = seat.shell("setsid sleep 100 & sleep 100", bounds={"timeout_ms": 400})
     assert result["stopped_by"] == "time"
@@ -29,6 +30,7 @@ def test_a_command_is_killed_at_its_deadline(seat: Seat) -> None:
     assert 400 <= result["duration_ms"] < 4_000
 
 
+@pytest.mark.requirement("SANDBOX-LIMITS")
 def test_an_output_flood_is_cut_and_ended(seat: Seat) -> None:
     result = seat.run("yes", bounds={"output_bytes": 1_000, "timeout_ms": 20_000})
     assert result["output_cut"]
@@ -41,6 +43,7 @@ def test_output_within_the_bound_is_not_cut(seat: Seat) -> None:
     assert (result["stdout"], result["output_cut"]) == ("1234567890", False)
 
 
+@pytest.mark.requirement("SANDBOX-LIMITS")
 def test_a_fork_bomb_is_ended(seat: Seat) -> None:
     bounds = {"processes": 20, "timeout_ms": 15_000}
     result = seat.run("/usr/bin/python3", "-c", FORK_BOMB, bounds=bounds)
@@ -60,6 +63,7 @@ def test_a_memory_bomb_of_one_process_is_ended_or_refused(seat: Seat) -> None:
     assert result["stopped_by"] == "memory" or "MemoryError" in result["stderr"]
 
 
+@pytest.mark.requirement("SANDBOX-LIMITS")
 def test_a_memory_bomb_of_many_processes_is_ended(seat: Seat) -> None:
     script = (
         "import os, time\n"
@@ -95,6 +99,7 @@ def test_one_file_larger_than_the_scratch_is_refused(seat: Seat) -> None:
     assert result["stopped_by"] == "scratch"
 
 
+@pytest.mark.requirement("SANDBOX-LIMITS")
 def test_many_files_larger_than_the_scratch_are_ended(seat: Seat) -> None:
     script = "i=0; while :; do i=$((i+1)); head -c 1000000 /dev/zero > f$i; sleep 0.01; done"
     bounds = {"scratch_bytes": 8 * MIB, "timeout_ms": 20_000}
@@ -107,6 +112,7 @@ def test_memory_files_are_bounded(seat: Seat) -> None:
     assert "No space left" in result["stderr"] or result["stopped_by"] == "memory"
 
 
+@pytest.mark.requirement("K-20", "SANDBOX-NOTHING-SURVIVES")
 def test_a_cancelled_command_leaves_nothing(seat: Seat) -> None:
     script = "setsid sleep 1000 & echo started; touch x; sleep 1000"
     answer = seat.act("cancel", argv=["sh", "-c", script], access="overlay")
@@ -114,6 +120,7 @@ def test_a_cancelled_command_leaves_nothing(seat: Seat) -> None:
     assert seat.leftovers() == []
 
 
+@pytest.mark.requirement("SANDBOX-NOTHING-SURVIVES")
 def test_a_jail_dies_with_the_process_that_started_it(seat: Seat) -> None:
     word = f"987{os.getpid()}"
     script = f"setsid sleep {word} & sleep {word}"
@@ -129,6 +136,7 @@ def test_a_jail_dies_with_the_process_that_started_it(seat: Seat) -> None:
     assert seat.act("reap") == {"killed": 0}
 
 
+@pytest.mark.requirement("K-20", "SANDBOX-NOTHING-SURVIVES")
 @pytest.mark.parametrize("stage", ["launcher.py", "bwrap", "sleep\x00444"])
 def test_a_kill_during_the_start_leaves_no_process_either(seat: Seat, stage: str) -> None:
     mark = make_mark(seat.base / "scratch")
@@ -145,6 +153,7 @@ def test_a_kill_during_the_start_leaves_no_process_either(seat: Seat, stage: str
     assert seat.act("reap") == {"killed": 0}
 
 
+@pytest.mark.requirement("SANDBOX-NOTHING-SURVIVES")
 def test_orphans_of_an_earlier_session_are_killed_and_their_scratch_removed(seat: Seat) -> None:
     mark = make_mark(seat.base / "scratch")
     (seat.base / "scratch").mkdir()

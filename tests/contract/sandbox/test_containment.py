@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
 from kelpie.core.digests import digest_bytes
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def test_private_files_of_a_private_workspace_are_readable_inside(seat: Seat) ->
     assert result["stdout"] == "mine/workspace\n"
 
 
+@pytest.mark.requirement("SANDBOX-WORKSPACE-UNTOUCHED")
 def test_read_access_cannot_change_the_workspace(seat: Seat) -> None:
     path = seat.write("note", "old")
     result = seat.shell("echo new > note; rm note; touch other; chmod 777 note")
@@ -44,6 +47,7 @@ def test_read_access_cannot_change_the_workspace(seat: Seat) -> None:
     assert [entry.name for entry in seat.workspace.iterdir()] == ["note"]
 
 
+@pytest.mark.requirement("SANDBOX-MOUNTS")
 def test_nothing_of_the_host_is_visible_beyond_the_system_and_the_workspace(seat: Seat) -> None:
     result = seat.shell(
         f"ls /; cat /etc/shadow {seat.base}/x; ls /root /home /var; cat /etc/passwd"
@@ -54,22 +58,26 @@ def test_nothing_of_the_host_is_visible_beyond_the_system_and_the_workspace(seat
     assert "root:x:0:0:jail" in result["stdout"]
 
 
+@pytest.mark.requirement("SANDBOX-MOUNTS")
 def test_the_environment_of_the_host_is_not_passed_on(seat: Seat) -> None:
     result = seat.shell("env; cat /proc/1/environ /proc/self/environ", environment={"GIVEN": "yes"})
     assert "hunter2" not in result["stdout"]
     assert "GIVEN=yes" in result["stdout"]
 
 
+@pytest.mark.requirement("SANDBOX-MOUNTS")
 def test_processes_of_the_host_are_invisible(seat: Seat) -> None:
     result = seat.shell("ls -d /proc/[0-9]*")
     assert len(result["stdout"].split()) <= 4
 
 
+@pytest.mark.requirement("SANDBOX-MOUNTS")
 def test_no_descriptor_of_the_host_is_inherited(seat: Seat) -> None:
     result = seat.shell("ls /proc/self/fd")
     assert result["stdout"].split() == ["0", "1", "2", "3"]
 
 
+@pytest.mark.requirement("SANDBOX-NETWORK")
 def test_the_loopback_of_the_host_is_unreachable(seat: Seat) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -85,6 +93,7 @@ def test_the_loopback_of_the_host_is_unreachable(seat: Seat) -> None:
     raise AssertionError("the jail reached the host")
 
 
+@pytest.mark.requirement("SANDBOX-NETWORK")
 def test_sockets_that_ignore_network_namespaces_are_refused(seat: Seat) -> None:
     script = (
         "import socket\n"
@@ -131,6 +140,7 @@ def test_system_directories_and_devices_cannot_be_written(seat: Seat) -> None:
     assert result["stdout"] == ""
 
 
+@pytest.mark.requirement("SANDBOX-WORKSPACE-UNTOUCHED")
 def test_overlay_reports_every_kind_of_change_and_leaves_the_workspace_alone(seat: Seat) -> None:
     seat.write("kept", "same")
     seat.write("edited", "old")

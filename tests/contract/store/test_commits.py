@@ -52,6 +52,7 @@ async def test_an_actor_that_never_existed_loads_as_none(engine: Engine) -> None
         assert await store.load(actor_id("nobody")) is None
 
 
+@pytest.mark.requirement("K-11", "STORE-ATOMIC")
 async def test_a_commit_keeps_everything_it_carries(engine: Engine) -> None:
     async with engine.opened() as store:
         hand, other = Hand(store), actor_id("bob")
@@ -144,6 +145,7 @@ async def test_a_new_actor_without_a_state_loads_with_an_empty_one(engine: Engin
         assert (loaded.state, loaded.version) == (b"", 1)
 
 
+@pytest.mark.requirement("STORE-ATOMIC")
 @pytest.mark.parametrize(
     "changes",
     [{"expected_version": 0}, {"expected_version": 2}, {"incarnation": 2}],
@@ -170,6 +172,7 @@ async def test_a_first_commit_that_expects_a_past_is_refused(engine: Engine) -> 
             await store.commit(hand.prepare(expected_version=3))
 
 
+@pytest.mark.requirement("K-13", "STORE-FENCED")
 async def test_an_earlier_owners_commit_is_fenced(engine: Engine) -> None:
     async with engine.opened() as store:
         stale = Hand(store).prepare(state=b"zombie")
@@ -181,6 +184,7 @@ async def test_an_earlier_owners_commit_is_fenced(engine: Engine) -> None:
         assert await store.load(stale.actor) is None
 
 
+@pytest.mark.requirement("K-17")
 async def test_every_opening_raises_every_epoch_and_makes_a_new_session(engine: Engine) -> None:
     async with engine.opened() as store:
         first, session = store.grants(), store.session
@@ -209,6 +213,7 @@ async def test_a_refusal_fails_only_later_turns_of_its_own_actor(engine: Engine)
         assert loaded.state == b"a1"
 
 
+@pytest.mark.requirement("ACTOR-MESSAGE-ONCE")
 async def test_a_message_is_consumed_once(engine: Engine) -> None:
     async with engine.opened() as store:
         ada, bob = Hand(store, "ada"), Hand(store, "bob")
@@ -221,6 +226,7 @@ async def test_a_message_is_consumed_once(engine: Engine) -> None:
             await store.commit(bob.prepare(consumes=sent.message_ids[0]))
 
 
+@pytest.mark.requirement("ACTOR-REMINDER-SURVIVES")
 async def test_a_reminder_fires_once_and_a_moved_one_not_at_its_old_time(engine: Engine) -> None:
     async with engine.opened() as store:
         hand = Hand(store)
@@ -235,6 +241,7 @@ async def test_a_reminder_fires_once_and_a_moved_one_not_at_its_old_time(engine:
         assert await store.reminder_next_ms() is None
 
 
+@pytest.mark.requirement("ACTOR-IDEMPOTENCY-KEY", "K-12")
 async def test_a_living_idempotency_key_is_refused_and_an_expired_one_is_replaced(
     engine: Engine,
 ) -> None:
@@ -318,6 +325,7 @@ async def test_a_value_beyond_its_limit_is_refused_by_name(engine: Engine, field
         assert await store.load(hand.actor) is None
 
 
+@pytest.mark.requirement("K-26")
 async def test_a_commit_of_too_many_operations_is_refused(engine: Engine) -> None:
     async with engine.opened() as store:
         writes = (KvDelete("k"),) * TRANSACTION_OPERATIONS_MAX

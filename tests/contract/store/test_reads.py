@@ -91,6 +91,7 @@ async def test_a_removed_item_may_come_back(engine: Engine) -> None:
         assert (item.body, item.owner, item.sort_key) == (b"new", bob.actor, "2")
 
 
+@pytest.mark.requirement("K-23", "STORE-TENANTS")
 async def test_tenants_never_see_each_other(engine: Engine) -> None:
     async with engine.opened() as store:
         ours, theirs = Hand(store, "ada"), Hand(store, "ada", tenant="other")
@@ -248,6 +249,7 @@ async def test_a_stream_refuses_what_does_not_follow(engine: Engine) -> None:
         assert await store.stream(hand.actor, "effect-1", 1, 0, 9) == chunks(1, 2)
 
 
+@pytest.mark.requirement("AUDIT-CHAIN")
 async def test_each_shards_audit_chain_verifies_across_batches_and_restarts(
     engine: Engine,
 ) -> None:

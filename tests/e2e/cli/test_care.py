@@ -88,6 +88,7 @@ def test_a_store_that_was_tampered_with_is_found_out(node: Node) -> None:
 
 
 @pytest.mark.covers("kelpie backup", "kelpie restore", "kelpie store release")
+@pytest.mark.requirement("RESTORE-HELD")
 def test_a_backup_beside_a_server_restores_held_and_goes_on_when_released(node: Node) -> None:
     node.script(*conversation())
     server = node.serve()
@@ -124,6 +125,7 @@ def test_a_backup_beside_a_server_restores_held_and_goes_on_when_released(node: 
 
 
 @pytest.mark.covers("kelpie effects resolve", "POST /v1/effects/{id}/resolve")
+@pytest.mark.requirement("RESTORE-HELD")
 def test_what_ran_when_the_copy_was_taken_is_unknown_until_a_person_settles_it(node: Node) -> None:
     node.script(on("nap", tool_calls=[call("run_command", argv=NAP)]), *conversation())
     server = node.serve()

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +157,15 @@ def play(client: Client, node: Node) -> list[Round]:
     rounds: list[Round] = []
     while client.kills < KILLS or not rounds:
         rounds.append(begin(client, node, len(rounds)))
-        lives = client.kills
-        eventually(
-            lambda lives=lives: work(client, rounds) or client.kills > lives,
-            within_s=UNKNOWN_S,
-            what="the rounds to end, or the next kill",
-        )
+        has_turned = partial(has_ended_or_died, client, rounds, client.kills)
+        eventually(has_turned, within_s=UNKNOWN_S, what="the rounds to end, or the next kill")
     eventually(lambda: work(client, rounds), within_s=UNKNOWN_S, what="the last rounds to end")
     return rounds
+
+
+def has_ended_or_died(client: Client, rounds: list[Round], kills: int) -> bool:
+    """Whether every round has ended, or the server has been killed again."""
+    return work(client, rounds) or client.kills > kills
 
 
 def work(client: Client, rounds: list[Round]) -> bool:

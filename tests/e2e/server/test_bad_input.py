@@ -67,7 +67,7 @@ def refusal(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
         pytest.param(b'{"name": 3}', (422, "invalid_field", "body.name"), id="wrong type"),
         pytest.param(b"[]", (422, "invalid_field", "body"), id="an array"),
         pytest.param(b'{"tools": ["no"]}', (422, "invalid_field", "body.tools"), id="unknown tool"),
-        pytest.param(b'{"nam": "x"}', (422, "invalid_field", "body.nam"), id="unknown field"),
+        pytest.param(b'{"naem": "x"}', (422, "invalid_field", "body.naem"), id="unknown field"),
     ],
 )
 def test_a_body_that_is_wrong_names_its_field(

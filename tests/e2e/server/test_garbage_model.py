@@ -56,6 +56,7 @@ def assert_usable(server: Server, agent_id: str) -> None:
         ("many", "invalid_llm_response"),
     ],
 )
+@pytest.mark.requirement("MODEL-GARBAGE")
 def test_a_run_that_cannot_be_answered_fails_typed(server: Server, text: str, reason: str) -> None:
     agent_id = create(server)
     response = server.ask("POST", f"/v1/agents/{agent_id}/messages", json={"input": text})

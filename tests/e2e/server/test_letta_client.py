@@ -57,6 +57,7 @@ def text_of(message: Any) -> str:
     "PATCH /v1/agents/{id}",
     "DELETE /v1/agents/{id}",
 )
+@pytest.mark.requirement("LETTA-CLIENT")
 def test_an_agent_is_created_found_changed_and_deleted(shared: Node, server: Server) -> None:
     with connect(server) as letta:
         made = create(letta, shared, tags=["e2e-one"])
@@ -104,7 +105,9 @@ def test_tokens_stream_before_the_answer_is_whole(shared: Node, server: Server) 
     with connect(server) as letta:
         made = create(letta, shared)
         with pytest.warns(DeprecationWarning, match="deprecated"):
-            stream = letta.agents.messages.stream(made.id, input="slow", stream_tokens=True)
+            stream = letta.agents.messages.stream(  # type: ignore[deprecated]
+                made.id, input="slow", stream_tokens=True
+            )
         items = list(stream)
     pieces = [item.content for item in items if isinstance(item, AssistantMessage)]
     assert len(pieces) > 1
@@ -148,6 +151,7 @@ def answer_request(letta: Letta, agent_id: str, call_id: str, *, approve: bool) 
     )
 
 
+@pytest.mark.requirement("LETTA-CLIENT")
 def test_a_yes_through_the_client_lets_the_write_happen_once(shared: Node, server: Server) -> None:
     with connect(server) as letta:
         made = create(letta, shared)

@@ -13,6 +13,7 @@ from tests.e2e.support.node import Node, Server
 from tests.e2e.support.scripts import AFTER, BEFORE, FILE, conversation
 from tests.waiting import eventually
 
+CONFLICT = 5
 WORKSPACE = """\
 version: 1
 units:
@@ -164,13 +165,14 @@ def test_the_care_of_the_store_is_for_its_own_socket(shared: Node, server: Serve
         assert refused.status_code == 403
         assert refused.json()["error"]["code"] == "local_only"
     assert not target.exists()
-    transport = httpx.HTTPTransport(uds=str(shared.data / "kelpie.sock"))
+    transport = httpx.HTTPTransport(uds=str(shared.socket))
     with httpx.Client(transport=transport, base_url="http://kelpie") as local:
         made = local.post("/v1/store/backup", json={"target": str(target)})
         assert made.json() == {"target": str(target)}
         assert local.post("/v1/store/compact").json()["after_bytes"] > 0
         assert local.post("/v1/store/release").json() == {"held": False}
-    assert (target / "kelpie.db").exists() or any(target.iterdir())
+    assert target.is_dir()
+    assert shared.cli("backup", str(target)).status == CONFLICT
 
 
 @pytest.mark.covers("GET /v1/health", "GET /metrics", "GET /docs", "GET /openapi.json")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,11 @@ class Done:
         """The error that it printed to stderr with ``--json``."""
         error: dict[str, Any] = json.loads(self.err.splitlines()[-1])["error"]
         return error
+
+
+def has_begun(process: Process) -> bool:
+    """Whether a server has said that it answers, or has ended."""
+    return bool(process.out) or process.status is not None
 
 
 class Server:
@@ -122,6 +128,12 @@ class Node:
         self._model_url = ""
         self._processes: list[Process] = []
 
+    @property
+    def socket(self) -> Path:
+        """The Unix socket of whoever holds the store."""
+        holder = (self.data / "kelpie.db.holder").read_text(encoding="utf-8")
+        return Path(json.loads(holder)["address"])
+
     def environment(self, **more: str) -> dict[str, str]:
         """The environment of this node's processes; nothing of the test's own leaks into it."""
         found = {
@@ -130,6 +142,7 @@ class Node:
             "PYTHONPATH": str(ROOT / "src"),
             "LANG": "C.UTF-8",
             "KELPIE_DATA_DIR": str(self.data),
+            "KELPIE_WORKSPACES_ROOTS": str(self.directory),
         }
         if self._model_url:
             found |= {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": self._model_url}
@@ -181,11 +194,7 @@ class Node:
         for _ in range(START_ATTEMPTS):
             port = free_port()
             process = self.kelpie("serve", "--port", str(port), "--json", *words, **environment)
-            eventually(
-                lambda process=process: process.out or process.status is not None,
-                within_s=START_S,
-                what="the server to answer",
-            )
+            eventually(partial(has_begun, process), within_s=START_S, what="the server to answer")
             if process.out:
                 return Server(process, port)
             # Between choosing the port and taking it, another process may have come.

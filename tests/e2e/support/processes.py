@@ -23,6 +23,7 @@ class Process:
     def __init__(
         self, argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, output: Path
     ) -> None:
+        self._argv = " ".join(argv)
         self.out_path = output.with_suffix(".out")
         self.err_path = output.with_suffix(".err")
         with self.out_path.open("wb") as out, self.err_path.open("wb") as err:
@@ -85,14 +86,14 @@ class Process:
             return self._popen.wait(within_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"{self._popen.args} did not end: {self.err}") from None
+            raise AssertionError(f"{self._argv} did not end: {self.err}") from None
 
     def await_out(self, text: str, *, within_s: float = END_S) -> str:
         """Returns what it has printed once `text` is on stdout."""
         eventually(
             lambda: text in self.out or self.status is not None,
             within_s=within_s,
-            what=f"{text!r} on stdout of {self._popen.args}",
+            what=f"{text!r} on stdout of {self._argv}",
         )
         assert text in self.out, f"ended with {self.status}: {self.out} {self.err}"
         return self.out

@@ -137,6 +137,7 @@ async def a_while() -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.requirement("STORE-DURABLE")
 async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
     async with run_node(tmp_path) as node:
         assert await node.add("a", 2) == 2
@@ -146,6 +147,7 @@ async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) ->
         assert await node.add("a") == 6
 
 
+@pytest.mark.requirement("K-23")
 async def test_a_reply_waits_until_its_commit_is_durable(tmp_path: Path) -> None:
     async with run_node(tmp_path) as node:
         await node.add("a")
@@ -161,6 +163,7 @@ async def test_a_reply_waits_until_its_commit_is_durable(tmp_path: Path) -> None
         assert query.result().total == 2
 
 
+@pytest.mark.requirement("K-10")
 async def test_turns_pipeline_past_the_disk_and_keep_their_order(tmp_path: Path) -> None:
     async with run_node(tmp_path) as node:
         async with asyncio.TaskGroup() as group:
@@ -178,6 +181,7 @@ async def test_a_refused_message_changes_nothing_and_tells_why(tmp_path: Path) -
         assert (await node.show("a")).total == 1
 
 
+@pytest.mark.requirement("ACTOR-FAILURE-CONTAINED")
 async def test_a_bug_in_a_machine_fails_its_caller_alone(tmp_path: Path) -> None:
     async with run_node(tmp_path) as node:
         await node.add("a")
@@ -202,6 +206,7 @@ async def test_a_refused_commit_discards_the_activation_and_its_later_turns(
         assert await node.add("a") == 2
 
 
+@pytest.mark.requirement("ACTOR-IDEMPOTENCY-KEY")
 async def test_an_idempotency_key_gives_one_turn_and_one_reply(tmp_path: Path) -> None:
     async with run_node(tmp_path) as node:
         results = await asyncio.gather(*(node.add("a", 5, key="k1") for _ in range(10)))
@@ -223,6 +228,7 @@ async def test_a_failed_keyed_call_may_be_tried_again(tmp_path: Path) -> None:
         assert await node.add("a", 5, key="k1") == 5
 
 
+@pytest.mark.requirement("ACTOR-MESSAGE-ONCE")
 async def test_messages_arrive_once_each_and_in_order(tmp_path: Path) -> None:
     labels = tuple(str(i) for i in range(50))
     async with run_node(tmp_path) as node:
@@ -254,6 +260,7 @@ async def test_a_message_to_a_refusing_actor_becomes_a_dead_letter(tmp_path: Pat
         await eventually_async(after, within_s=5, what="the lane goes on")
 
 
+@pytest.mark.requirement("ACTOR-MESSAGE-ONCE", "K-24")
 async def test_messages_left_by_a_dead_process_are_delivered(tmp_path: Path) -> None:
     async with run_node(tmp_path, pumps=False) as node:
         await node.tell("a", PassOn("b", ("x", "y")))
@@ -266,6 +273,7 @@ async def test_messages_left_by_a_dead_process_are_delivered(tmp_path: Path) -> 
         await eventually_async(arrived, within_s=5, what="old messages arrive")
 
 
+@pytest.mark.requirement("ACTOR-REMINDER-SURVIVES")
 async def test_reminders_fire_once_they_are_due_and_after_a_restart(tmp_path: Path) -> None:
     now_ms = HostClock().now_ms()
     async with run_node(tmp_path) as node:
@@ -288,6 +296,7 @@ async def test_reminders_fire_once_they_are_due_and_after_a_restart(tmp_path: Pa
         assert (await node.store.stats()).reminders == 1
 
 
+@pytest.mark.requirement("ACTOR-DEADLINE")
 async def test_a_deadline_ends_the_wait_and_not_the_turn(tmp_path: Path) -> None:
     async with run_node(tmp_path) as node:
         node.store.gate.clear()
@@ -297,6 +306,7 @@ async def test_a_deadline_ends_the_wait_and_not_the_turn(tmp_path: Path) -> None
         assert (await node.show("a")).total == 1
 
 
+@pytest.mark.requirement("ACTOR-CANCELLED-CALLER")
 async def test_a_cancelled_caller_does_not_tear_its_turn(tmp_path: Path) -> None:
     async with run_node(tmp_path) as node:
         node.store.gate.clear()
@@ -317,6 +327,7 @@ async def test_a_deleted_actor_begins_a_new_incarnation(tmp_path: Path) -> None:
         assert (stored.incarnation, stored.version) == (2, 1)
 
 
+@pytest.mark.requirement("ACTOR-EVICTION")
 async def test_idle_actors_are_evicted_and_come_back_as_they_were(tmp_path: Path) -> None:
     async with run_node(tmp_path, resident_max=3) as node:
         for i in range(10):
@@ -332,6 +343,7 @@ async def test_an_unknown_actor_type_is_named(tmp_path: Path) -> None:
             await node.runtime.query(ActorId(TENANT_DEFAULT, "no-such", "a"), Show())
 
 
+@pytest.mark.requirement("ACTOR-DRAIN", "K-22")
 async def test_a_draining_node_refuses_calls_and_settles_what_runs(tmp_path: Path) -> None:
     async with run_node(tmp_path) as node:
         node.store.gate.clear()

@@ -59,6 +59,7 @@ async def test_the_environment_is_exactly_what_was_asked_for() -> None:
     assert set(words) - {b"_=/usr/bin/env"} == {b"PATH=/usr/bin:/bin", b"PWD=/usr", b"/usr"}
 
 
+@pytest.mark.requirement("K-21")
 async def test_leaving_the_context_kills_the_whole_group() -> None:
     async with HostProcesses().start(shell("sleep 1000 & echo $!; exit 0")) as process:
         assert await process.wait() == 0
@@ -83,6 +84,7 @@ async def test_cancelling_kills_and_reaps() -> None:
     assert not is_known(started[0])
 
 
+@pytest.mark.requirement("K-21")
 async def test_killing_an_ended_process_is_harmless() -> None:
     async with HostProcesses().start(shell("exit 0")) as process:
         await process.wait()

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kelpie.llm.model import Delta, ModelAnswer, ModelProvider, ModelRequest
-from kelpie.llm.registry import ProviderRegistry, ProviderSettings
+from kelpie.llm.registry import ProviderRegistry, ResolvedProvider
 from kelpie.ports.network import HttpRequest, HttpResponse, NetworkError
 from tests.unit.llm.worlds import FakeRng, FakeTelemetry
 
@@ -97,7 +97,7 @@ async def provider_at(url: str) -> AsyncIterator[tuple[ModelProvider, RealClock]
     """Yields a provider for the endpoint at `url`, and its clock."""
     clock = RealClock()
     registry = ProviderRegistry(
-        [ProviderSettings(name="vllm", wire="openai", base_url=url)],
+        [ResolvedProvider(name="vllm", wire="openai", base_url=url)],
         network=LoopbackNetwork(),
         clock=clock,
         rng=FakeRng(),

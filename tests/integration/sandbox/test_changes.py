@@ -39,6 +39,7 @@ def test_a_new_file_appears_with_its_content_and_mode(tmp_path: Path) -> None:
     assert names(tmp_path) == ["deep", "deep/er", "deep/er/file"]
 
 
+@pytest.mark.requirement("FILES-EXACT-CHANGE")
 def test_a_set_is_refused_whole_when_one_path_has_moved(tmp_path: Path) -> None:
     blobs = MemoryBlobs()
     (tmp_path / "b").write_bytes(b"somebody else's")
@@ -144,6 +145,7 @@ def test_a_closed_directory_is_filled_before_it_is_closed(tmp_path: Path) -> Non
     (tmp_path / "closed").chmod(0o755)
 
 
+@pytest.mark.requirement("FILES-EXACT-CHANGE")
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a\0b", "", ".", "\udcff"])
 def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path, path: str) -> None:
     blobs = MemoryBlobs()
@@ -154,6 +156,7 @@ def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path, path: str) -> No
     assert names(tmp_path) == ["root"]
 
 
+@pytest.mark.requirement("FILES-EXACT-CHANGE")
 def test_a_link_on_the_way_is_never_followed(tmp_path: Path) -> None:
     blobs = MemoryBlobs()
     outside, root = tmp_path / "outside", tmp_path / "root"

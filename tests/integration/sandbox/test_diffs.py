@@ -57,6 +57,7 @@ def test_a_change_of_mode_alone_is_shown(tmp_path: Path) -> None:
     assert diff.diff == "old mode 644\nnew mode 755\n"
 
 
+@pytest.mark.requirement("CARD-NO-FORGERY")
 def test_nothing_in_a_diff_can_move_a_cursor_or_reorder_a_line(tmp_path: Path) -> None:
     blobs = MemoryBlobs()
     nasty = "safe\r\x1b[2Jgone\u202eevil\u2028next\x85\u200b\tok\n"
@@ -67,6 +68,7 @@ def test_nothing_in_a_diff_can_move_a_cursor_or_reorder_a_line(tmp_path: Path) -
     assert "b/a\\x1b[1mb" in shown
 
 
+@pytest.mark.requirement("CARD-NO-FORGERY")
 def test_a_name_or_a_link_cannot_forge_a_line_of_the_diff(tmp_path: Path) -> None:
     blobs = MemoryBlobs()
     changes = [write(blobs, "a\n+forged", b"x\n"), link(blobs, "l", "x\n+forged")]

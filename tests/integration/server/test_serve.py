@@ -14,7 +14,7 @@ import pytest
 
 from kelpie.core.errors import UnavailableError
 from kelpie.server.serve import Listening, serve
-from tests.unit.server.world import World, is_error
+from tests.unit.server.world import World, require_error
 
 
 @asynccontextmanager
@@ -52,7 +52,7 @@ async def test_both_listeners_serve_the_same_app_and_only_the_owners_is_local(
         url = f"http://127.0.0.1:{listening.port}"
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.get("/v1/health/")).json()["version"] == "1.2.3"
-            is_error(await http.post("/v1/store/release"), 403, "local_only")
+            require_error(await http.post("/v1/store/release"), 403, "local_only")
         transport = httpx.AsyncHTTPTransport(uds=str(path))
         async with httpx.AsyncClient(base_url="http://kelpie", transport=transport) as http:
             assert (await http.post("/v1/store/release")).json() == {"held": False}

@@ -41,6 +41,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         config = tmp_path / "kelpie.toml"
         config.write_text(
             f"model = 'vllm/scripted'\ndata_dir = '{tmp_path / 'data'}'\n"
+            f"workspaces.roots = ['{tmp_path}']\n"
             f"[log]\nlevel = 'error'\n[providers.vllm]\nwire = 'openai'\nbase_url = '{url}'\n"
         )
         settings = load_settings(environment={}, cwd=tmp_path, home=tmp_path)
@@ -92,6 +93,7 @@ async def test_a_conversation_streams_is_listed_and_found_by_its_run(tmp_path: P
         assert gone.value.status_code == 404
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-ONCE")
 async def test_a_rewrite_waits_is_approved_once_and_happens(tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()

@@ -65,6 +65,7 @@ async def test_a_backup_beside_a_writer_is_one_moment_of_the_store(
         assert copy.blobs.get(blob) == b"a blob"
 
 
+@pytest.mark.requirement("STORE-FENCED", "STORE-RESTORE-HELD")
 async def test_a_restored_store_is_held_new_and_fenced_from_the_old(
     engine: SqliteEngine, tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ async def test_a_restored_store_is_held_new_and_fenced_from_the_old(
         assert not copy.held
 
 
+@pytest.mark.requirement("STORE-RESTORE-HELD")
 async def test_held_outlives_a_restart(engine: SqliteEngine, tmp_path: Path) -> None:
     async with engine.opened() as store:
         await store.backup(tmp_path / "backup")
@@ -115,6 +117,7 @@ async def test_nothing_is_overwritten(engine: SqliteEngine, tmp_path: Path) -> N
     assert names_in(tmp_path) == ["backup", "store"]
 
 
+@pytest.mark.requirement("K-27")
 @pytest.mark.parametrize("part", ["store.db", "manifest.json", "blob", "missing blob"])
 async def test_a_damaged_backup_is_refused_and_leaves_nothing(
     engine: SqliteEngine, tmp_path: Path, part: str

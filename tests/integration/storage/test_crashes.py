@@ -28,6 +28,7 @@ def engine(tmp_path: Path) -> SqliteEngine:
     return SqliteEngine(tmp_path)
 
 
+@pytest.mark.requirement("STORE-DURABLE")
 @pytest.mark.parametrize("lines", [40, 400])
 async def test_everything_acknowledged_before_a_kill_is_there_after_it(
     engine: SqliteEngine, lines: int
@@ -55,6 +56,7 @@ async def test_everything_acknowledged_before_a_kill_is_there_after_it(
         assert (await store.check()).is_sound
 
 
+@pytest.mark.requirement("STORE-ONE-HOLDER")
 async def test_a_second_process_is_told_who_holds_the_store(engine: SqliteEngine) -> None:
     with running(VICTIM, str(engine.path), "1") as victim:
         assert victim.stdout is not None
@@ -98,6 +100,7 @@ def find_and_flip(path: Path, needle: bytes) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.requirement("STORE-CORRUPTION")
 @pytest.mark.parametrize("size", [200, ACTOR_STATE_BYTES_MAX], ids=["inline", "in pieces"])
 async def test_a_flipped_bit_in_a_state_is_found_and_names_the_actor(
     engine: SqliteEngine, size: int
@@ -117,6 +120,7 @@ async def test_a_flipped_bit_in_a_state_is_found_and_names_the_actor(
         assert report.damaged == ("default/agent/ada",)
 
 
+@pytest.mark.requirement("STORE-CORRUPTION")
 async def test_a_missing_piece_of_a_state_is_found(engine: SqliteEngine) -> None:
     async with engine.opened() as store:
         await Hand(store).turn(state=bytes(ACTOR_STATE_BYTES_MAX))
@@ -129,6 +133,7 @@ async def test_a_missing_piece_of_a_state_is_found(engine: SqliteEngine) -> None
         assert (await store.check()).damaged == ("default/agent/ada",)
 
 
+@pytest.mark.requirement("STORE-CORRUPTION")
 async def test_a_flipped_bit_in_a_row_and_in_the_audit_are_found(engine: SqliteEngine) -> None:
     async with engine.opened() as store:
         hand = Hand(store)

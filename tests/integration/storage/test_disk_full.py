@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FILLER = "tests.integration.storage.filler"
 
 
+@pytest.mark.requirement("STORE-ATOMIC")
 async def test_a_full_disk_keeps_nothing_of_the_commit_and_the_store_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -85,6 +86,7 @@ async def test_a_backup_or_restore_that_does_not_fit_leaves_nothing(
     assert names_in(small_disk) == []
 
 
+@pytest.mark.requirement("STORE-UNKNOWN-COMMIT")
 async def test_after_a_failed_write_the_outcome_is_unknown_and_nothing_follows(
     tmp_path: Path,
 ) -> None:

@@ -29,6 +29,7 @@ def test_the_lock_says_who_holds_it_until_it_is_released(tmp_path: Path) -> None
     HolderLock.acquire(store).release()
 
 
+@pytest.mark.requirement("K-17")
 def test_a_line_left_behind_by_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
     store = tmp_path / "db"
     holder_path(store).write_text('{"pid": 1, "address": "gone"}')

@@ -221,6 +221,7 @@ async def test_abandoning_cancels_what_had_not_begun(connection: sqlite3.Connect
     assert lines(connection) == ["begun"]
 
 
+@pytest.mark.requirement("K-25", "STORE-ATOMIC")
 async def test_a_defect_in_one_commit_leaves_nothing_half_written(
     connection: sqlite3.Connection,
 ) -> None:
@@ -236,6 +237,7 @@ async def test_a_defect_in_one_commit_leaves_nothing_half_written(
     assert writer.failure is None
 
 
+@pytest.mark.requirement("STORE-UNKNOWN-COMMIT")
 async def test_after_an_unknown_outcome_everything_waiting_fails_unwritten(
     connection: sqlite3.Connection,
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_run_waits_only_while_all_its_open_calls_wait() -> None:
     assert [m.content for m in agent.returns] == ["Wrote 'a'.", ""]
 
 
+@pytest.mark.requirement("AGENT-CALLS-ANSWERED")
 @pytest.mark.parametrize(
     ("state", "error", "words"),
     [
@@ -191,6 +192,7 @@ def test_an_unknown_command_outcome_returns_once_and_its_resolution_is_only_note
     assert len(agent.returns) == 1
 
 
+@pytest.mark.requirement("AGENT-CALLS-ANSWERED")
 def test_cancelling_answers_every_call_and_gives_up_what_is_open() -> None:
     agent = begin(tool_call("read_file", "one", path="1"), tool_call("read_file", "two", path="2"))
     first, second = agent.refs("files.read")

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple, TextIO
 
 import pytest
 
@@ -14,46 +15,50 @@ from kelpie.cli.interrupts import Interrupts, WaitInterrupted
 from kelpie.cli.keyboard import Keyboard
 
 
+class Typed(NamedTuple):
+    """A pipe: what is written to ``keys`` is read from ``stdin``."""
+
+    stdin: TextIO
+    keys: int
+
+
 @pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The writing end of a pipe whose reading end is stdin."""
+def typed() -> Iterator[Typed]:
     reader, writer = os.pipe()
     with os.fdopen(reader) as stdin:
-        monkeypatch.setattr("sys.stdin", stdin)
-        yield writer
+        yield Typed(stdin, writer)
 
 
-def test_lines_come_as_they_are_typed_and_the_end_is_none(pipe: int) -> None:
+def test_lines_come_as_they_are_typed_and_the_end_is_none(typed: Typed) -> None:
     async def read() -> list[str | None]:
-        keyboard = Keyboard()
-        os.write(pipe, "é one\ntwo\nhal".encode())
+        keyboard = Keyboard(typed.stdin)
+        os.write(typed.keys, "é one\ntwo\nhal".encode())
         lines = [await keyboard.line(), await keyboard.line()]
-        os.write(pipe, b"f")
-        os.close(pipe)
+        os.write(typed.keys, b"f")
+        os.close(typed.keys)
         return [*lines, await keyboard.line(), await keyboard.line()]
 
     assert asyncio.run(read()) == ["é one", "two", "half", None]
 
 
-def test_the_loop_goes_on_while_a_line_is_waited_for(pipe: int) -> None:
+def test_the_loop_goes_on_while_a_line_is_waited_for(typed: Typed) -> None:
     async def read() -> str | None:
         async with asyncio.TaskGroup() as group:
-            line = group.create_task(Keyboard().line())
+            line = group.create_task(Keyboard(typed.stdin).line())
             await asyncio.sleep(0)
-            os.write(pipe, b"later\n")
-        os.close(pipe)
+            os.write(typed.keys, b"later\n")
+        os.close(typed.keys)
         return line.result()
 
     assert asyncio.run(read()) == "later"
 
 
-def test_a_file_on_stdin_works_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_on_stdin_works_too(tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("one\n")
     with (tmp_path / "lines").open() as stdin:
-        monkeypatch.setattr("sys.stdin", stdin)
 
         async def read() -> list[str | None]:
-            keyboard = Keyboard()
+            keyboard = Keyboard(stdin)
             return [await keyboard.line(), await keyboard.line()]
 
         assert asyncio.run(read()) == ["one", None]

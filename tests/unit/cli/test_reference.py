@@ -14,7 +14,7 @@ import pytest
 from kelpie.cli import root
 from kelpie.cli.errors import EXIT_STATUSES
 from kelpie.core.errors import STATUS
-from kelpie.settings.providers import MODELS, PROVIDERS
+from kelpie.llm.providers import MODELS, PROVIDERS
 from kelpie.settings.schema import CLIENT_VARIABLES, PROVIDER_SETTINGS, SETTINGS, Setting
 from tests.unit.cli.test_main import list_leaves
 

@@ -110,8 +110,7 @@ def test_binary_files_and_hidden_lines_are_named() -> None:
 
 def _terminal(monkeypatch: pytest.MonkeyPatch, *, width: int, **environment: str) -> Terminal:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    return Terminal(as_json=False, environment=environment)
+    return Terminal(as_json=False, environment=environment, is_terminal=lambda _: True)
 
 
 def test_colour_is_for_terminals_without_no_color(
@@ -120,8 +119,8 @@ def test_colour_is_for_terminals_without_no_color(
     assert _terminal(monkeypatch, width=80).style("x", "red") == "\x1b[31mx\x1b[0m"
     assert _terminal(monkeypatch, width=80, NO_COLOR="1").style("x", "red") == "x"
     assert _terminal(monkeypatch, width=80, TERM="dumb").style("x", "red") == "x"
-    monkeypatch.setattr("sys.stdout.isatty", lambda: False)
-    assert Terminal(as_json=False, environment={}).style("x", "red") == "x"
+    unseen = Terminal(as_json=False, environment={}, is_terminal=lambda _: False)
+    assert unseen.style("x", "red") == "x"
 
 
 def test_a_table_clips_its_last_column_and_turns_into_blocks_when_narrow(

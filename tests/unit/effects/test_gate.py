@@ -8,94 +8,28 @@ import msgspec
 import pytest
 
 from kelpie.actors.commands import Command, Message, Remind, Reply, WriteEffect
-from kelpie.actors.machine import Decision, Turn
-from kelpie.core.errors import AlreadyDecidedError, ConflictError, NotFoundError
+from kelpie.actors.machine import Turn
+from kelpie.core import limits
+from kelpie.core.errors import AlreadyDecidedError, ConflictError, DeniedError, NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.effects import messages as m
-from kelpie.effects.gate import Gated, GatedState, GateRules
-from kelpie.effects.kinds import EffectKind
+from kelpie.effects.executor import Order
+from kelpie.effects.gate import Gated, GatedState
 from kelpie.effects.model import (
     DiffCard,
     Effect,
     EffectRecord,
     Outcome,
     Preparation,
-    Promise,
     wish_digest,
 )
 from kelpie.effects.policy import Policy, Rule
+from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.storage.records import StoredActor
+from tests.unit.effects.asker import Ask, Asker, Close, GiveUp, Leave, State, promises
 
 ACTOR = ActorId(Tenant("default"), "asker", "one")
 TTL_MS = 60_000
-
-
-class Ask(Message, frozen=True, tag="asker.ask"):
-    kind: str
-    ref: str
-    args: dict[str, Any] = msgspec.field(default_factory=dict)
-    grant: str = ""
-    covers: tuple[str, ...] = ()
-
-
-class GiveUp(Message, frozen=True, tag="asker.give_up"):
-    ref: str
-
-
-class Close(Message, frozen=True, tag="asker.close"):
-    ref: str
-
-
-State = tuple[str, ...]
-
-
-class Asker:
-    """Turns each message into one effect command and notes what the gate tells it."""
-
-    type_name = "asker"
-    schema_version = 1
-    message_type = Ask | GiveUp | Close | m.EffectWaiting | m.EffectApproved | m.EffectSettled
-
-    def create(self, actor: ActorId) -> State:
-        return ()
-
-    def load(self, stored: StoredActor) -> State:
-        return msgspec.msgpack.decode(stored.state, type=tuple[str, ...])
-
-    def dump(self, state: State) -> bytes:
-        return msgspec.msgpack.encode(state)
-
-    def decide(self, state: State, message: Message, turn: Turn) -> Decision[State]:
-        match message:
-            case Ask():
-                effect = Effect(
-                    kind=message.kind,
-                    ref=message.ref,
-                    args=message.args,
-                    grant=message.grant,
-                    covers=tuple(message.covers),  # type: ignore[arg-type]
-                    timeout_ms=1_000,
-                )
-                return Decision(state=state, commands=(effect,))
-            case GiveUp(ref=ref):
-                return Decision(state=state, commands=(m.CancelEffect(ref=ref),))
-            case Close(ref=ref):
-                return Decision(state=state, commands=(m.CloseGrant(ref=ref),))
-            case m.EffectWaiting(ref=ref):
-                return Decision(state=(*state, f"{ref} waiting"))
-            case m.EffectApproved(ref=ref):
-                return Decision(state=(*state, f"{ref} approved"))
-            case m.EffectSettled(ref=ref, record=record):
-                return Decision(state=(*state, f"{ref} {record.state}"))
-            case _:
-                raise AssertionError(message)
-
-    def query(self, state: State, query: Message) -> Any:
-        return state
-
-
-def promises(promise: Promise) -> Any:
-    return lambda _: promise
 
 
 KINDS = {
@@ -193,6 +127,7 @@ def test_a_red_effect_waits_with_a_card_that_says_why_and_until_when(world: Worl
     assert any(isinstance(command, Remind) for command in world.commands)
 
 
+@pytest.mark.requirement("EFFECT-NO-START-WITHOUT-YES")
 def test_nothing_starts_before_a_person_said_yes(world: World) -> None:
     record = world.waiting()
     replied = world.tell(m.StartEffect(effect_id=record.effect_id, session="s1"))
@@ -200,6 +135,7 @@ def test_nothing_starts_before_a_person_said_yes(world: World) -> None:
     assert world.rows[record.effect_id].state == "waiting"
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-ONCE")
 def test_an_approved_effect_starts_once_bounded_in_time(world: World) -> None:
     record = world.started()
     assert (record.state, record.attempt, record.session) == ("started", 1, "s1")
@@ -208,6 +144,7 @@ def test_an_approved_effect_starts_once_bounded_in_time(world: World) -> None:
     assert (again.state, again.attempt, again.session) == ("started", 1, "s1")
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-ONCE")
 def test_a_second_decision_is_refused_and_changes_nothing(world: World) -> None:
     record = world.waiting()
     world.tell(m.ApproveEffect(effect_id=record.effect_id), "ann")
@@ -219,6 +156,7 @@ def test_a_second_decision_is_refused_and_changes_nothing(world: World) -> None:
     assert world.state is before
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-BOUND")
 def test_an_approval_of_another_digest_is_refused(world: World) -> None:
     record = world.waiting()
     with pytest.raises(ConflictError):
@@ -226,6 +164,7 @@ def test_an_approval_of_another_digest_is_refused(world: World) -> None:
     assert world.rows[record.effect_id].state == "waiting"
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-EXPIRES")
 def test_a_yes_after_the_expiry_counts_as_no(world: World) -> None:
     record = world.waiting()
     world.now_ms += TTL_MS
@@ -234,6 +173,7 @@ def test_a_yes_after_the_expiry_counts_as_no(world: World) -> None:
     assert world.state.inner[-1] == "w expired"
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-EXPIRES")
 def test_an_approval_that_expired_before_the_start_does_not_start(world: World) -> None:
     record = world.waiting()
     world.tell(m.ApproveEffect(effect_id=record.effect_id))
@@ -261,6 +201,7 @@ def test_a_denied_effect_tells_the_machine_and_keeps_the_reason(world: World) ->
     assert world.state.effects == {}
 
 
+@pytest.mark.requirement("POLICY-DENY-WINS")
 def test_a_denying_rule_wins_over_everything() -> None:
     rule = Rule(verdict="deny", reason="Never.", kind="model.*")
     world = World(Policy(rules=(rule,)))
@@ -268,6 +209,7 @@ def test_a_denying_rule_wins_over_everything() -> None:
     assert world.state.inner == ("m denied",)
 
 
+@pytest.mark.requirement("EFFECT-POLICY-RECHECKED")
 def test_a_policy_that_changed_between_yes_and_start_asks_again(world: World) -> None:
     record = world.waiting()
     world.tell(m.ApproveEffect(effect_id=record.effect_id))
@@ -278,6 +220,7 @@ def test_a_policy_that_changed_between_yes_and_start_asks_again(world: World) ->
     assert replied.approval is None
 
 
+@pytest.mark.requirement("EFFECT-POLICY-RECHECKED")
 def test_a_policy_that_denies_at_the_start_wins(world: World) -> None:
     record = world.waiting()
     world.tell(m.ApproveEffect(effect_id=record.effect_id))
@@ -300,6 +243,7 @@ def test_a_preparation_that_fails_ends_the_effect(world: World) -> None:
     assert world.state.inner == ("w failed",)
 
 
+@pytest.mark.requirement("K-19")
 def test_an_outcome_settles_and_a_late_one_changes_nothing(world: World) -> None:
     record = world.started()
     done = m.EffectFinished(effect_id=record.effect_id, attempt=1, outcome=Outcome(status="done"))
@@ -310,6 +254,7 @@ def test_an_outcome_settles_and_a_late_one_changes_nothing(world: World) -> None
     assert world.state is before
 
 
+@pytest.mark.requirement("K-19")
 def test_an_outcome_of_an_older_attempt_is_ignored(world: World) -> None:
     world.ask("model.generate", "m")
     record = world.by_ref("m")
@@ -344,6 +289,7 @@ def test_a_repeatable_effect_that_is_always_interrupted_fails_in_the_end(world: 
     assert world.rows[record.effect_id].state == "failed"
 
 
+@pytest.mark.requirement("EFFECT-ONCE-UNKNOWN")
 def test_an_interrupted_once_effect_waits_for_not_after_and_is_then_unknown(world: World) -> None:
     record = world.started("command.run", "c")
     recover = m.RecoverEffect(effect_id=record.effect_id, attempt=1, ended_session="s1")
@@ -358,6 +304,7 @@ def test_an_interrupted_once_effect_waits_for_not_after_and_is_then_unknown(worl
     assert world.state.inner[-1] == "c unknown"
 
 
+@pytest.mark.requirement("EFFECT-ONCE-UNKNOWN")
 def test_an_unknown_effect_is_never_started_again_and_a_person_resolves_it(world: World) -> None:
     record = world.started("command.run", "c")
     world.now_ms = record.due_ms + 1
@@ -389,6 +336,7 @@ def test_recovery_of_a_living_session_is_ignored(world: World) -> None:
     assert world.state is before
 
 
+@pytest.mark.requirement("STORE-RESTORE-HELD")
 def test_a_restored_store_makes_once_effects_unknown_and_leaves_others(world: World) -> None:
     command = world.started("command.run", "c")
     write = world.started("files.apply", "w")
@@ -434,6 +382,7 @@ def granted(world: World) -> EffectRecord:
     return world.rows[grant.effect_id]
 
 
+@pytest.mark.requirement("EFFECT-GRANT")
 def test_a_grant_covers_its_members_once_each_and_nothing_else(world: World) -> None:
     grant = granted(world)
     first = world.prepare(world.ask("files.apply", "a", args={"unit": "a"}, grant=grant.effect_id))
@@ -450,6 +399,7 @@ def test_a_grant_covers_its_members_once_each_and_nothing_else(world: World) -> 
     assert other.state == "waiting"
 
 
+@pytest.mark.requirement("EFFECT-GRANT")
 def test_a_grant_is_never_started_itself_and_closes_when_told(world: World) -> None:
     grant = granted(world)
     assert world.tell(m.StartEffect(effect_id=grant.effect_id, session="s")).state == "approved"
@@ -481,3 +431,90 @@ def test_state_and_effects_survive_a_reload(world: World) -> None:
     assert loaded.inner == world.state.inner
     assert loaded.effects == {record.effect_id: record}
     assert world.machine.query(loaded, m.ShowEffects()) == (record,)
+
+
+def test_a_wish_that_is_too_large_fails_without_being_asked_about(world: World) -> None:
+    record = world.ask("files.apply", "w", args={"text": "x" * limits.EFFECT_ARGS_BYTES_MAX})
+    assert record.state == "failed"
+    assert record.outcome is not None
+    assert "larger than" in record.outcome.error
+
+
+def test_a_grant_over_too_many_effects_fails(world: World) -> None:
+    covers = tuple(str(number) for number in range(limits.GRANT_MEMBERS_MAX + 1))
+    assert world.ask("plan.apply", "g", covers=covers).state == "failed"
+
+
+def test_an_actor_has_a_bounded_number_of_open_effects(world: World) -> None:
+    for number in range(limits.EFFECTS_OPEN_PER_ACTOR_MAX):
+        assert world.ask("files.apply", f"w{number}").state == "proposed"
+    assert world.ask("files.apply", "one more").state == "failed"
+    world.state.check_invariants()
+
+
+def test_deleting_the_actor_closes_what_has_not_started(world: World) -> None:
+    proposed = world.ask("files.apply", "p")
+    waiting = world.waiting("files.apply", "w")
+    started = world.started("command.run", "c")
+    world.tell(Leave())
+    assert world.rows[proposed.effect_id].state == "cancelled"
+    assert world.rows[waiting.effect_id].state == "cancelled"
+    assert world.rows[started.effect_id].state == "started"
+
+
+def test_only_an_unknown_effect_can_be_resolved(world: World) -> None:
+    record = world.waiting()
+    with pytest.raises(ConflictError, match="not unknown"):
+        world.tell(m.ResolveEffect(effect_id=record.effect_id, succeeded=True, reason="?"))
+
+
+def test_what_the_dispatcher_says_about_ended_or_changed_effects_is_ignored(world: World) -> None:
+    record = world.started()
+    done = Outcome(status="done")
+    world.tell(m.EffectFinished(effect_id=record.effect_id, attempt=1, outcome=done))
+    before = world.state
+    card = Preparation(card=DiffCard(title="late"))
+    world.tell(m.EffectPrepared(effect_id=record.effect_id, preparation=card))
+    world.tell(m.ExpireEffect(effect_id=record.effect_id))
+    world.tell(m.StartEffect(effect_id=record.effect_id, session="s2"))
+    waiting = world.waiting("files.apply", "again")
+    world.tell(m.EffectPrepared(effect_id=waiting.effect_id, preparation=card))
+    assert world.rows[waiting.effect_id].state == "waiting"
+    assert before.effects == {}
+
+
+def test_an_expired_question_that_was_answered_stays_answered(world: World) -> None:
+    record = world.waiting()
+    world.tell(m.ApproveEffect(effect_id=record.effect_id))
+    world.now_ms += TTL_MS
+    world.tell(m.ExpireEffect(effect_id=record.effect_id))
+    assert world.rows[record.effect_id].state == "approved"
+
+
+def test_closing_or_giving_up_on_what_is_not_there_changes_nothing(world: World) -> None:
+    before = world.state
+    world.tell(Close(ref="nobody"))
+    world.tell(GiveUp(ref="nobody"))
+    assert world.state.effects == before.effects
+    assert world.state.inner == before.inner
+
+
+def test_a_reconcilable_effect_waits_for_its_reconciliation(world: World) -> None:
+    record = world.started()
+    world.tell(m.RecoverEffect(effect_id=record.effect_id, attempt=1, ended_session="s1"))
+    assert world.rows[record.effect_id].state == "started"
+
+
+def test_an_order_needs_a_decision_about_exactly_this_effect(world: World) -> None:
+    record = world.started()
+
+    async def stream(kind: str, body: bytes) -> None:
+        raise AssertionError((kind, body))
+
+    def order(changed: EffectRecord) -> Order:
+        return Order(actor=ACTOR, record=changed, attempt=1, not_after_ms=0, stream=stream)
+
+    assert order(record).record is record
+    for change in ({"args": {"path": "elsewhere"}}, {"verdict": None}, {"state": "approved"}):
+        with pytest.raises(DeniedError):
+            order(msgspec.structs.replace(record, **change))

@@ -85,17 +85,20 @@ def test_anything_that_can_change_or_send_is_red(example: str, argv: list[str]) 
     assert verdict.reasons
 
 
+@pytest.mark.requirement("POLICY-UNKNOWN-RED")
 @pytest.mark.parametrize("kind", ["files.apply", "plan.apply", "mail.send", "", "files.read "])
 def test_changes_and_unknown_kinds_are_red(kind: str) -> None:
     assert color(Policy(), record(kind)) == "red"
 
 
+@pytest.mark.requirement("POLICY-NO-WORDING")
 @given(words=st.lists(st.text(max_size=20), max_size=6), path=st.text(max_size=40))
 def test_no_wording_turns_a_write_green(words: list[str], path: str) -> None:
     effect = record("files.apply", tool="read_file", argv=words, path=path, mode="read")
     assert color(Policy(), effect) == "red"
 
 
+@pytest.mark.requirement("POLICY-UNKNOWN-RED")
 @given(words=st.lists(st.text(max_size=20), min_size=1, max_size=6))
 def test_a_program_that_is_not_listed_is_never_green(words: list[str]) -> None:
     argv = ["unlisted-program", *words]
@@ -106,6 +109,7 @@ def test_arguments_that_are_not_text_are_red() -> None:
     assert color(Policy(), record("command.run", argv=["cat", 7])) == "red"
 
 
+@pytest.mark.requirement("POLICY-DENY-WINS")
 def test_a_deny_rule_wins_over_a_red_one_whatever_the_order() -> None:
     deny = Rule(verdict="deny", reason="Never keys.", path="*.pem")
     red = Rule(verdict="red", reason="Careful.", kind="files.*")

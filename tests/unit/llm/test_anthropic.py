@@ -166,28 +166,30 @@ async def test_an_error_event_is_typed(kind: str, message: str, reason: str) -> 
     assert caught.value.reason == reason
 
 
-async def test_a_conversation_goes_out_in_the_wires_shape() -> None:
-    world = world_of(START, end("end_turn"))
-    image = {"type": "image", "media_type": "image/png", "data": "QUJD"}
-    messages = (
-        ChatMessage(role="system", content="Be kind."),
-        ChatMessage(role="system", content="Be brief."),
-        ChatMessage(role="user", content=[{"type": "text", "text": "See"}, image]),
-        ChatMessage(
-            role="assistant",
-            content="Ok",
-            tool_calls=(
-                ToolCall(id="functions.read:0", name="read", arguments='{"p":1}'),
-                ToolCall(id="b", name="read", arguments="{oops"),
-            ),
+IMAGE = {"type": "image", "media_type": "image/png", "data": "QUJD"}
+CONVERSATION = (
+    ChatMessage(role="system", content="Be kind."),
+    ChatMessage(role="system", content="Be brief."),
+    ChatMessage(role="user", content=[{"type": "text", "text": "See"}, IMAGE]),
+    ChatMessage(
+        role="assistant",
+        content="Ok",
+        tool_calls=(
+            ToolCall(id="functions.read:0", name="read", arguments='{"p":1}'),
+            ToolCall(id="b", name="read", arguments="{oops"),
         ),
-        ChatMessage(role="tool", content="one", tool_call_id="functions.read:0"),
-        ChatMessage(role="tool", content="", tool_call_id="b"),
-        ChatMessage(role="user", content="Go on"),
-        ChatMessage(role="assistant", content=""),
-    )
+    ),
+    ChatMessage(role="tool", content="one", tool_call_id="functions.read:0"),
+    ChatMessage(role="tool", content="", tool_call_id="b"),
+    ChatMessage(role="user", content="Go on"),
+    ChatMessage(role="assistant", content=""),
+)
+
+
+async def test_a_call_goes_out_with_its_key_its_tools_and_its_options() -> None:
+    world = world_of(START, end("end_turn"))
     await world.ask(
-        messages=messages,
+        messages=CONVERSATION,
         tools=(READ,),
         options={"parallel_tool_calls": False, "tool_choice": "required", "temperature": 0.5},
     )
@@ -196,13 +198,19 @@ async def test_a_conversation_goes_out_in_the_wires_shape() -> None:
     assert request.headers["x-api-key"].startswith("sk-")
     assert request.headers["anthropic-version"] == "2023-06-01"
     body = json.loads(request.body)
-    assert body["system"] == "Be kind.\n\nBe brief."
     assert body["tools"] == [
         {"name": "read", "description": "Reads.", "input_schema": {"type": "object"}}
     ]
     assert body["tool_choice"] == {"type": "any", "disable_parallel_tool_use": True}
     assert body["max_tokens"] > 0
     assert body["temperature"] == 0.5
+
+
+async def test_a_conversation_goes_out_in_the_wires_shape() -> None:
+    world = world_of(START, end("end_turn"))
+    await world.ask(messages=CONVERSATION)
+    body = json.loads(world.network.requests[0].body)
+    assert body["system"] == "Be kind.\n\nBe brief."
     source = {"type": "base64", "media_type": "image/png", "data": "QUJD"}
     assert body["messages"] == [
         {

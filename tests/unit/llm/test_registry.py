@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from kelpie.core.errors import ConfigError, InvalidFieldError
-from kelpie.llm.registry import PROVIDERS, ProviderRegistry, ProviderSettings
+from kelpie.llm.providers import PROVIDERS
+from kelpie.llm.registry import ProviderRegistry, ResolvedProvider
 from tests.unit.llm.worlds import FakeClock, FakeNetwork, FakeRng, FakeTelemetry
 
 
 def registry(*names: str) -> ProviderRegistry:
     clock = FakeClock()
     return ProviderRegistry(
-        [ProviderSettings(name=name, wire="openai", base_url="http://h") for name in names],
+        [ResolvedProvider(name=name, wire="openai", base_url="http://h") for name in names],
         network=FakeNetwork(clock=clock),
         clock=clock,
         rng=FakeRng(),
@@ -54,7 +55,7 @@ def test_a_wrong_handle_is_told_what_there_is(handle: str, problem: str) -> None
     ],
 )
 def test_a_base_url_is_completed(wire: str, given: str, used: str) -> None:
-    settings = ProviderSettings(
+    settings = ResolvedProvider(
         name="p", wire="anthropic" if wire == "anthropic" else "openai", base_url=given
     )
     assert settings.base_url == used
@@ -75,25 +76,25 @@ def test_a_base_url_is_completed(wire: str, given: str, used: str) -> None:
 )
 def test_a_base_url_that_cannot_work_is_refused(base_url: str) -> None:
     with pytest.raises(ConfigError, match="base URL of provider 'p'"):
-        ProviderSettings(name="p", wire="openai", base_url=base_url)
+        ResolvedProvider(name="p", wire="openai", base_url=base_url)
 
 
 @pytest.mark.parametrize("api_key", ["two words", "line\nbreak", "schlüssel"])
 def test_a_key_that_cannot_be_a_header_is_refused_and_never_shown(api_key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        ProviderSettings(name="p", wire="openai", base_url="http://h", api_key=api_key)
+        ResolvedProvider(name="p", wire="openai", base_url="http://h", api_key=api_key)
     assert api_key not in str(caught.value)
 
 
 def test_a_key_is_not_printed_with_its_settings() -> None:
-    settings = ProviderSettings(name="p", wire="openai", base_url="http://h", api_key="hush")
+    settings = ResolvedProvider(name="p", wire="openai", base_url="http://h", api_key="hush")
     assert "hush" not in repr(settings)
 
 
 def test_every_default_endpoint_makes_valid_settings() -> None:
     for name, defaults in PROVIDERS.items():
         if defaults.base_url:
-            made = ProviderSettings(name=name, wire=defaults.wire, base_url=defaults.base_url)
+            made = ResolvedProvider(name=name, wire=defaults.wire, base_url=defaults.base_url)
             assert made.base_url == defaults.base_url
         assert defaults.key_variable
         assert defaults.base_url_variable

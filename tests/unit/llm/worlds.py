@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kelpie.llm.model import ChatMessage, Delta, ModelAnswer, ModelProvider, ModelRequest
-from kelpie.llm.registry import ProviderRegistry, ProviderSettings
-from kelpie.llm.wire import WireName
+from kelpie.llm.providers import WireName
+from kelpie.llm.registry import ProviderRegistry, ResolvedProvider
 from kelpie.ports.network import HttpRequest, HttpResponse, NetworkError
 from kelpie.ports.telemetry import Attribute, Level
 
@@ -143,7 +143,7 @@ class World:
         self.clock = FakeClock()
         self.telemetry = FakeTelemetry()
         self.network = FakeNetwork(*exchanges, clock=self.clock)
-        settings = ProviderSettings(
+        settings = ResolvedProvider(
             name=wire, wire=wire, base_url="http://127.0.0.1:9", api_key=KEY
         )
         registry = ProviderRegistry(

@@ -14,7 +14,7 @@ from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
 from kelpie.server.auth import LOCAL_SCOPE
 from kelpie.server.http import Receive, Scope, Send
 from kelpie.server.ports import ApiKey
-from tests.unit.server.world import World, agent_id_of, is_error, make_record
+from tests.unit.server.world import World, agent_id_of, make_record, require_error
 
 IMAGE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
 AGENT = "agent-00000000-0000-4000-8000-000000000000"
@@ -43,7 +43,7 @@ async def test_a_bad_body_is_refused_by_field_and_changes_nothing(
 ) -> None:
     world = World()
     async with world.client() as http:
-        error = is_error(await http.post("/v1/agents/", content=content), status, code)
+        error = require_error(await http.post("/v1/agents/", content=content), status, code)
     assert error["fields"]["field"].startswith("body")
     assert not world.told
 
@@ -51,7 +51,7 @@ async def test_a_bad_body_is_refused_by_field_and_changes_nothing(
 async def test_a_long_name_is_refused_with_its_limit() -> None:
     async with World().client() as http:
         response = await http.post("/v1/agents", json={"name": "x" * 10_000})
-    assert "256" in is_error(response, 422, "invalid_field")["message"]
+    assert "256" in require_error(response, 422, "invalid_field")["message"]
     assert response.json()["detail"][0]["loc"] == ["body", "name"]
 
 
@@ -94,10 +94,10 @@ async def drive(world: World, receive: Receive, *, headers: Any) -> int:
 
 async def test_unknown_paths_and_methods_are_typed_and_name_what_is_allowed() -> None:
     async with World().client() as http:
-        is_error(await http.get("/v1/nothing"), 404, "route_not_found")
-        is_error(await http.get("/v1//agents"), 404, "route_not_found")
+        require_error(await http.get("/v1/nothing"), 404, "route_not_found")
+        require_error(await http.get("/v1//agents"), 404, "route_not_found")
         refused = await http.put("/v1/agents/")
-        is_error(refused, 405, "method_not_allowed")
+        require_error(refused, 405, "method_not_allowed")
         head = await http.head("/v1/health")
     assert refused.headers["allow"] == "GET, HEAD, POST"
     assert (head.status_code, head.content) == (200, b"")
@@ -106,40 +106,42 @@ async def test_unknown_paths_and_methods_are_typed_and_name_what_is_allowed() ->
 
 async def test_ids_that_are_no_uuids_are_refused_and_unknown_ones_not_found() -> None:
     async with World().client() as http:
-        is_error(await http.get("/v1/agents/agent-x"), 422, "invalid_field")
-        is_error(await http.get(f"/v1/agents/{AGENT}"), 404, "not_found")
+        require_error(await http.get("/v1/agents/agent-x"), 422, "invalid_field")
+        require_error(await http.get(f"/v1/agents/{AGENT}"), 404, "not_found")
         run = "run-00000000-0000-4000-8000-000000000000"
-        is_error(await http.get(f"/v1/runs/{run}"), 404, "not_found")
-        is_error(await http.get("/v1/agents?after=agent-1"), 422, "invalid_field")
-        is_error(await http.get("/v1/agents?limit=0"), 422, "invalid_field")
-        is_error(await http.get("/v1/agents?limit=1&limit=2"), 422, "invalid_field")
-        is_error(await http.get("/v1/agents?identity_id=x"), 422, "invalid_field")
-        is_error(await http.get("/v1/agents/%ff"), 422, "invalid_field")
+        require_error(await http.get(f"/v1/runs/{run}"), 404, "not_found")
+        require_error(await http.get("/v1/agents?after=agent-1"), 422, "invalid_field")
+        require_error(await http.get("/v1/agents?limit=0"), 422, "invalid_field")
+        require_error(await http.get("/v1/agents?limit=1&limit=2"), 422, "invalid_field")
+        require_error(await http.get("/v1/agents?identity_id=x"), 422, "invalid_field")
+        require_error(await http.get("/v1/agents/%ff"), 422, "invalid_field")
 
 
+@pytest.mark.requirement("ACTOR-DRAIN", "K-22")
 async def test_a_draining_server_refuses_at_once_and_still_shows_metrics() -> None:
     world = World(is_accepting=False)
     async with world.client() as http:
         refused = await http.post("/v1/agents", json={})
         metrics = await http.get("/metrics")
-        is_error(await http.get("/v1/health/"), 503, "draining")
-    is_error(refused, 503, "draining")
+        require_error(await http.get("/v1/health/"), 503, "draining")
+    require_error(refused, 503, "draining")
     assert refused.headers["x-should-retry"] == "true"
     assert metrics.text == "kelpie_up 1\n"
     assert not world.told
 
 
+@pytest.mark.requirement("SERVER-KEYS")
 async def test_keys_are_demanded_where_they_are_configured() -> None:
     key = ApiKey(name="ops", digest=digest_bytes(b"secret"))
     world = World(api_keys=(key,))
     async with world.client() as http:
         refused = await http.get("/v1/agents")
-        is_error(refused, 401, "unauthorized")
+        require_error(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"] == "Bearer"
         wrong = await http.get("/v1/agents", headers={"authorization": "Bearer secre"})
-        is_error(wrong, 401, "unauthorized")
+        require_error(wrong, 401, "unauthorized")
         assert (await http.get("/v1/health")).status_code == 200
-        is_error(await http.get("/metrics"), 401, "unauthorized")
+        require_error(await http.get("/metrics"), 401, "unauthorized")
         auth = {"authorization": "Bearer secret"}
         assert (await http.post("/v1/agents", json={}, headers=auth)).status_code == 200
     assert world.told[0][1] == "key:ops"
@@ -175,9 +177,10 @@ async def test_the_same_key_names_the_same_objects() -> None:
         bad = await http.post("/v1/agents", json={}, headers={"idempotency-key": "x" * 256})
     assert first.json()["id"] == again.json()["id"] != other.json()["id"]
     assert [key for _, _, key in world.told] == ["k1", "k1", None]
-    is_error(bad, 422, "invalid_field")
+    require_error(bad, 422, "invalid_field")
 
 
+@pytest.mark.requirement("ACTOR-IDEMPOTENCY-KEY")
 async def test_a_message_repeated_under_its_key_gets_the_same_answer() -> None:
     world = World()
     async with world.client() as http:
@@ -206,7 +209,7 @@ async def test_a_client_may_repeat_only_what_cannot_have_happened() -> None:
         "true",
         "false",
     ]
-    assert "r-7" in is_error(bug, 500, "internal")["message"]
+    assert "r-7" in require_error(bug, 500, "internal")["message"]
     assert bug.headers["x-request-id"] == "r-7"
     assert world.telemetry.logs[0]["event"] == "http.request_failed"
 
@@ -221,7 +224,7 @@ async def test_a_failed_run_is_a_typed_answer_that_must_not_be_repeated() -> Non
         path = f"/v1/agents/{agent_id_of(world).key}/messages"
         failed = await http.post(path, json={"input": "hi"})
         streamed = await http.post(f"{path}/stream", json={"input": "hi"})
-    assert is_error(failed, 502, "run_failed")["fields"]["stop_reason"] == "llm_api_error"
+    assert require_error(failed, 502, "run_failed")["fields"]["stop_reason"] == "llm_api_error"
     assert failed.headers["x-should-retry"] == "false"
     kinds = [json.loads(e[6:])["message_type"] for e in streamed.text.split("\n\n")[:-2]]
     assert kinds == ["error_message", "stop_reason", "usage_statistics"]
@@ -251,7 +254,7 @@ async def test_a_message_that_says_nothing_clear_is_refused(body: dict[str, Any]
     async with world.client() as http:
         await http.post("/v1/agents", json={})
         response = await http.post(f"/v1/agents/{agent_id_of(world).key}/messages", json=body)
-    is_error(response, 422, "invalid_field")
+    require_error(response, 422, "invalid_field")
     assert len(world.told) == 1
 
 
@@ -266,7 +269,7 @@ async def test_a_follower_ends_typed_when_the_server_drains() -> None:
         response = await http.post(
             f"/v1/agents/{agent_id_of(world).key}/messages", json={"input": "hi"}
         )
-    is_error(response, 503, "following_ended")
+    require_error(response, 503, "following_ended")
     assert response.headers["x-should-retry"] == "false"
     assert not world.hub.watches
 
@@ -305,6 +308,7 @@ async def test_a_caller_who_leaves_ends_the_following_and_not_the_run() -> None:
     assert world.telemetry.counts[-1]["status"] == "499"
 
 
+@pytest.mark.requirement("EFFECT-APPROVAL-BOUND")
 async def test_answers_about_approvals_bind_to_the_effect_that_was_shown() -> None:
     world = World()
     async with world.client() as http:
@@ -320,13 +324,13 @@ async def test_answers_about_approvals_bind_to_the_effect_that_was_shown() -> No
         yes = await http.post("/v1/approvals/effect-1/approve", json=body)
         assert yes.json()["state"] == "approved"
         again = await http.post("/v1/approvals/effect-1/deny", json={})
-        is_error(again, 409, "already_decided")
-        is_error(await http.post("/v1/approvals/effect-2/approve"), 404, "not_found")
+        require_error(again, 409, "already_decided")
+        require_error(await http.post("/v1/approvals/effect-2/approve"), 404, "not_found")
         assert (await http.get("/v1/approvals")).json()["effects"] == []
         found = await http.get(f"/v1/effects?actor=agent/{actor.key}&state=approved,done")
         assert len(found.json()["effects"]) == 1
-        is_error(await http.get("/v1/effects?actor=x"), 422, "invalid_field")
-        is_error(await http.get("/v1/effects?state=odd"), 422, "invalid_field")
+        require_error(await http.get("/v1/effects?actor=x"), 422, "invalid_field")
+        require_error(await http.get("/v1/effects?state=odd"), 422, "invalid_field")
     assert world.told[-1][0].digest == shown["digest"]  # type: ignore[attr-defined]
 
 
@@ -342,10 +346,10 @@ async def test_events_are_read_by_cursor_and_the_future_is_refused() -> None:
         rest = (await http.get(f"/v1/events?after={page['next_after']}")).json()
         assert rest["events"][0]["position"] == 3
         ahead = await http.get("/v1/events?after=999999&follow=true")
-        is_error(ahead, 400, "cursor_ahead")
-        is_error(await http.get("/v1/events?after=-1"), 422, "invalid_field")
-        is_error(await http.get(f"/v1/events?after={2**63}"), 422, "invalid_field")
-        is_error(await http.get("/v1/events?limit=1001"), 422, "invalid_field")
+        require_error(ahead, 400, "cursor_ahead")
+        require_error(await http.get("/v1/events?after=-1"), 422, "invalid_field")
+        require_error(await http.get(f"/v1/events?after={2**63}"), 422, "invalid_field")
+        require_error(await http.get("/v1/events?limit=1001"), 422, "invalid_field")
         head = await http.head("/v1/events?follow=true")
         followed = await follow(world, http, rest["next_after"])
     assert followed == [f"id: {rest['next_after']}", "event: run.finished"]
@@ -377,10 +381,10 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
         await app(scope, receive, send)
 
     async with world.client(app) as http:
-        is_error(await http.post("/v1/store/release"), 403, "local_only")
+        require_error(await http.post("/v1/store/release"), 403, "local_only")
         backup = await http.post("/v1/store/backup", json={"target": "/x"})
-        is_error(backup, 403, "local_only")
-        is_error(await http.post("/v1/store/compact"), 403, "local_only")
+        require_error(backup, 403, "local_only")
+        require_error(await http.post("/v1/store/compact"), 403, "local_only")
         assert (await http.get("/v1/store/stats")).json()["held"] is True
         assert (await http.post("/v1/store/check")).json()["ok"] is True
         assert (await http.get("/v1/audit/verify")).json()["unproven"] == "the tail"
@@ -392,7 +396,7 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
         compacted = await http.post("/v1/store/compact")
         assert compacted.json() == {"before_bytes": 8192, "after_bytes": 4096}
         relative = await http.post("/v1/store/backup", json={"target": "x"})
-        is_error(relative, 422, "invalid_field")
+        require_error(relative, 422, "invalid_field")
     assert world.store.backups == ["/x"]
 
 
@@ -405,9 +409,9 @@ async def test_plans_are_made_shown_listed_and_applied() -> None:
         path = f"/v1/plans/{made['plan_id']}"
         assert (await http.get(path)).json() == made
         assert (await http.post(f"{path}/apply")).json()["status"] == "waiting"
-        is_error(await http.get("/v1/plans/none"), 404, "not_found")
-        is_error(await http.post("/v1/plans", json={}), 422, "invalid_field")
-        is_error(await http.post("/v1/plans", json={"yaml": "a: 1"}), 422, "invalid_field")
+        require_error(await http.get("/v1/plans/none"), 404, "not_found")
+        require_error(await http.post("/v1/plans", json={}), 422, "invalid_field")
+        require_error(await http.post("/v1/plans", json={"yaml": "a: 1"}), 422, "invalid_field")
 
 
 async def test_runs_are_cancelled_by_id_or_as_the_active_one() -> None:
@@ -427,6 +431,6 @@ async def test_a_block_over_its_limit_changes_nothing() -> None:
         await http.post("/v1/agents", json={"memory_blocks": [block]})
         path = f"/v1/agents/{agent_id_of(world).key}/core-memory/blocks/a%2Fb"
         refused = await http.patch(path, json={"value": "long"})
-        is_error(refused, 422, "limit_exceeded")
+        require_error(refused, 422, "limit_exceeded")
         assert (await http.get(path)).json()["value"] == "x"
         assert (await http.get(path[:-1])).status_code == 404

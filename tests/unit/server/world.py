@@ -521,7 +521,7 @@ class World:
             rng=self.rng,
             telemetry=cast("Any", self.telemetry),
             plans=cast("Any", self.plans),
-            workspace_for=lambda path: path,
+            workspace_for=lambda directory, *, local: directory,
             metrics_text=lambda: "kelpie_up 1\n",
             care=FakeCare(self.store),
             version="1.2.3",
@@ -593,7 +593,7 @@ def agent_id_of(world: World) -> ActorId:
     return actor
 
 
-def is_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def require_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Check an error response and return its ``error`` object."""
     body = response.json()
     assert (response.status_code, body["error"]["code"]) == (status, code), body

@@ -90,6 +90,7 @@ def test_an_unknown_key_names_file_line_key_and_the_nearest_known_key(
     assert caught.value.fields["field"] == key
 
 
+@pytest.mark.requirement("K-05")
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

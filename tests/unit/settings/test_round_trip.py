@@ -13,7 +13,7 @@ from kelpie.settings import SecretRef, Settings, dump_toml
 from kelpie.settings.model import (
     ApprovalSettings,
     LogSettings,
-    ProviderConfig,
+    ProviderSettings,
     SandboxSettings,
     ServerSettings,
     StoreSettings,
@@ -36,7 +36,7 @@ _secrets = st.one_of(
     st.builds(SecretRef, source=st.just("file"), target=_paths.map(str)),
 )
 _providers = st.builds(
-    ProviderConfig,
+    ProviderSettings,
     name=_names,
     wire=st.sampled_from(["openai", "anthropic"]),
     base_url=_urls,

@@ -11,6 +11,7 @@ from kelpie.settings import SecretRef
 from tests.unit.settings.world import ValuePlace
 
 
+@pytest.mark.requirement("SETTINGS-SECRETS")
 @pytest.mark.parametrize(
     "literal", ["sk-live-1234", "env:", "env:A B", "file:", "vault:x", "", "9"]
 )

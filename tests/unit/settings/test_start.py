@@ -16,6 +16,7 @@ def test_loopback_needs_no_key(place: ValuePlace, host: str) -> None:
     assert settings.server.api_keys == ()
 
 
+@pytest.mark.requirement("SERVER-KEYS")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example", "::ffff:10.0.0.1"])
 def test_an_address_beyond_loopback_is_refused_without_a_key(place: ValuePlace, host: str) -> None:
     with pytest.raises(ConfigError, match="set KELPIE_API_KEY") as caught:
@@ -44,6 +45,7 @@ def test_a_model_without_its_provider_stops_the_start(place: ValuePlace) -> None
         require_startable(place.load({"KELPIE_MODEL": "openai/x"}), {})
 
 
+@pytest.mark.requirement("K-05")
 def test_a_root_that_is_no_directory_stops_the_start(place: ValuePlace) -> None:
     with pytest.raises(ConfigError, match=r"workspaces\.roots: .* is not a directory"):
         require_startable(place.load({"KELPIE_WORKSPACES_ROOTS": "absent"}), {})

@@ -36,6 +36,7 @@ def test_a_chain_verifies_to_its_newest_record(contents: list[bytes]) -> None:
     assert head == AuditHead(7, len(records), records[-1].hash)
 
 
+@pytest.mark.requirement("AUDIT-CHAIN")
 @given(bodies, st.data())
 def test_any_changed_field_breaks_the_chain(contents: list[bytes], data: st.DataObject) -> None:
     records = make_chain(contents)
@@ -60,6 +61,7 @@ def test_any_changed_field_breaks_the_chain(contents: list[bytes], data: st.Data
         verify_chain(records, shard=7)
 
 
+@pytest.mark.requirement("AUDIT-CHAIN")
 def test_a_removed_or_moved_record_is_named() -> None:
     records = make_chain([b"1", b"2", b"3"])
     for damaged in ([records[0], records[2]], [records[0], records[2], records[1]]):

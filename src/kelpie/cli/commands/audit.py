@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kelpie.cli.frame import Frame, framed
-from kelpie.cli.rows import show_fields
+from kelpie.cli.rows import show_whole
 
 
 @click.group()
@@ -18,8 +18,5 @@ def audit() -> None:
 def verify(frame: Frame) -> int:
     """Recompute every hash chain, and say what that cannot prove. Exit status 1: one is broken."""
     value = frame.ask(lambda api: api.get("/v1/audit/verify"))
-    if frame.as_json:
-        frame.terminal.data(value)
-    else:
-        show_fields(frame, value, list(value))
+    show_whole(frame, value)
     return 0 if value["ok"] else 1

@@ -8,7 +8,7 @@ import click
 
 from kelpie.cli.client import items_of
 from kelpie.cli.frame import Frame, framed
-from kelpie.cli.rows import show_fields, text_of
+from kelpie.cli.rows import show_whole, text_of
 
 
 @click.group()
@@ -39,10 +39,7 @@ def list_effects(frame: Frame, *, state: str | None, actor: str | None, limit: i
 def show(frame: Frame, *, effect: str) -> None:
     """Show one effect through its whole life."""
     value = frame.ask(lambda api: api.get(f"/v1/effects/{quote(effect, safe='')}"))
-    if frame.as_json:
-        frame.terminal.data(value)
-    else:
-        show_fields(frame, value, list(value))
+    show_whole(frame, value)
 
 
 @effects.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kelpie.cli.frame import Frame, framed
-from kelpie.cli.rows import show_fields
+from kelpie.cli.rows import show_whole
 
 
 @click.group()
@@ -29,10 +29,7 @@ def release(frame: Frame) -> None:
 def stats(frame: Frame) -> None:
     """Print counts and sizes."""
     value = frame.ask(lambda api: api.get("/v1/store/stats"))
-    if frame.as_json:
-        frame.terminal.data(value)
-    else:
-        show_fields(frame, value, list(value))
+    show_whole(frame, value)
 
 
 @store.command()
@@ -52,8 +49,5 @@ def compact(frame: Frame) -> None:
 def check(frame: Frame) -> int:
     """Read the whole store and its blobs, and report damage. Exit status 1: there is some."""
     value = frame.ask(lambda api: api.post("/v1/store/check"))
-    if frame.as_json:
-        frame.terminal.data(value)
-    else:
-        show_fields(frame, value, list(value))
+    show_whole(frame, value)
     return 0 if value["ok"] else 1

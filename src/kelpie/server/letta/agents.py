@@ -69,7 +69,7 @@ class AgentRoutes:
         """Create an agent with its blocks."""
         ids = call.ids("agents.create")
         agent = ActorId(call.tenant, ACTOR_TYPE, ids.next("agent"))
-        config = _new_config(call.body, agent.key, call.deps)
+        config = _new_config(call.body, agent.key, call.deps, local=call.local)
         wanted = call.body.memory_blocks or []
         blocks = tuple(_new_block(f"memory_blocks[{i}]", b, ids) for i, b in enumerate(wanted))
         state = await call.tell(agent, CreateAgent(config=config, blocks=blocks))
@@ -163,12 +163,12 @@ def _matches(query: AgentListQuery, name: str, tags: tuple[str, ...]) -> bool:
     return all(found) if query.match_all_tags else any(found)
 
 
-def _new_config(body: AgentCreate, agent_id: str, deps: Deps) -> AgentConfig:
+def _new_config(body: AgentCreate, agent_id: str, deps: Deps, *, local: bool) -> AgentConfig:
     refuse_unsupported(body, AGENT_FIELDS)
     metadata = body.metadata or {}
     require_storable("body.metadata", metadata)
     extra = _kept(body)
-    workspace = deps.workspace_for(body.workspace) if body.workspace else ""
+    workspace = deps.workspace_for(body.workspace, local=local) if body.workspace else ""
     handle = body.model or _handle(body.llm_config) or deps.model_default
     return AgentConfig(
         name=body.name or f"agent {agent_id[6:14]}",

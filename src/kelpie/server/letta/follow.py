@@ -136,13 +136,14 @@ class Follower:
             if self._finished is not None:
                 shown.append(Ended(run=self._finished, waits=False))
                 return _Look(shown, moved=True)
-        if events:
+        if len(events) == EVENT_PAGE_ROWS_MAX:
             return _Look(shown, moved=True)
+        # What is written from here on wakes the watch, so an empty look would find nothing.
         shown += await self._read_stream()
         if self.recheck:
             self.recheck = False
             shown += await self._recheck()
-        return _Look(shown, moved=bool(shown) or self.recheck)
+        return _Look(shown, moved=self.recheck)
 
     async def _take(self, event: StoredEvent) -> Sequence[AnyMessage]:
         """Return what one event shows, and note what it says about the run."""

@@ -167,7 +167,11 @@ async def _answer(call: Sending, agent: ActorId, inputs: Any) -> str:
             if answer.approve
             else DenyEffect(effect_id=effect_id, reason=answer.reason)
         )
-        await call.tell(agent, message, part=effect_id)
+        try:
+            await call.tell(agent, message, part=effect_id)
+        except NotFoundError:
+            problem = f"approval {effect_id} was decided meanwhile"
+            raise AlreadyDecidedError(problem, effect_id=effect_id) from None
     return state.run.run_id
 
 

@@ -66,8 +66,8 @@ async def resolve(call: Call[Nothing, Resolution]) -> Response:
     """Say what became of an unknown effect."""
     row = await _row(call)
     if row.state != "unknown" and call.key is None:
-        message = f"effect {row.effect_id} is {row.state}; only an unknown one can be settled"
-        raise ConflictError(message, effect_id=row.effect_id, state=row.state)
+        problem = f"effect {row.effect_id} is {row.state}; only an unknown one can be settled"
+        raise ConflictError(problem, effect_id=row.effect_id, state=row.state)
     message = ResolveEffect(
         effect_id=row.effect_id, succeeded=call.body.succeeded, reason=call.body.reason
     )
@@ -112,5 +112,11 @@ async def _waiting_row(call: Call[Any, Any]) -> EffectRow:
 
 
 async def _decide(call: Call[Any, Any], row: EffectRow, message: Message) -> Response:
-    record: EffectRecord = await call.tell(row.actor, message)
+    try:
+        record: EffectRecord = await call.tell(row.actor, message)
+    except NotFoundError:
+        # Somebody else's answer brought it to its end between the look and the turn.
+        row = await _row(call)
+        problem = f"effect {row.effect_id} is {row.state}; it was decided before"
+        raise AlreadyDecidedError(problem, effect_id=row.effect_id, state=row.state) from None
     return json_response(view_effect(actor_name(row.actor), record))

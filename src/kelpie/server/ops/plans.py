@@ -17,7 +17,9 @@ async def create_plan(call: Call[Nothing, PlanCreate]) -> Response:
         raise InvalidFieldError("body.workspace", "give either workspace, or yaml with root")
     if body.yaml is not None and body.root is None:
         raise InvalidFieldError("body.root", "is missing; it is the directory the yaml applies to")
-    source = PlanSource(workspace=body.workspace or "", yaml=body.yaml or "", root=body.root or "")
+    source = PlanSource(
+        workspace=body.workspace or "", yaml=body.yaml or "", root=body.root or "", local=call.local
+    )
     plan = await call.deps.plans.create(
         source, tenant=call.tenant, principal=call.principal, key=call.key
     )

@@ -36,10 +36,13 @@ Table = tuple[Operation[Any, Any], ...]
 
 def own_operations() -> Table:
     """Return Kelpie's own operations."""
-    return (*_effects(), *_plans(), *_audit(), *_store(), *_health())
+    return (
+        *(*_approvals(), *_effects(), *_events(), *_plans()),
+        *(*_audit(), *_store(), *_health()),
+    )
 
 
-def _effects() -> Table:
+def _approvals() -> Table:
     return (
         Operation(
             method="GET",
@@ -84,6 +87,11 @@ def _effects() -> Table:
             response=EffectOut,
             errors=("not_found", "already_decided"),
         ),
+    )
+
+
+def _effects() -> Table:
+    return (
         Operation(
             method="GET",
             path="/v1/effects",
@@ -116,6 +124,11 @@ def _effects() -> Table:
             response=EffectOut,
             errors=("not_found", "conflict"),
         ),
+    )
+
+
+def _events() -> Table:
+    return (
         Operation(
             method="GET",
             path="/v1/events",

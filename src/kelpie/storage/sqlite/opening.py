@@ -99,7 +99,9 @@ def _take_over(
 def end_session(writer: sqlite3.Connection, session: str, now_ms: int) -> None:
     """Write down that the session ended in order. A crash is noticed by the next one instead."""
     query = "UPDATE sessions SET ended_ms = ? WHERE session = ? AND ended_ms IS NULL"
-    writer.execute(query, (now_ms, session))
+    assert session, "only a store open for writing has a session"
+    ended = writer.execute(query, (now_ms, session)).rowcount
+    assert ended == 1, "another session took over a store that this one held"
 
 
 def open_for_reading(path: Path) -> Opened:

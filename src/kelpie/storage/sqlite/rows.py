@@ -31,13 +31,16 @@ def write_list_item(
     """
     if isinstance(item, ListDelete):
         transaction.list_deletions += 1
-        transaction.execute(
+        removed = transaction.execute(
             "UPDATE lists SET deleted_ms = ?, checksum = 0, body = x''"
             " WHERE tenant = ? AND collection = ? AND item_id = ? AND owner = ?"
             " AND deleted_ms IS NULL",
             (commit.now_ms, commit.actor.tenant, item.collection, item.item_id, actor),
-        )
+        ).rowcount
+        assert removed <= 1, "an item has one row"
         return
+    assert commit.expected_version >= 0, "versions count from one"
+    assert commit.incarnation >= 1, "only a living actor writes items"
     transaction.execute(
         "INSERT OR REPLACE INTO lists VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?)",
         (
@@ -51,14 +54,16 @@ def write_list_item(
 def write_audit(transaction: Transaction, commit: Commit) -> None:
     """Link the commit's audit records into its shard's chain."""
     for append in commit.audit:
+        head = transaction.audit_head(commit.shard)
         record = link_record(
-            transaction.audit_head(commit.shard),
+            head,
             at_ms=commit.now_ms,
             actor=commit.actor,
             kind=append.kind,
             principal=append.principal,
             body=append.body,
         )
+        assert record.previous == head.hash, "a record names the one before it"
         transaction.execute(
             "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -103,7 +108,7 @@ def append_stream(
                 sequence=chunk.sequence,
             )
         newest[attempt] = chunk.sequence
-    transaction.connection.executemany(
+    written = transaction.connection.executemany(
         "INSERT INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (
@@ -112,7 +117,8 @@ def append_stream(
             )
             for chunk in chunks
         ),
-    )
+    ).rowcount
+    assert written == len(chunks), "every chunk has a row"
 
 
 def fail_message(
@@ -126,12 +132,15 @@ def fail_message(
             (retry_at_ms, error, message_id),
         )
         return
-    transaction.execute(
+    buried = transaction.execute(
         "INSERT INTO dead_letters SELECT message_id, tenant, shard, epoch, sender, receiver,"
         " attempts + 1, ?, ?, checksum, body FROM outbox WHERE message_id = ?",
         (error, now_ms, message_id),
-    )
-    transaction.execute("DELETE FROM outbox WHERE message_id = ?", (message_id,))
+    ).rowcount
+    query = "DELETE FROM outbox WHERE message_id = ?"
+    removed = transaction.execute(query, (message_id,)).rowcount
+    assert removed == buried, "a message is either waiting or a dead letter"
+    assert removed <= 1, "a message has one row"
 
 
 def compact_slice(transaction: Transaction) -> int:
@@ -151,7 +160,8 @@ def compact_slice(transaction: Transaction) -> int:
 
 def release_store(transaction: Transaction) -> None:
     """End the held state."""
-    transaction.execute("DELETE FROM meta WHERE name = 'held'")
+    marks = transaction.execute("DELETE FROM meta WHERE name = 'held'").rowcount
+    assert marks <= 1, "a store is held once"
 
 
 def keep_house(transaction: Transaction) -> bool:
@@ -160,12 +170,14 @@ def keep_house(transaction: Transaction) -> bool:
     Replies and removed list items go two for each new one, so that neither can pile up.
     """
     if transaction.replies_written:
+        assert transaction.now_ms > 0, "a reply was written at some time"
         transaction.execute(
             "DELETE FROM replies WHERE rowid IN"
             " (SELECT rowid FROM replies WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?)",
             (transaction.now_ms, 2 * transaction.replies_written),
         )
     if transaction.list_deletions:
+        assert transaction.now_ms > 0, "an item was removed at some time"
         transaction.execute(
             "DELETE FROM lists WHERE rowid IN"
             " (SELECT rowid FROM lists WHERE deleted_ms IS NOT NULL AND deleted_ms <= ?"

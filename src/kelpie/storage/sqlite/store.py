@@ -209,6 +209,7 @@ class SqliteStore(SqliteReads):
         """End the held state; harmless when it has ended."""
         await self._submit(rows.release_store, 0)
         self._held = False
+        self.check_invariants()
 
     def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[T]:
         if self._writer is None:
@@ -288,6 +289,7 @@ class SqliteStore(SqliteReads):
         opened = self._opened
         if opened is None:
             return
+        self.check_invariants()
         self._opened = None
         try:
             if self._writer is not None:
@@ -309,6 +311,7 @@ class SqliteStore(SqliteReads):
         """
         opened, self._opened = self._opened, None
         self._give_up()
+        self.check_invariants()
         self._executor.shutdown(wait=True)
         if opened is not None:
             _close(opened, None)
@@ -323,6 +326,7 @@ class SqliteStore(SqliteReads):
         if self._writer is not None:
             self._writer.check_invariants()
         assert (self._writer is None) == (not self._grants), "who writes owns shards"
+        assert (self._writer is None) == (not self._session), "who writes has a session"
 
 
 def _count_free(transaction: Transaction) -> int:

@@ -66,6 +66,7 @@ class Transaction:
         if current is None:
             row = self.execute("SELECT epoch FROM shards WHERE shard = ?", (shard,)).fetchone()
             current = self._epochs[shard] = row[0] if row else 0
+        assert current >= 0, "an epoch never goes back"
         if current != epoch:
             raise FencedError(
                 f"shard {shard} is at epoch {current}, this commit carries {epoch}; "
@@ -102,6 +103,8 @@ class Transaction:
             row = self.execute(f"{query} LIMIT 1", (shard,)).fetchone()
             head = AuditHead(shard, row[0], row[1]) if row else AuditHead(shard, 0, GENESIS)
             self._heads[shard] = head
+        assert head.shard == shard, "a head of another chain"
+        assert head.sequence >= 0, "a chain counts from one"
         return head
 
     def advance_audit(self, head: AuditHead) -> None:
@@ -112,4 +115,7 @@ class Transaction:
     def save_counters(self) -> None:
         """Write the counters that moved; the last step before the commit."""
         for name, value in self._counters.items():
-            self.execute("UPDATE counters SET value = ? WHERE name = ?", (value, name))
+            assert value >= 1, "a counter that moved has given a number"
+            query = "UPDATE counters SET value = ? WHERE name = ? AND value <= ?"
+            moved = self.execute(query, (value, name, value)).rowcount
+            assert moved == 1, "a counter exists and never goes back"

@@ -82,6 +82,7 @@ class GroupWriter:
 
         Cancelling the future does not take the member back.
         """
+        assert size_bytes >= 0, "a member has a size"
         future: asyncio.Future[Any] = self._loop.create_future()
         refusal = self._refusal(size_bytes)
         if refusal is not None:
@@ -99,6 +100,7 @@ class GroupWriter:
             future = self._loop.create_future()
             self._idle.append(future)
             await future
+        self.check_invariants()
 
     def abandon(self) -> None:
         """Refuse everything new and cancel what has not begun, as a crash would."""
@@ -106,6 +108,7 @@ class GroupWriter:
         self._queued_bytes = 0
         while self._queue:
             self._queue.popleft().future.cancel()
+        self.check_invariants()
 
     def check_invariants(self) -> None:
         """Assert what always holds between two callbacks."""
