@@ -82,6 +82,7 @@ class _Table:
         self._last = _Statement("")
 
     def add(self, query: str, row: Row) -> None:
+        assert query, "a row belongs to a statement"
         if self._last.query is not query:
             self._last = _Statement(query)
             self.statements.append(self._last)
@@ -106,6 +107,7 @@ class _Plan:
         """Plan one commit."""
         actor = str(commit.actor)
         version = commit.expected_version
+        assert not commit.tombstone, "a deletion is applied alone"
         self.now_ms = max(self.now_ms, commit.now_ms)
         first_sequence = self._add_events(commit, actor) if commit.events else 0
         state = commit.state

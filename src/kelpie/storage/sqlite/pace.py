@@ -29,6 +29,7 @@ class LogGauge:
     def add(self, *, changes: int, size_bytes: int) -> None:
         """Count a committed batch: its changed rows, and the pages its bytes alone would fill."""
         assert changes >= 0, "rows are not unwritten"
+        assert size_bytes >= 0, "a batch has a size"
         self._work += changes + size_bytes // PAGE_BYTES
 
     @property
@@ -42,6 +43,8 @@ class LogGauge:
         A snapshot that somebody keeps open makes the log look fuller than the work since the last
         checkpoint; then the next one merely comes sooner.
         """
+        assert log_pages >= 0, "a log has no negative length"
         if self._work and log_pages > 0:
             self._ratio = min(max(log_pages / self._work, _RATIO_MIN), _RATIO_MAX)
+        assert _RATIO_MIN <= self._ratio <= _RATIO_MAX, "a rate stays within reason"
         self._work = 0

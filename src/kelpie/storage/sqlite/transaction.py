@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from kelpie.core.errors import FencedError
+from kelpie.core.limits import SHARD_COUNT
 from kelpie.storage.audit import GENESIS, AuditHead
 
 Counter = Literal["event", "message"]
@@ -54,6 +55,8 @@ class Transaction:
         if not self._has_epochs:
             self._epochs.update(self.execute("SELECT shard, epoch FROM shards").fetchall())
             self._has_epochs = True
+            assert min(self._epochs.values(), default=1) >= 0, "an epoch only grows from zero"
+        assert len(self._epochs) <= SHARD_COUNT, "there are no other shards"
         return self._epochs
 
     def require_epoch(self, shard: int, epoch: int) -> None:
@@ -93,6 +96,8 @@ class Transaction:
 
     def reset(self, mark: dict[Counter, int]) -> None:
         """Take back the numbers taken since `mark`: what they were for was undone."""
+        assert mark.keys() <= self._counters.keys(), "a counter once read stays known"
+        assert all(self._counters[name] >= value for name, value in mark.items()), "taken since"
         self._counters = mark
 
     def audit_head(self, shard: int) -> AuditHead:
