@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from bench.report import Row
 from bench.store_world import (
@@ -43,7 +44,16 @@ MESSAGES = 10_000
 COLD_LOADS = 2_000
 DAY_MS = 86_400_000
 
+PEER = "bare SQLite loop"
+TARGETS = {
+    "state32k.1.p99": 2.0,
+    "state32k.64.p99": 10.0,
+    "million.load.p99": 5.0,
+    "huge.load.pause": 5.0,
+}
+
 Figures = dict[str, list[float]]
+Latencies = Coroutine[Any, Any, list[float]]
 
 
 def say(text: str) -> None:
@@ -136,7 +146,7 @@ async def _measure_commits(folder: Path, figures: Figures, *, is_keyed: bool) ->
             )
             theirs = await _rate(
                 [
-                    drive_bare(bare, index, turns=TURNS, is_keyed=is_keyed, run=run)
+                    drive_bare(bare, index, turns=TURNS, state=STATE, prefix=prefix)
                     for index in range(CLIENTS)
                 ]
             )
@@ -149,25 +159,39 @@ async def _measure_commits(folder: Path, figures: Figures, *, is_keyed: bool) ->
     bare.close()
 
 
-async def _rate(clients: list[object]) -> tuple[float, float]:
+async def _rate(clients: list[Latencies]) -> tuple[float, float]:
     """Run all clients; return commits per second and CPU microseconds per commit."""
     count = len(clients) * TURNS
     began, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*clients)  # type: ignore[call-overload]
+    await asyncio.gather(*clients)
     elapsed, used = time.perf_counter() - began, time.process_time() - cpu
     return count / elapsed, used / count * 1e6
 
 
 async def _measure_latencies(folder: Path, figures: Figures) -> None:
+    """Latencies of one client and of 64, ours and the bare loop's in turns."""
     large = os.urandom(STATE_LARGE_BYTES)
+    bare = BareLoop(folder / "latency.bare.db", actors=64)
     async with opened(folder / "latency.db") as store:
         drivers = [Driver(store, index, 0) for index in range(64)]
         await asyncio.gather(*(driver.turn(STATE) for driver in drivers))
         for _ in range(RUNS):
-            _note(figures, "commit.1", await drivers[0].drive(turns=500, state=STATE))
-            _note(figures, "state32k.1", await drivers[0].drive(turns=300, state=large))
-            many = await asyncio.gather(*(d.drive(turns=20, state=large) for d in drivers))
-            _note(figures, "state32k.64", [latency for one in many for latency in one])
+            for name, clients, turns, state in (
+                ("commit.1", 1, 500, STATE),
+                ("state32k.1", 1, 300, large),
+                ("state32k.64", 64, 20, large),
+            ):
+                ours = [driver.drive(turns=turns, state=state) for driver in drivers[:clients]]
+                _note(figures, name, await _join(ours))
+                theirs = [
+                    drive_bare(bare, index, turns=turns, state=state) for index in range(clients)
+                ]
+                _note(figures, f"{name}.bare", await _join(theirs))
+    bare.close()
+
+
+async def _join(clients: list[Latencies]) -> list[float]:
+    return [latency for one in await asyncio.gather(*clients) for latency in one]
 
 
 def _note(figures: Figures, name: str, latencies_ms: list[float]) -> None:
@@ -249,7 +273,7 @@ async def _measure_huge(store: SqliteStore, figures: Figures) -> None:
         figures["huge.load.pause"].append(worst)
 
 
-async def _worst_pause(work: object) -> float:
+async def _worst_pause(work: Coroutine[Any, Any, object]) -> float:
     """Return the longest time in ms for which the loop ran nothing else during ``work``."""
     worst = 0.0
     is_done = False
@@ -266,7 +290,7 @@ async def _worst_pause(work: object) -> float:
     async with asyncio.TaskGroup() as group:
         group.create_task(watch())
         await asyncio.sleep(0)
-        await work  # type: ignore[misc]
+        await work
         is_done = True
     return worst * 1_000
 
@@ -274,47 +298,56 @@ async def _worst_pause(work: object) -> float:
 def _rows(figures: Figures) -> list[Row]:
     rows: list[Row] = []
     for name in ("commit", "commit.keyed"):
-        peer = statistics.median(figures[f"{name}.bare"])
-        rows += [
-            Row(
-                id=f"{name}.{CLIENTS}.rate",
-                runs=figures[f"{name}.rate"],
-                unit="commits/s",
-                op=">=",
-                peer="bare SQLite loop",
-                peer_value=peer,
-            ),
-            Row(
-                id=f"{name}.{CLIENTS}.share",
-                runs=figures[f"{name}.ratio"],
-                unit="of peer",
-                target=0.5,
-                op=">=",
-            ),
-            Row(
-                id=f"{name}.{CLIENTS}.cpu",
-                runs=figures[f"{name}.cpu"],
-                unit="us",
-                peer="bare SQLite loop",
-                peer_value=statistics.median(figures[f"{name}.bare.cpu"]),
-            ),
-        ]
-    targets = {
-        "state32k.1.p99": 2.0,
-        "state32k.64.p99": 10.0,
-        "million.load.p99": 5.0,
-        "huge.load.pause": 5.0,
-    }
-    rows.append(Row(id="million.open", runs=figures["million.open"], unit="s", target=2.0))
-    rows.append(
-        Row(id="million.commit.rate", runs=figures["million.commit.rate"], unit="commits/s")
-    )
-    rows.append(Row(id="million.log", runs=figures["million.log"], unit="MiB", target=64.0))
-    others = [name for name in figures if name.endswith((".p50", ".p99", ".max", ".pause"))]
+        rows += _peer_rows(figures, name)
     rows += [
-        Row(id=name, runs=figures[name], unit="ms", target=targets.get(name)) for name in others
+        Row(id="million.open", runs=figures["million.open"], unit="s", target=2.0),
+        Row(id="million.commit.rate", runs=figures["million.commit.rate"], unit="commits/s"),
+        Row(id="million.log", runs=figures["million.log"], unit="MiB", target=64.0),
     ]
+    for name, runs in figures.items():
+        if not name.endswith((".p50", ".p99", ".max", ".pause")) or ".bare." in name:
+            continue
+        head, _, tail = name.rpartition(".")
+        theirs = figures.get(f"{head}.bare.{tail}")
+        rows.append(
+            Row(
+                id=name,
+                runs=runs,
+                unit="ms",
+                target=TARGETS.get(name),
+                peer=PEER if theirs else None,
+                peer_value=statistics.median(theirs) if theirs else None,
+            )
+        )
     return rows
+
+
+def _peer_rows(figures: Figures, name: str) -> list[Row]:
+    """Rates beside the bare loop's; the share is the median over pairs of runs."""
+    return [
+        Row(
+            id=f"{name}.{CLIENTS}.rate",
+            runs=figures[f"{name}.rate"],
+            unit="commits/s",
+            op=">=",
+            peer=PEER,
+            peer_value=statistics.median(figures[f"{name}.bare"]),
+        ),
+        Row(
+            id=f"{name}.{CLIENTS}.share",
+            runs=figures[f"{name}.ratio"],
+            unit="of peer",
+            target=0.5,
+            op=">=",
+        ),
+        Row(
+            id=f"{name}.{CLIENTS}.cpu",
+            runs=figures[f"{name}.cpu"],
+            unit="us",
+            peer=PEER,
+            peer_value=statistics.median(figures[f"{name}.bare.cpu"]),
+        ),
+    ]
 
 
 def run() -> list[Row]:

@@ -116,14 +116,22 @@ class BareLoop:
         self._connection.close()
 
 
-async def drive_bare(bare: BareLoop, index: int, *, turns: int, is_keyed: bool, run: int) -> None:
-    """Commit ``turns`` times for one actor, each as soon as the last is durable."""
+async def drive_bare(
+    bare: BareLoop, index: int, *, turns: int, state: bytes, prefix: str | None = None
+) -> list[float]:
+    """Commit ``turns`` times for one actor and return the latencies in ms.
+
+    With a ``prefix`` each commit keeps a reply under a key of its own.
+    """
     actor = str(actor_at(index))
-    state = bytes(100)
+    latencies_ms: list[float] = []
     for turn in range(turns):
+        began = time.perf_counter()
         now_ms = time.time_ns() // 1_000_000
         reply = None
-        if is_keyed:
-            names = (TENANT_DEFAULT, actor, 1, "m", f"{run}-{turn}", 1, 1)
+        if prefix is not None:
+            names = (TENANT_DEFAULT, actor, 1, "m", f"{prefix}-{turn}", 1, 1)
             reply = (*names, REQUEST, now_ms + 86_400_000, zlib.crc32(REPLY), REPLY)
         await bare.commit((1, turn, now_ms, zlib.crc32(state), state, actor), reply)
+        latencies_ms.append((time.perf_counter() - began) * 1_000)
+    return latencies_ms

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from kelpie.core.errors import CorruptionError
@@ -28,30 +30,58 @@ _EFFECTS: Final = (
 
 
 class Raw(NamedTuple):
-    """An actor's rows as they lie in the file, of one snapshot, with the pieces of its state."""
+    """An actor's rows as they lie in the file, of one snapshot, with its state put together.
+
+    ``pieces`` counts those that were found of a state that lies in several.
+    """
 
     row: Row
-    pieces: list[Row]
+    state: bytes
+    pieces: int
     effects: list[Row]
 
 
 def fetch_actor(connection: sqlite3.Connection, name: str, *, is_aside: bool) -> Raw | None:
     """Read an actor's rows inside the caller's snapshot; None if it never existed.
 
-    ``pieces`` is left empty for a state that is too large to be read on the event loop, unless
-    ``is_aside``: see `is_whole`.
+    A state that is too large to be read on the event loop is left out unless ``is_aside``: see
+    `is_large`.
     """
     row = connection.execute(_ACTOR, (name,)).fetchone()
     if row is None:
         return None
     incarnation, tombstoned, chunks = row[0], row[4], row[6]
-    pieces: list[Row] = []
-    if chunks and (is_aside or chunks <= _CHUNKS_MAX):
-        pieces = connection.execute(_CHUNKS, (name,)).fetchall()
+    state, pieces = row[7], 0
+    if chunks and chunks <= _CHUNKS_MAX:
+        found = connection.execute(_CHUNKS, (name,)).fetchall()
+        state, pieces = b"".join(piece for (piece,) in found), len(found)
+    elif chunks and is_aside:
+        state, pieces = _join_aside(connection.execute(_CHUNKS, (name,)))
     effects: list[Row] = []
     if not tombstoned:
         effects = connection.execute(_EFFECTS, (name, incarnation)).fetchall()
-    return Raw(row, pieces, effects)
+    return Raw(row, state, pieces, effects)
+
+
+def _join_aside(pieces: Iterable[Row]) -> tuple[bytes, int]:
+    """Join pieces and count them without keeping other threads from the interpreter.
+
+    A join of 10 MB holds the interpreter's lock for milliseconds, which the event loop would feel;
+    writing and reading a file in memory lets go of it while bytes are copied.
+    """
+    descriptor = os.memfd_create("kelpie-state", os.MFD_CLOEXEC)
+    try:
+        size_bytes = count = 0
+        for (piece,) in pieces:
+            written = os.write(descriptor, piece)
+            assert written == len(piece), "a file in memory takes everything"
+            size_bytes += written
+            count += 1
+        state = os.pread(descriptor, size_bytes, 0)
+        assert len(state) == size_bytes, "a file in memory gives everything back"
+        return state, count
+    finally:
+        os.close(descriptor)
 
 
 def is_large(raw: Raw) -> bool:
@@ -78,18 +108,16 @@ def stored_actor(actor: ActorId, raw: Raw) -> StoredActor:
         CorruptionError: A checksum does not match, or a piece is missing; names the actor.
     """
     name = str(actor)
-    incarnation, version, schema_version, sequence, tombstoned, checksum, chunks, state = raw.row
-    if chunks:
-        if len(raw.pieces) != chunks:
-            message = f"{name} has {len(raw.pieces)} of {chunks} pieces of its state"
-            raise CorruptionError(f"{message}; restore a backup", subject=name)
-        state = b"".join(piece for (piece,) in raw.pieces)
+    incarnation, version, schema_version, sequence, tombstoned, checksum, chunks, _ = raw.row
+    if raw.pieces != chunks:
+        message = f"{name} has {raw.pieces} of {chunks} pieces of its state; restore a backup"
+        raise CorruptionError(message, subject=name)
     return StoredActor(
         actor=actor,
         incarnation=incarnation,
         version=0 if tombstoned else version,
         schema_version=schema_version,
-        state=unseal(checksum, state, name),
+        state=unseal(checksum, raw.state, name),
         effects=tuple(map(decode.effect_row, raw.effects)),
         event_sequence=sequence,
         tombstoned=bool(tombstoned),
