@@ -273,6 +273,10 @@ PROMISES: dict[str, Requirement] = {
     "ACTOR-EVENTS": Requirement(
         text="An actor's events are followed by cursor, in order and without gaps.",
     ),
+    "ACTOR-EFFECTS": Requirement(
+        text="An effect of an actor class passes the gate, and its end is a turn of the actor.",
+        critical=True,
+    ),
     "ACTOR-STATE-VERSION": Requirement(
         text="An older state is carried forward; one of an unknown version is refused.",
         critical=True,

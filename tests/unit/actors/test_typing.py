@@ -87,7 +87,8 @@ def bad_lines(directory: Path, lines: list[str]) -> dict[str, set[int]]:
         text=True,
         check=False,
     )
-    found_mypy = [json.loads(line) for line in mypy.stdout.splitlines()]
+    found = [json.loads(line) for line in mypy.stdout.splitlines()]
+    found_mypy = [each for each in found if each["file"].endswith(path.name)]
     (directory / "pyrightconfig.json").write_text(
         json.dumps({"extraPaths": [str(ROOT / "src")], "typeCheckingMode": "standard"})
     )

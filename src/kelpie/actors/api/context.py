@@ -102,6 +102,7 @@ class Context:
     @property
     def rng(self) -> TurnRng:
         """Randomness that a re-run of the turn repeats."""
+        assert self._turn.seed, "a turn has a seed"
         if self._rng is None:
             self._rng = TurnRng(self._turn)
         assert isinstance(self._rng, TurnRng)
@@ -112,7 +113,7 @@ class Context:
         """The actor's own ordered map."""
         if self._kv is None:
             self._kv = Kv(self.actor, self._ask, self._scope)
-        assert isinstance(self._kv, Kv)
+        assert self._kv is not None
         return self._kv
 
     @property
