@@ -101,7 +101,7 @@ PROMISES: dict[str, Requirement] = {
     ),
     "PACKAGE-WHEEL": Requirement(
         text="The wheel installed into an empty environment with its declared dependencies runs "
-        "`kelpie version`."
+        "`kelpie version` and `kelpie serve`."
     ),
     "POLICY-DENY-WINS": Requirement(
         text="A rule that denies wins over every other rule and every wording.", critical=True

@@ -117,6 +117,17 @@ async def test_ids_that_are_no_uuids_are_refused_and_unknown_ones_not_found() ->
         require_error(await http.get("/v1/agents/%ff"), 422, "invalid_field")
 
 
+async def test_an_agent_without_any_model_is_refused_before_it_exists() -> None:
+    world = World(model_default="")
+    async with world.client() as http:
+        error = require_error(await http.post("/v1/agents", json={}), 422, "invalid_field")
+        named = await http.post("/v1/agents", json={"model": "openai/scripted"})
+    assert error["fields"]["field"] == "body.model"
+    assert "OPENAI_API_KEY" in error["message"]
+    assert named.status_code == 200
+    assert len(world.agents) == 1
+
+
 @pytest.mark.requirement("ACTOR-DRAIN", "K-22")
 async def test_a_draining_server_refuses_at_once_and_still_shows_metrics() -> None:
     world = World(is_accepting=False)

@@ -288,6 +288,7 @@ class World:
     script: Script = answer_hello
     resume: Script | None = None
     api_keys: tuple[ApiKey, ...] = ()
+    model_default: str = "openai/scripted"
     quiet_waits: int = 0
     is_accepting: bool = True
     failure: Exception | None = None
@@ -525,7 +526,7 @@ class World:
             metrics_text=lambda: "kelpie_up 1\n",
             care=FakeCare(self.store),
             version="1.2.3",
-            model_default="openai/scripted",
+            model_default=self.model_default,
             tools=TOOLS,
             api_keys=self.api_keys,
         )
