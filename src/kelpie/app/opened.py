@@ -38,7 +38,7 @@ async def open_app(
         ConfigError: A setting does not fit this host.
         StoreError: The store cannot be opened.
     """
-    async with open_node(settings, drive=False, world=world, address=address) as node:
+    async with open_node(settings, world=world, address=address) as node:
         app = App(node=node, asgi=make_edge(settings, node))
         if drive:
             await node.drive()

@@ -108,13 +108,14 @@ class Node:
 
 @asynccontextmanager
 async def open_node(
-    settings: Settings, *, drive: bool, world: World | None = None, address: str = ""
+    settings: Settings, *, world: World | None = None, address: str = ""
 ) -> AsyncGenerator[Node]:
     """Open the machinery in this process and yield it; everything is closed at the end.
 
+    Nothing that is pending is executed before `Node.drive`.
+
     Args:
         settings: What a person configured.
-        drive: Whether pending messages, timers and effects are executed.
         world: The ports; the host's own when None.
         address: Where this process listens, for those who find the store held.
 
@@ -128,8 +129,6 @@ async def open_node(
             world = await stack.enter_async_context(host_world(settings))
         node = await _open(settings, world, stack, address=address)
         stack.push_async_callback(node.drain)
-        if drive:
-            await node.drive()
         yield node
 
 

@@ -81,7 +81,6 @@ EXECUTOR_MARGIN_MS: Final = 2_000  # between an executor's own stop and `not_aft
 MODEL_CALLS_CONCURRENT_MAX: Final = 64
 COMMANDS_CONCURRENT_MAX: Final = 8  # jails at once on one node
 FILES_CONCURRENT_MAX: Final = 16
-STREAM_FLUSH_INTERVAL_MS: Final = 5  # how long a model's deltas may wait for company
 STREAM_ROW_BYTES_MAX: Final = 64 * KIB
 DIFF_LINES_MAX: Final = 2_000  # a card shows this much and says how much more there is
 
