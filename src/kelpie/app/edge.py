@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from kelpie import __version__
-from kelpie.app.wiring import Node, require_workspace
+from kelpie.app.wiring import Node
+from kelpie.app.workspaces import require_workspace
 from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import CorruptionError
 from kelpie.core.ids import Tenant

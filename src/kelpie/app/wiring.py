@@ -22,8 +22,8 @@ from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
 from kelpie.app.gauges import report_gauges
+from kelpie.app.workspaces import is_workspace, require_workspace
 from kelpie.app.world import SCRATCH_DIRECTORY, World, host_world
-from kelpie.core.errors import InvalidFieldError
 from kelpie.core.limits import DRAIN_TIMEOUT_MS
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Executor
@@ -210,9 +210,7 @@ def _make_executors(
 ) -> tuple[Executor, ...]:
     providers = make_providers(settings, world)
 
-    def allowed(root: str) -> bool:
-        return settings.workspaces.allows(Path(root))
-
+    allowed = partial(is_workspace, settings)
     return (
         ModelExecutor(store=store, tools=tools, resolve=providers.resolve, clock=world.clock),
         FilesReadExecutor(sandbox=sandbox, allowed=allowed),
@@ -273,32 +271,3 @@ def _make_plans(
         require_root=partial(require_workspace, settings),
         rng=world.rng,
     )
-
-
-def require_workspace(settings: Settings, directory: str, *, local: bool) -> str:
-    """Return the directory, absolute and with links resolved, if effects may touch it.
-
-    Without configured roots only a ``local`` caller may name a directory: one who came through the
-    Unix socket, and so is the user that Kelpie runs as. Anybody else could have files read and
-    changed that the system does not let them touch.
-
-    Raises:
-        InvalidFieldError: It is not absolute or no directory, or lies outside the allowed roots.
-    """
-    if not local and not settings.workspaces.roots:
-        raise InvalidFieldError(
-            "workspace",
-            f"{directory[:200]!r} cannot be named over the network before workspaces.roots allows "
-            "it; set KELPIE_WORKSPACES_ROOTS, or come through the Unix socket",
-        )
-    path = Path(directory)
-    if "\0" in directory or not path.is_absolute():
-        raise InvalidFieldError("workspace", f"{directory[:200]!r} must be an absolute path")
-    resolved = path.resolve()
-    if not resolved.is_dir():
-        raise InvalidFieldError("workspace", f"{directory[:200]!r} is not a directory")
-    if not settings.workspaces.allows(resolved):
-        roots = ", ".join(str(root) for root in settings.workspaces.roots)
-        problem = f"{directory[:200]!r} lies outside the allowed roots ({roots})"
-        raise InvalidFieldError("workspace", problem)
-    return str(resolved)

@@ -151,6 +151,8 @@ PLAN_CONTENT_BYTES_MAX: Final = 64 * MIB  # all file contents of a workspace, in
 PORT_DEFAULT: Final = 8283
 REQUEST_BODY_BYTES_MAX: Final = 16 * MIB
 REQUEST_HEADERS_BYTES_MAX: Final = 64 * KIB
+REQUEST_RECEIVE_TIMEOUT_MS: Final = 60_000  # the largest body over 2.3 Mbit/s; then it is a hold-up
+CONNECTIONS_MAX: Final = 8_192  # per listener; every stream, and as many callers again
 STREAM_PING_INTERVAL_MS: Final = 15_000
 STREAMS_CONCURRENT_MAX: Final = 4_096
 

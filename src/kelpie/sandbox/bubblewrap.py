@@ -282,7 +282,7 @@ class Bubblewrap:
                 jail.stop(reason, process)
 
     async def _harvest(self, jail: Jail, request: CommandRequest) -> Harvest:
-        if jail.scratch is None:
+        if jail.scratch is None or jail.stopped_by:  # half of a change set is none
             return _NO_CHANGES
         upper = jail.scratch.upper
         try:

@@ -8,13 +8,14 @@ Source: Linux kernel documentation, filesystems/overlayfs (whiteouts and opaque 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from kelpie.core.digests import digest_bytes
+from kelpie.core.digests import Digest, digest_bytes
 from kelpie.core.errors import LimitExceededError
 from kelpie.core.limits import PATH_BYTES_MAX, WORKSPACE_ENTRIES_MAX
 from kelpie.sandbox.blobs import Blobs
@@ -60,12 +61,17 @@ class _Harvester:
     def __init__(self, root: Root, upper: Path, blobs: Blobs) -> None:
         self.changes: dict[str, FileChange] = {}
         self.left_out: list[str] = []
+        self._contents: dict[Digest, Path | bytes] = {}
         self._root = root
         self._upper = upper
         self._blobs = blobs
 
     def run(self) -> None:
-        """Walk the layer without recursion: its depth is the command's choice."""
+        """Walk the layer without recursion: its depth is the command's choice.
+
+        Contents are stored once all of it was seen: a layer with too many changes costs no blob,
+        and many files of one content cost one.
+        """
         pending: list[tuple[str, ...]] = [()]
         while pending:
             parts = pending.pop()
@@ -77,6 +83,13 @@ class _Harvester:
                 inner = (*parts, name)
                 if self._visit(inner):
                     pending.append(inner)
+        for digest, content in self._contents.items():
+            if not self._blobs.exists(digest):
+                if isinstance(content, bytes):
+                    stored = self._blobs.put_bytes(content)
+                else:
+                    stored = self._blobs.put_file(content)
+                assert stored == digest, "nobody writes to the layer of a dead jail"
 
     def _visit(self, parts: tuple[str, ...]) -> bool:
         """Note the change of one path; return whether it is a directory to enter."""
@@ -113,8 +126,9 @@ class _Harvester:
     def _visit_file(self, parts: tuple[str, ...], path: Path, mode: int) -> None:
         lower = self._lower(parts)
         _make_readable(path)
-        after = self._blobs.put_file(path)
+        after = _digest_file(path)
         if (lower.kind, lower.digest, lower.mode) != ("file", after, mode):
+            self._contents[after] = path
             self._replace_tree(parts, lower)
             self._note(parts, "file", lower, after, mode)
 
@@ -123,7 +137,7 @@ class _Harvester:
         content = link_content(os.readlink(path))  # noqa: PTH115  # bytes that are not UTF-8
         after = digest_bytes(content)
         if (lower.kind, lower.digest) != ("link", after):
-            self._blobs.put_bytes(content)
+            self._contents[after] = content
             self._replace_tree(parts, lower)
             self._note(parts, "link", lower, after, mode)
 
@@ -178,6 +192,11 @@ class _Harvester:
 def _carried(state: FileState) -> str:
     """Return the kind under which a removal travels; a removed socket counts as a file."""
     return "file" if state.kind == "other" else state.kind
+
+
+def _digest_file(path: Path) -> Digest:
+    with path.open("rb") as file:
+        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
 
 
 def _is_opaque(path: Path) -> bool:

@@ -77,9 +77,10 @@ class CommandResult(NamedTuple):
     """What a command came to.
 
     ``exit_status`` is negative for a signal. ``stopped_by`` names the bound that ended it, empty
-    otherwise. ``changes`` is the command's scratch layer against the workspace (access
-    ``overlay``), already stored as blobs; ``left_out`` names, escaped for people, what the command
-    left there that no change can carry (sockets, pipes, names that are not UTF-8).
+    otherwise; what a stopped command changed is discarded. ``changes`` is the command's scratch
+    layer against the workspace (access ``overlay``), already stored as blobs; ``left_out`` names,
+    escaped for people, what the command left there that no change can carry (sockets, pipes, names
+    that are not UTF-8).
     """
 
     exit_status: int

@@ -8,18 +8,24 @@ serving asks for the end by an event.
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket  # noqa: TID251  the server's own listeners; a simulation enters at the ASGI callable
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server
 
 from kelpie.core.errors import UnavailableError
-from kelpie.core.limits import DRAIN_TIMEOUT_MS, REQUEST_HEADERS_BYTES_MAX
+from kelpie.core.limits import (
+    CONNECTIONS_MAX,
+    DRAIN_TIMEOUT_MS,
+    REQUEST_HEADERS_BYTES_MAX,
+    REQUEST_RECEIVE_TIMEOUT_MS,
+)
 from kelpie.server.auth import LOCAL_SCOPE
 from kelpie.server.http import AsgiApp, Receive, Scope, Send
 
@@ -45,14 +51,42 @@ class Listening(NamedTuple):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with bounded request heads; the parser itself knows no bound."""
+    """HTTP/1.1 with bounds on a request's head, on its arrival, and on how many are connected.
+
+    The parser itself knows no bound. Who sends half a request, or nothing at all, would otherwise
+    hold a descriptor for ever, and the store needs descriptors too.
+    """
+
+    receive_timeout_s: ClassVar[float] = REQUEST_RECEIVE_TIMEOUT_MS / 1_000
+    connections_max: ClassVar[int] = CONNECTIONS_MAX
 
     _head_bytes = 0
+    _receiving: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or close it when there are too many."""
+        super().connection_made(transport)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self.connections) > min(self.connections_max, files // 2):
+            transport.abort()
+        else:
+            self._expect_message()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing more."""
+        self._end_receiving()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        """Begin counting."""
+        """Begin counting bytes and time."""
         self._head_bytes = 0
+        self._expect_message()
         super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """Stop the time: the request is here."""
+        self._end_receiving()
+        super().on_message_complete()
 
     def on_url(self, url: bytes) -> None:
         """Count the request line."""
@@ -73,6 +107,23 @@ class BoundedProtocol(HttpToolsProtocol):
         body = _TOO_LARGE_BODY % (bound, bound)
         self.transport.write(_TOO_LARGE % (len(body), body))
         self.transport.close()
+
+    def _expect_message(self) -> None:
+        self._end_receiving()
+        self._receiving = self.loop.call_later(self.receive_timeout_s, self._give_up)
+
+    def _end_receiving(self) -> None:
+        if self._receiving is not None:
+            self._receiving.cancel()
+            self._receiving = None
+
+    def _give_up(self) -> None:
+        """Close a connection whose request does not arrive, unless an earlier one is answered."""
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            self._expect_message()
+        else:
+            self.transport.abort()
 
     def _count(self, size: int) -> None:
         self._head_bytes += size

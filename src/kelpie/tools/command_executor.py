@@ -23,6 +23,7 @@ from kelpie.tools.workspace import Allowed, dump_changes, require_root
 KIND: Final = "command.run"
 _TEXT_BYTES_MAX: Final = limits.SANDBOX_OUTPUT_BYTES_MAX // 4
 _CHANGES_BYTES_MAX: Final = limits.EFFECT_ARGS_BYTES_MAX // 2
+_LEFT_OUT_SHOWN: Final = 20
 
 assert 2 * _TEXT_BYTES_MAX + _CHANGES_BYTES_MAX < limits.EFFECT_RESULT_BYTES_MAX
 
@@ -137,6 +138,9 @@ def _report(result: CommandResult) -> Outcome:
         "stopped_by": result.stopped_by,
         "changes": changes,
     }
+    if result.left_out:
+        report["left_out"] = list(result.left_out[:_LEFT_OUT_SHOWN])
+        report["left_out_count"] = len(result.left_out)
     size = len(msgspec.msgpack.encode(changes))
     if len(changes) > limits.WORKSPACE_ENTRIES_MAX or size > _CHANGES_BYTES_MAX:
         error = f"it changed {len(changes):,} paths, too many to review; they are discarded"

@@ -97,11 +97,11 @@ class CommandTool:
         result = record.outcome.result
         report = _report(result)
         changes: list[dict[str, Any]] = result.get("changes") or []
+        if result.get("stopped_by"):
+            text = "Its changes, if any, are discarded: it was stopped."
+            return ToolReturn(text=cut_text(f"{text}\n{report}"), ok=False)
         if not changes:
             return ToolReturn(text=cut_text(report), ok=result.get("exit_status") == 0)
-        if result.get("stopped_by"):
-            text = f"Its changes to {count_of(len(changes), 'path')} are discarded: it was stopped."
-            return ToolReturn(text=cut_text(f"{text}\n{report}"), ok=False)
         argv: list[str] = arguments["argv"]
         args = {"root": settlement.note["root"], "changes": changes, "from_command": argv}
         summary = f"land {count_of(len(changes), 'changed path')} of {shlex.join(argv)}"
@@ -147,6 +147,10 @@ def _report(result: dict[str, Any]) -> str:
         text = str(result.get(stream, ""))
         if text:
             lines.append(f"{stream}:\n{cut_text(text, TOOL_RETURN_BYTES_MAX // 5)}")
+    if left_out := result.get("left_out"):
+        hidden = result.get("left_out_count", 0) - len(left_out)
+        more = f" and {hidden:,} more" if hidden > 0 else ""
+        lines.append(f"discarded, since no change can carry them: {', '.join(left_out)}{more}")
     if result.get("output_cut"):
         lines.append("[the output was longer than its bound and was cut]")
     return "\n".join(lines)

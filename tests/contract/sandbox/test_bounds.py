@@ -105,6 +105,8 @@ def test_many_files_larger_than_the_scratch_are_ended(seat: Seat) -> None:
     bounds = {"scratch_bytes": 8 * MIB, "timeout_ms": 20_000}
     result = seat.shell(script, access="overlay", bounds=bounds)
     assert result["stopped_by"] == "scratch"
+    assert result["changes"] == {}
+    assert not list((seat.base / "blobs").iterdir()), "what is discarded is not stored"
 
 
 def test_memory_files_are_bounded(seat: Seat) -> None:

@@ -13,6 +13,8 @@ from tests.integration.sandbox.places import MemoryBlobs
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kelpie.core.digests import Digest
+
 
 def test_a_scratch_is_removed_however_deep_and_closed_it_is(tmp_path: Path) -> None:
     scratch = make_scratch(tmp_path / "scratch", "one", tmp_path, owner=0)
@@ -54,5 +56,30 @@ def test_more_changes_than_a_set_may_have_are_refused(tmp_path: Path) -> None:
     upper.mkdir()
     for number in range(20_001):
         (upper / str(number)).symlink_to("x")
+    (upper / "0-first").write_text("content")
+    blobs = MemoryBlobs()
     with pytest.raises(LimitExceededError, match="changes"):
-        harvest_layer(workspace, upper, MemoryBlobs())
+        harvest_layer(workspace, upper, blobs)
+    assert blobs.content == {}, "what is refused is not stored"
+
+
+def test_a_content_is_stored_once_and_only_if_it_changes_something(tmp_path: Path) -> None:
+    class CountingBlobs(MemoryBlobs):
+        puts = 0
+
+        def put_bytes(self, data: bytes) -> Digest:
+            self.puts += 1
+            return super().put_bytes(data)
+
+    workspace, upper = tmp_path / "workspace", tmp_path / "upper"
+    for place in (workspace, upper):
+        place.mkdir()
+        (place / "touched").write_text("as it was")
+    for name in ("one", "two", "three"):
+        (upper / name).write_text("the same")
+        (upper / f"link-{name}").symlink_to("one")
+    blobs = CountingBlobs()
+    changes = harvest_layer(workspace, upper, blobs).changes
+    assert len(changes) == 6
+    assert {change.after for change in changes} == set(blobs.content)
+    assert blobs.puts == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from kelpie.core.errors import UnavailableError
-from kelpie.server.serve import Listening, serve
+from kelpie.server.serve import BoundedProtocol, Listening, serve
 from tests.unit.server.world import World, require_error
 
 
@@ -71,6 +74,55 @@ async def test_an_answer_does_not_wait_for_the_clients_acknowledgement(tmp_path:
                 await http.get("/v1/health")
             # Ten delayed acknowledgements would be 400 ms.
             assert loop.time() - started < 0.3
+
+
+class HastyProtocol(BoundedProtocol):
+    """The protocol with bounds that a test can wait for."""
+
+    receive_timeout_s = 0.05
+    connections_max = 2
+
+
+@asynccontextmanager
+async def hasty() -> AsyncIterator[int]:
+    """Serve with the hasty protocol; yields the port."""
+    config, state = Config(World().app(), ws="none", lifespan="off", log_config=None), ServerState()
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(
+        lambda: HastyProtocol(config, state, {}), host="127.0.0.1", port=0
+    )
+    async with listening:
+        yield listening.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /v1/health HTTP/1.1\r\nHost: local",
+        b"POST /v1/agents/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{",
+        b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /v1/he",
+    ],
+)
+async def test_a_request_that_does_not_arrive_loses_its_connection(sent: bytes) -> None:
+    async with hasty() as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            received = await reader.read()
+        assert received.count(b"200 OK") == sent.count(b"\r\n\r\nGET")
+        writer.close()
+
+
+async def test_connections_beyond_the_bound_are_closed_at_once() -> None:
+    async with hasty() as port, asyncio.timeout(10):
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        for _, each in (*held, (reader, writer)):
+            each.close()
 
 
 async def test_a_taken_address_leaves_nothing_listening(tmp_path: Path) -> None:

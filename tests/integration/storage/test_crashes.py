@@ -225,3 +225,26 @@ def test_a_migration_that_fails_leaves_the_schema_before_it(tmp_path: Path) -> N
         assert tables == [("whole",)]
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
         assert migrations.migrate(connection, [(), ("CREATE TABLE half (x)",)]) == 2
+
+
+@pytest.mark.requirement("STORE-DURABLE")
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_log_whose_database_was_lost_is_never_taken_for_a_new_store(
+    engine: SqliteEngine, is_there: bool
+) -> None:
+    with running(VICTIM, str(engine.path), "8") as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "open\n"
+        assert victim.stdout.readline()
+        victim.kill()
+        victim.wait()
+    log = engine.path.with_name(f"{engine.path.name}-wal")
+    before = log.read_bytes()
+    assert before
+    engine.path.unlink()
+    if is_there:
+        engine.path.touch()
+    with pytest.raises(CorruptionError, match="missing or empty but its log"):
+        async with engine.opened():
+            pass
+    assert log.read_bytes() == before

@@ -171,6 +171,13 @@ def test_changes_of_a_command_that_was_stopped_are_discarded() -> None:
     assert "output was longer" in told.content
 
 
+def test_what_a_command_left_that_no_change_can_carry_is_named() -> None:
+    agent = begin(tool_call("run_command", argv=["make"]))
+    result = {**RAN, "changes": [], "left_out": ["pipe", "\\xff"], "left_out_count": 5}
+    agent.settle(agent.refs("command.run")[0], result=result)
+    assert "can carry them: pipe, \\xff and 3 more" in agent.returns[0].content
+
+
 def test_a_failed_command_still_shows_what_it_printed() -> None:
     agent = begin(tool_call("run_command", argv=["make"]))
     result = {**RAN, "changes": []}

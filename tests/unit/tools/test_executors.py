@@ -290,6 +290,14 @@ async def test_too_many_changes_are_discarded_and_said_so() -> None:
     assert (outcome.result["changes"], outcome.result["stdout"]) == ([], "printed")
 
 
+async def test_paths_that_no_change_can_carry_are_named_up_to_a_bound() -> None:
+    names = tuple(f"pipe-{number}" for number in range(30))
+    executor, _ = commander(ran(left_out=names))
+    outcome = await executor.execute(make_order("command.run", COMMAND))
+    assert outcome.result["left_out"] == list(names[:20])
+    assert outcome.result["left_out_count"] == 30
+
+
 async def test_a_command_whose_time_is_over_does_not_begin() -> None:
     executor, sandbox = commander(ran(), now_ms=10**15)
     outcome = await executor.execute(make_order("command.run", COMMAND))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kelpie.core.errors import NotFoundError, StoreVersionError
+from kelpie.core.errors import CorruptionError, NotFoundError, StoreVersionError
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.ports.clock import Clock
@@ -47,6 +47,7 @@ def open_for_writing(path: Path, *, clock: Clock, rng: Rng, address: str) -> Ope
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = HolderLock.acquire(path, address=address)
     try:
+        _require_whole(path)
         return _open_locked(path, lock, clock=clock, rng=rng)
     except sqlite3.Error as error:
         lock.release()
@@ -54,6 +55,22 @@ def open_for_writing(path: Path, *, clock: Clock, rng: Rng, address: str) -> Ope
     except BaseException:
         lock.release()
         raise
+
+
+def _require_whole(path: Path) -> None:
+    """Refuse a log without its database: the engine would throw the log away and begin anew.
+
+    Raises:
+        CorruptionError: The database is missing or empty, and its log is not.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if _size_bytes(log) and not _size_bytes(path):
+        message = f"{path} is missing or empty but its log {log.name} is not; restore a backup"
+        raise CorruptionError(message, subject=str(path))
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _open_locked(path: Path, lock: HolderLock, *, clock: Clock, rng: Rng) -> Opened:
