@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,13 @@ from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
 from kelpie.storage.blobs import BlobStore
 from kelpie.storage.sqlite.backup import restore_store as restore_files
+
+
+class ModelProbe(NamedTuple):
+    """What a model provider answered: how many models it lists, and whether ours is one."""
+
+    listed_count: int
+    is_listed: bool
 
 
 async def restore_store(settings: Settings, source: Path) -> Mapping[str, Any]:
@@ -45,7 +52,7 @@ async def probe_sandboxes(settings: Settings) -> Sequence[TierReport]:
         return [await sandbox.probe()]
 
 
-async def probe_model(settings: Settings) -> str:
+async def probe_model(settings: Settings) -> ModelProbe:
     """Ask the default model's provider what it offers, and say so.
 
     Raises:
@@ -56,6 +63,4 @@ async def probe_model(settings: Settings) -> str:
         raise ConfigError("no model is configured; set KELPIE_MODEL or a provider's key")
     async with host_world(settings) as world:
         offered = await make_providers(settings, world).resolve(settings.model).list_models()
-    wanted = settings.model.partition("/")[2]
-    known = "is offered" if wanted in offered else "is not in its list"
-    return f"{len(offered):,} models; {wanted} {known}"
+    return ModelProbe(len(offered), settings.model.partition("/")[2] in offered)

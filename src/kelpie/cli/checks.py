@@ -143,11 +143,14 @@ async def check_model(world: World, settings: Settings) -> Check:
     if not settings.model:
         return Check("model", "warn", "none is configured", "export OPENAI_API_KEY=...")
     try:
-        detail = await world.probe_model(settings)
+        found = await world.probe_model(settings)
     except KelpieError as error:
         step = "kelpie config show --origin"
         return Check("model", "fail", f"{settings.model}: {error.message}", step)
-    return Check("model", "ok", f"{settings.model}: {detail}")
+    if not found.is_listed:
+        detail = f"{settings.model}: the provider answers, and does not list it"
+        return Check("model", "warn", detail, "set KELPIE_MODEL to a model that it lists")
+    return Check("model", "ok", f"{settings.model}: one of {found.listed_count:,} on offer")
 
 
 @contextmanager

@@ -51,6 +51,20 @@ class HolderInfo(Protocol):
         ...
 
 
+class ModelProbe(Protocol):
+    """What a model provider answered."""
+
+    @property
+    def listed_count(self) -> int:
+        """How many models it lists."""
+        ...
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the default model is one of them."""
+        ...
+
+
 class ServerReady(Protocol):
     """A server that answers."""
 
@@ -82,7 +96,7 @@ class World:
     run_server: Callable[[Settings, Callable[[ServerReady], None]], Awaitable[int]]
     restore: Callable[[Settings, Path], Awaitable[Mapping[str, Any]]]
     probe_sandboxes: Callable[[Settings], Awaitable[Sequence[TierReport]]]
-    probe_model: Callable[[Settings], Awaitable[str]]
+    probe_model: Callable[[Settings], Awaitable[ModelProbe]]
 
 
 def real_world() -> World:
@@ -130,7 +144,7 @@ async def _probe_sandboxes(settings: Settings) -> Sequence[TierReport]:
     return await probe_sandboxes(settings)
 
 
-async def _probe_model(settings: Settings) -> str:
+async def _probe_model(settings: Settings) -> ModelProbe:
     from kelpie.app.care import probe_model  # noqa: PLC0415 - only what runs is imported
 
     return await probe_model(settings)

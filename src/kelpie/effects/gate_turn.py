@@ -161,10 +161,12 @@ class GateTurn(Generic[S]):
                 digest=bound_digest(record, verdict.policy), by="policy", at_ms=now_ms
             )
             self.approve(record, verdict, approval, due_ms=0)
-        elif (grant := self._covering_grant(record)) is not None:
-            self._approve_by_grant(record, verdict, grant)
-        else:
+        elif (grant := self._covering_grant(record)) is None:
             self.ask(record, verdict)
+        elif grant.due_ms and now_ms >= grant.due_ms:
+            self.deny(record, verdict, "the approval that covers it has expired", by="policy")
+        else:
+            self._approve_by_grant(record, verdict, grant)
 
     def ask(self, record: EffectRecord, verdict: Verdict) -> None:
         """Make the effect wait for a person, with its card and its end, and say so."""
@@ -218,7 +220,7 @@ class GateTurn(Generic[S]):
             at_ms=self.turn.now_ms,
             grant=grant.effect_id,
         )
-        self.approve(record, verdict, approval, due_ms=0)
+        self.approve(record, verdict, approval, due_ms=grant.due_ms)
 
     def _close_grant(self, ref: str) -> None:
         record = self.by_ref(ref)

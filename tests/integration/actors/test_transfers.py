@@ -25,6 +25,9 @@ async def crash_while_transferring(path: Path, dice: random.Random) -> int:
         store = runtime._store
         assert isinstance(store, SqliteStore)
 
+        async def enough() -> bool:
+            return acked >= wanted
+
         async def keep_moving() -> None:
             nonlocal acked
             while True:
@@ -40,8 +43,7 @@ async def crash_while_transferring(path: Path, dice: random.Random) -> int:
         async with asyncio.TaskGroup() as group:
             for _ in range(8):
                 group.create_task(keep_moving())
-            while acked < wanted:
-                await asyncio.sleep(0)
+            await eventually_async(enough, within_s=10, what="transfers are acknowledged")
             store.abandon()
     return acked
 

@@ -17,12 +17,15 @@ from urllib.parse import parse_qsl
 
 from click.testing import CliRunner
 
+from kelpie.app.care import ModelProbe
 from kelpie.app.process import Ready
 from kelpie.cli import main
 from kelpie.cli.world import HolderInfo, ServerReady, World
 from kelpie.core.errors import UnavailableError
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
+
+LISTED = ModelProbe(3, is_listed=True)
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class Desk:
     served: list[Settings] = field(default_factory=list)
     restored: list[Path] = field(default_factory=list)
     tiers: list[TierReport] = field(default_factory=list)
-    model: str | None = "3 models"
+    model: ModelProbe | None = LISTED
 
     def type(self, *words: str, stdin: str = "") -> Outcome:
         """Run one command line, as the program does."""
@@ -187,7 +190,7 @@ class Desk:
     async def _probe_sandboxes(self, settings: Settings) -> list[TierReport]:
         return self.tiers or [TierReport("bubblewrap", works=True, detail="0.8.0")]
 
-    async def _probe_model(self, settings: Settings) -> str:
+    async def _probe_model(self, settings: Settings) -> ModelProbe:
         if self.model is None:
             raise UnavailableError("the model does not answer")
         return self.model

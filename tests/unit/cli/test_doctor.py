@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kelpie.app.care import ModelProbe
 from kelpie.cli.checks import check_sandbox
 from kelpie.core.errors import UnavailableError
 from kelpie.sandbox.protocol import TierReport
@@ -126,6 +127,9 @@ def test_a_missing_sandbox_fails_and_a_better_one_only_warns(healthy: Desk) -> N
 
 
 def test_the_model_is_asked_only_when_there_is_one(healthy: Desk) -> None:
+    assert _checks(healthy)["model"]["status"] == "ok"
+    healthy.model = ModelProbe(3, is_listed=False)
+    assert _checks(healthy)["model"]["status"] == "warn"
     healthy.model = None
     assert _checks(healthy)["model"]["status"] == "fail"
     del healthy.environment["OPENAI_API_KEY"]

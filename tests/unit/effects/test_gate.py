@@ -518,3 +518,19 @@ def test_an_order_needs_a_decision_about_exactly_this_effect(world: World) -> No
     for change in ({"args": {"path": "elsewhere"}}, {"verdict": None}, {"state": "approved"}):
         with pytest.raises(DeniedError):
             order(msgspec.structs.replace(record, **change))
+
+
+def test_a_grant_covers_nothing_once_its_approval_has_expired(world: World) -> None:
+    grant = granted(world)
+    started_late = world.prepare(
+        world.ask("files.apply", "a", args={"unit": "a"}, grant=grant.effect_id)
+    )
+    assert started_late.state == "approved"
+    world.now_ms += TTL_MS
+    replied = world.tell(m.StartEffect(effect_id=started_late.effect_id, session="s"))
+    assert replied.state == "expired"
+    asked_late = world.prepare(
+        world.ask("files.apply", "b", args={"unit": "b"}, grant=grant.effect_id)
+    )
+    assert asked_late.state == "denied"
+    assert "expired" in asked_late.note
