@@ -27,9 +27,9 @@ from kelpie.core.errors import InvalidFieldError
 from kelpie.core.limits import DRAIN_TIMEOUT_MS
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Executor
-from kelpie.effects.gate import Gated, GateRules
-from kelpie.effects.kinds import EffectKind
+from kelpie.effects.gate import Gated
 from kelpie.effects.policy import Policy
+from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.infra.config import YamlLoader
 from kelpie.infra.executor import PlanExecutor
 from kelpie.infra.machine import ApplyMachine

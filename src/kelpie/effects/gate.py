@@ -22,13 +22,12 @@ from kelpie.actors.commands import Message
 from kelpie.actors.machine import Decision, Extras, Machine, Scope, Turn, extras_of
 from kelpie.core.errors import NotFoundError
 from kelpie.core.ids import ActorId
-from kelpie.core.limits import APPROVAL_TTL_MS, APPROVAL_TTL_MS_MAX
+from kelpie.effects import answers, attempts
 from kelpie.effects import messages as m
 from kelpie.effects.gate_turn import GateTurn
-from kelpie.effects.kinds import EffectKind
 from kelpie.effects.lifecycle import is_open
 from kelpie.effects.model import EffectRecord
-from kelpie.effects.policy import Policy
+from kelpie.effects.rules import GateRules
 from kelpie.storage.records import StoredActor
 
 S = TypeVar("S")
@@ -59,18 +58,6 @@ class GatedState(Generic[S]):
         assert all(is_open(record) for record in self.effects.values())
         refs = [record.ref for record in self.effects.values() if record.state != "unknown"]
         assert len(set(refs)) == len(refs), "two open effects share a ref"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateRules:
-    """What the gate decides by: the policy, the known kinds, and how long a question stands."""
-
-    policy: Policy
-    kinds: Mapping[str, EffectKind]
-    approval_ttl_ms: int = APPROVAL_TTL_MS
-
-    def __post_init__(self) -> None:
-        assert 0 < self.approval_ttl_ms <= APPROVAL_TTL_MS_MAX
 
 
 class Gated(Generic[S]):
@@ -154,13 +141,13 @@ def advance(work: GateTurn[Any], message: Any) -> None:
         case m.EffectPrepared():
             work.prepared(record, message)
         case m.StartEffect(session=session):
-            work.start(record, session)
+            attempts.start(work, record, session)
         case m.EffectFinished(attempt=attempt, outcome=outcome):
-            work.finish(record, attempt, outcome)
+            attempts.finish(work, record, attempt, outcome)
         case m.RecoverEffect():
-            work.recover(record, message)
+            attempts.recover(work, record, message)
         case m.ExpireEffect():
-            work.expire(record)
+            answers.expire(work, record)
         case _:
             raise AssertionError(f"{type(message).__name__} is not a gate message")
 
@@ -168,11 +155,11 @@ def advance(work: GateTurn[Any], message: Any) -> None:
 def _answer(work: GateTurn[Any], record: EffectRecord, message: Any) -> None:
     match message:
         case m.ApproveEffect(digest=digest, reason=reason):
-            work.approve(record, digest, reason)
+            answers.approve(work, record, digest, reason)
         case m.DenyEffect(reason=reason):
-            work.deny(record, reason)
+            answers.deny(work, record, reason)
         case m.ResolveEffect(succeeded=succeeded, reason=reason):
-            work.resolve(record, reason, succeeded=succeeded)
+            answers.resolve(work, record, reason, succeeded=succeeded)
         case _:
             raise AssertionError(f"{type(message).__name__} is not an answer")
 

@@ -46,6 +46,17 @@ def test_a_port_that_is_taken_is_named_and_the_store_stays_sound(node: Node) -> 
     assert [agent["name"] for agent in node.ok("agents", "list")] == ["ada"]
 
 
+def test_a_first_start_that_fails_leaves_no_half_made_store(node: Node) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert node.cli("serve", "--port", port, "--json").status == UNAVAILABLE
+    assert list(node.data.glob("*.sock")) == []
+    assert node.ok("store", "check") == {"ok": True, "problems": [], "damaged": []}
+    assert node.serve().get("/v1/agents") == []
+
+
 def test_a_data_directory_that_cannot_be_written_is_named(node: Node) -> None:
     blocker = node.directory / "a-file"
     blocker.write_text("not a directory", encoding="utf-8")

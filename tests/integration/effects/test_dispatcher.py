@@ -10,16 +10,18 @@ from typing import Any, Literal
 
 import pytest
 
+from kelpie.actors.commands import Message
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.supervisor import Supervisor
+from kelpie.core.errors import DeniedError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Order
-from kelpie.effects.gate import Gated, GateRules
-from kelpie.effects.kinds import EffectKind
+from kelpie.effects.gate import Gated
 from kelpie.effects.model import EffectRecord, Outcome, Preparation, Promise
 from kelpie.effects.policy import Policy
+from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.host.clock import HostClock
 from kelpie.host.rng import HostRng
 from kelpie.sim.world import RecordedTelemetry
@@ -52,6 +54,10 @@ class BreakingExecutor:
 
     async def execute(self, order: Order) -> Outcome:
         self.executing.set()
+        if order.record.args.get("speaks"):
+            await order.stream("delta", b"hello")
+        if order.record.args.get("refuses"):
+            raise DeniedError("not here")
         if order.record.args.get("hangs"):
             await asyncio.Event().wait()
         if self.breaks == "execute" and not order.record.args.get("works"):
@@ -65,13 +71,20 @@ class BreakingExecutor:
 class Node:
     """One process: what a test asks of it."""
 
-    def __init__(self, runtime: Engine, dispatcher: Dispatcher) -> None:
+    def __init__(self, runtime: Engine, dispatcher: Dispatcher, store: SqliteStore) -> None:
         self._runtime = runtime
         self._dispatcher = dispatcher
+        self.store = store
 
-    async def ask(self, ref: str, **args: Any) -> None:
-        message = Ask(kind=KIND, ref=ref, args=args)
+    async def ask(self, ref: str, timeout_ms: int = 1_000, **args: Any) -> None:
+        message = Ask(kind=KIND, ref=ref, args=args, timeout_ms=timeout_ms)
         await self._runtime.call(ACTOR, message, principal="test")
+
+    async def say(self, message: Message) -> None:
+        await self._runtime.call(ACTOR, message, principal="test")
+
+    async def settle_restored(self) -> None:
+        await self._dispatcher.settle_restored()
 
     async def expect_ends(self, *notes: str) -> None:
         """Return once the actor was told exactly these ends, in any order."""
@@ -104,7 +117,7 @@ async def run_node(path: Path, executor: BreakingExecutor) -> AsyncIterator[Node
     )
     await dispatcher.start()
     try:
-        yield Node(runtime, dispatcher)
+        yield Node(runtime, dispatcher, store)
     finally:
         await dispatcher.drain(0)
         await runtime.drain()
@@ -145,3 +158,65 @@ async def test_a_bug_while_reading_an_outcome_back_does_not_leave_the_effect_ope
         await executor.executing.wait()
     async with run_node(tmp_path, BreakingExecutor("reconcilable", "reconcile")) as node:
         await node.expect_ends("bad failed")
+
+
+async def test_a_typed_refusal_of_an_executor_is_a_failed_effect(tmp_path: Path) -> None:
+    async with run_node(tmp_path, BreakingExecutor("repeatable", "reconcile")) as node:
+        await node.ask("bad", refuses=True)
+        await node.expect_ends("bad failed")
+
+
+@pytest.mark.parametrize(
+    ("promise", "end"), [("repeatable", "slow failed"), ("once", "slow unknown")]
+)
+async def test_an_attempt_that_takes_too_long_is_stopped(
+    tmp_path: Path, promise: Promise, end: str
+) -> None:
+    async with run_node(tmp_path, BreakingExecutor(promise, "reconcile")) as node:
+        await node.ask("slow", timeout_ms=30, hangs=True)
+        await node.expect_ends(end)
+
+
+async def test_giving_up_on_a_running_attempt_stops_it(tmp_path: Path) -> None:
+    executor = BreakingExecutor("repeatable", "reconcile")
+    async with run_node(tmp_path, executor) as node:
+        await node.ask("slow", hangs=True)
+        await executor.executing.wait()
+        await node.say(GiveUp(ref="slow"))
+        await node.expect_ends("slow cancelled")
+
+
+async def test_an_interrupted_attempt_runs_again_and_its_stream_begins_with_a_restart(
+    tmp_path: Path,
+) -> None:
+    executor = BreakingExecutor("repeatable", "reconcile")
+    async with run_node(tmp_path, executor) as node:
+        await node.ask("slow", speaks=True, hangs=True, timeout_ms=60_000)
+        await executor.executing.wait()
+        (row,) = await node.store.effects_open("", 10)
+
+        async def first_spoke() -> bool:
+            return bool(await node.store.stream(ACTOR, row.effect_id, 1, 0, 10))
+
+        await eventually_async(first_spoke, within_s=5, what="the first attempt speaks")
+    again = BreakingExecutor("repeatable", "reconcile")
+    async with run_node(tmp_path, again) as node:
+        await again.executing.wait()
+
+        async def second_spoke() -> bool:
+            return len(await node.store.stream(ACTOR, row.effect_id, 2, 0, 10)) == 2
+
+        await eventually_async(second_spoke, within_s=5, what="the second attempt speaks")
+        chunks = await node.store.stream(ACTOR, row.effect_id, 2, 0, 10)
+        assert [chunk.kind for chunk in chunks] == ["restart", "delta"]
+
+
+async def test_after_a_restore_a_once_effect_that_had_started_is_unknown(tmp_path: Path) -> None:
+    executor = BreakingExecutor("once", "reconcile")
+    async with run_node(tmp_path, executor) as node:
+        await node.ask("sent", hangs=True, timeout_ms=60_000)
+        await executor.executing.wait()
+        await node.settle_restored()
+        await node.say(GiveUp(ref="nobody"))
+        (row,) = await node.store.effects_open("", 10)
+        assert row.state == "unknown"

@@ -11,10 +11,10 @@ from kelpie.actors.machine import Turn
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model import AgentState, CancelRun, CreateAgent, InputMessage, Run, StartRun
 from kelpie.effects import messages as m
-from kelpie.effects.gate import Gated, GatedState, GateRules
-from kelpie.effects.kinds import EffectKind
+from kelpie.effects.gate import Gated, GatedState
 from kelpie.effects.model import EffectRecord, Outcome
 from kelpie.effects.policy import Policy, Rule
+from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.llm.model import ModelAnswer
 from tests.unit.agents.driver import ACTOR, BLOCKS, CONFIG, TOOLS, answer, tool_call
 

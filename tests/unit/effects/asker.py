@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kelpie.actors.commands import Message
+from kelpie.actors.commands import Delete, Message
 from kelpie.actors.machine import Decision, Turn
 from kelpie.core.ids import ActorId
 from kelpie.effects import messages as m
@@ -20,6 +20,7 @@ class Ask(Message, frozen=True, tag="asker.ask"):
     args: dict[str, Any] = msgspec.field(default_factory=dict)
     grant: str = ""
     covers: tuple[str, ...] = ()
+    timeout_ms: int = 1_000
 
 
 class GiveUp(Message, frozen=True, tag="asker.give_up"):
@@ -30,6 +31,10 @@ class Close(Message, frozen=True, tag="asker.close"):
     ref: str
 
 
+class Leave(Message, frozen=True, tag="asker.leave"):
+    """Delete the actor."""
+
+
 State = tuple[str, ...]
 
 
@@ -38,7 +43,9 @@ class Asker:
 
     type_name = "asker"
     schema_version = 1
-    message_type = Ask | GiveUp | Close | m.EffectWaiting | m.EffectApproved | m.EffectSettled
+    message_type = (
+        Ask | GiveUp | Close | Leave | m.EffectWaiting | m.EffectApproved | m.EffectSettled
+    )
 
     def create(self, actor: ActorId) -> State:
         return ()
@@ -58,11 +65,13 @@ class Asker:
                     args=message.args,
                     grant=message.grant,
                     covers=tuple(message.covers),  # type: ignore[arg-type]
-                    timeout_ms=1_000,
+                    timeout_ms=message.timeout_ms,
                 )
                 return Decision(state=state, commands=(effect,))
             case GiveUp(ref=ref):
                 return Decision(state=state, commands=(m.CancelEffect(ref=ref),))
+            case Leave():
+                return Decision(state=state, commands=(Delete(),))
             case Close(ref=ref):
                 return Decision(state=state, commands=(m.CloseGrant(ref=ref),))
             case m.EffectWaiting(ref=ref):

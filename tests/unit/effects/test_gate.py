@@ -9,11 +9,12 @@ import pytest
 
 from kelpie.actors.commands import Command, Message, Remind, Reply, WriteEffect
 from kelpie.actors.machine import Turn
-from kelpie.core.errors import AlreadyDecidedError, ConflictError, NotFoundError
+from kelpie.core import limits
+from kelpie.core.errors import AlreadyDecidedError, ConflictError, DeniedError, NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.effects import messages as m
-from kelpie.effects.gate import Gated, GatedState, GateRules
-from kelpie.effects.kinds import EffectKind
+from kelpie.effects.executor import Order
+from kelpie.effects.gate import Gated, GatedState
 from kelpie.effects.model import (
     DiffCard,
     Effect,
@@ -23,8 +24,9 @@ from kelpie.effects.model import (
     wish_digest,
 )
 from kelpie.effects.policy import Policy, Rule
+from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.storage.records import StoredActor
-from tests.unit.effects.asker import Ask, Asker, Close, GiveUp, State, promises
+from tests.unit.effects.asker import Ask, Asker, Close, GiveUp, Leave, State, promises
 
 ACTOR = ActorId(Tenant("default"), "asker", "one")
 TTL_MS = 60_000
@@ -429,3 +431,90 @@ def test_state_and_effects_survive_a_reload(world: World) -> None:
     assert loaded.inner == world.state.inner
     assert loaded.effects == {record.effect_id: record}
     assert world.machine.query(loaded, m.ShowEffects()) == (record,)
+
+
+def test_a_wish_that_is_too_large_fails_without_being_asked_about(world: World) -> None:
+    record = world.ask("files.apply", "w", args={"text": "x" * limits.EFFECT_ARGS_BYTES_MAX})
+    assert record.state == "failed"
+    assert record.outcome is not None
+    assert "larger than" in record.outcome.error
+
+
+def test_a_grant_over_too_many_effects_fails(world: World) -> None:
+    covers = tuple(str(number) for number in range(limits.GRANT_MEMBERS_MAX + 1))
+    assert world.ask("plan.apply", "g", covers=covers).state == "failed"
+
+
+def test_an_actor_has_a_bounded_number_of_open_effects(world: World) -> None:
+    for number in range(limits.EFFECTS_OPEN_PER_ACTOR_MAX):
+        assert world.ask("files.apply", f"w{number}").state == "proposed"
+    assert world.ask("files.apply", "one more").state == "failed"
+    world.state.check_invariants()
+
+
+def test_deleting_the_actor_closes_what_has_not_started(world: World) -> None:
+    proposed = world.ask("files.apply", "p")
+    waiting = world.waiting("files.apply", "w")
+    started = world.started("command.run", "c")
+    world.tell(Leave())
+    assert world.rows[proposed.effect_id].state == "cancelled"
+    assert world.rows[waiting.effect_id].state == "cancelled"
+    assert world.rows[started.effect_id].state == "started"
+
+
+def test_only_an_unknown_effect_can_be_resolved(world: World) -> None:
+    record = world.waiting()
+    with pytest.raises(ConflictError, match="not unknown"):
+        world.tell(m.ResolveEffect(effect_id=record.effect_id, succeeded=True, reason="?"))
+
+
+def test_what_the_dispatcher_says_about_ended_or_changed_effects_is_ignored(world: World) -> None:
+    record = world.started()
+    done = Outcome(status="done")
+    world.tell(m.EffectFinished(effect_id=record.effect_id, attempt=1, outcome=done))
+    before = world.state
+    card = Preparation(card=DiffCard(title="late"))
+    world.tell(m.EffectPrepared(effect_id=record.effect_id, preparation=card))
+    world.tell(m.ExpireEffect(effect_id=record.effect_id))
+    world.tell(m.StartEffect(effect_id=record.effect_id, session="s2"))
+    waiting = world.waiting("files.apply", "again")
+    world.tell(m.EffectPrepared(effect_id=waiting.effect_id, preparation=card))
+    assert world.rows[waiting.effect_id].state == "waiting"
+    assert before.effects == {}
+
+
+def test_an_expired_question_that_was_answered_stays_answered(world: World) -> None:
+    record = world.waiting()
+    world.tell(m.ApproveEffect(effect_id=record.effect_id))
+    world.now_ms += TTL_MS
+    world.tell(m.ExpireEffect(effect_id=record.effect_id))
+    assert world.rows[record.effect_id].state == "approved"
+
+
+def test_closing_or_giving_up_on_what_is_not_there_changes_nothing(world: World) -> None:
+    before = world.state
+    world.tell(Close(ref="nobody"))
+    world.tell(GiveUp(ref="nobody"))
+    assert world.state.effects == before.effects
+    assert world.state.inner == before.inner
+
+
+def test_a_reconcilable_effect_waits_for_its_reconciliation(world: World) -> None:
+    record = world.started()
+    world.tell(m.RecoverEffect(effect_id=record.effect_id, attempt=1, ended_session="s1"))
+    assert world.rows[record.effect_id].state == "started"
+
+
+def test_an_order_needs_a_decision_about_exactly_this_effect(world: World) -> None:
+    record = world.started()
+
+    async def stream(kind: str, body: bytes) -> None:
+        raise AssertionError((kind, body))
+
+    def order(changed: EffectRecord) -> Order:
+        return Order(actor=ACTOR, record=changed, attempt=1, not_after_ms=0, stream=stream)
+
+    assert order(record).record is record
+    for change in ({"args": {"path": "elsewhere"}}, {"verdict": None}, {"state": "approved"}):
+        with pytest.raises(DeniedError):
+            order(msgspec.structs.replace(record, **change))

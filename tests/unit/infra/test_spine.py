@@ -13,8 +13,7 @@ from kelpie.actors.commands import Message, WriteEffect
 from kelpie.actors.machine import Turn
 from kelpie.core.errors import InputError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
-from kelpie.effects.gate import Gated, GatedState, GateRules
-from kelpie.effects.kinds import EffectKind
+from kelpie.effects.gate import Gated, GatedState
 from kelpie.effects.messages import (
     ApproveEffect,
     DenyEffect,
@@ -24,6 +23,7 @@ from kelpie.effects.messages import (
 )
 from kelpie.effects.model import DiffCard, EffectRecord, Outcome, Preparation
 from kelpie.effects.policy import Policy
+from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.infra.config import Desired, check_units
 from kelpie.infra.executor import PlanExecutor
 from kelpie.infra.machine import ApplyMachine
