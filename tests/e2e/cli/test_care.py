@@ -53,7 +53,9 @@ def test_the_doctor_tries_everything_and_the_gate_holds(node: Node) -> None:
     assert "fail  model" in ill.out
 
 
-@pytest.mark.covers("kelpie store stats", "kelpie store check", "kelpie audit verify")
+@pytest.mark.covers(
+    "kelpie store stats", "kelpie store check", "kelpie store compact", "kelpie audit verify"
+)
 @pytest.mark.parametrize("beside", [True, False], ids=["beside a server", "alone"])
 def test_a_store_is_measured_and_checked(node: Node, beside: bool) -> None:
     node.script(*conversation())
@@ -63,6 +65,8 @@ def test_a_store_is_measured_and_checked(node: Node, beside: bool) -> None:
     node.ok("messages", "send", "ada", "hello")
     assert node.ok("store", "stats")["actors"] == 1
     assert node.ok("store", "check") == {"ok": True, "problems": [], "damaged": []}
+    compacted = node.ok("store", "compact")
+    assert 0 < compacted["after_bytes"] <= compacted["before_bytes"]
     verified = node.ok("audit", "verify")
     assert verified["ok"]
     assert verified["records"] == 4

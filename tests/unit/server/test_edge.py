@@ -384,6 +384,7 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
         require_error(await http.post("/v1/store/release"), 403, "local_only")
         backup = await http.post("/v1/store/backup", json={"target": "/x"})
         require_error(backup, 403, "local_only")
+        require_error(await http.post("/v1/store/compact"), 403, "local_only")
         assert (await http.get("/v1/store/stats")).json()["held"] is True
         assert (await http.post("/v1/store/check")).json()["ok"] is True
         assert (await http.get("/v1/audit/verify")).json()["unproven"] == "the tail"
@@ -392,6 +393,8 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
     async with world.client(local) as http:
         assert (await http.post("/v1/store/release")).json() == {"held": False}
         assert (await http.post("/v1/store/backup", json={"target": "/x"})).status_code == 200
+        compacted = await http.post("/v1/store/compact")
+        assert compacted.json() == {"before_bytes": 8192, "after_bytes": 4096}
         relative = await http.post("/v1/store/backup", json={"target": "x"})
         require_error(relative, 422, "invalid_field")
     assert world.store.backups == ["/x"]

@@ -28,7 +28,7 @@ from kelpie.server.app import create_app
 from kelpie.server.http import AsgiApp
 from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
 from kelpie.server.ports import ApiKey, Deps, PlanSource, ToolInfo
-from kelpie.storage.protocol import Store, StoreStats
+from kelpie.storage.protocol import Compaction, Store, StoreStats
 from kelpie.storage.records import (
     AuditRecord,
     EffectRow,
@@ -233,6 +233,9 @@ class MemoryStore:
 
     async def backup(self, target: object) -> None:
         self.backups.append(str(target))
+
+    async def compact(self) -> Compaction:
+        return Compaction(before_bytes=8192, after_bytes=4096)
 
 
 def _page(rows: list[Any], page: Page, key: Callable[[Any], str]) -> list[Any]:
