@@ -263,13 +263,19 @@ async def _call_among_residents(runtime: Runtime, count: int, figures: Figures) 
     chance = random.Random(2)
     for _ in range(RUNS):
         counters = [
-            runtime.ref(Counter, actor_at(chance.randrange(count)).key) for _ in range(10_000)
+            runtime.ref(Counter, actor_at(chance.randrange(count)).key) for _ in range(6_400)
         ]
         took_us: list[float] = []
         for counter in counters:
-            await timed(counter.peek, 2, took_us)
+            await timed(counter.peek, 3, took_us)
         note(figures, "resident.local", took_us)
-        await together([repeat_one(counter, 2) for counter in counters[:5_000]])
+        await together([add_to_each(counters[start::CALLERS]) for start in range(CALLERS)])
+
+
+async def add_to_each(counters: list[Counter]) -> None:
+    """Add one to one after another."""
+    for counter in counters:
+        await counter.add(1)
 
 
 PARTS: dict[str, Callable[[Path, Figures], Awaitable[None]]] = {
