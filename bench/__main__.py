@@ -1,4 +1,4 @@
-"""Runs one benchmark: ``./dev bench NAME [--json]``.
+"""Runs one benchmark: ``./dev bench NAME [--json] [--peers]``.
 
 Exit status: 0 if every row meets its target, 1 if one does not or the benchmark failed.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import smoke, store
+from bench import actors, smoke, store
 from bench.load import LoadError
 from bench.report import render_json, render_table
 
@@ -18,11 +18,17 @@ BENCHES = {"smoke": smoke.run, "store": store.run}
 def main() -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure the product.")
-    parser.add_argument("name", choices=sorted(BENCHES), help="which benchmark")
+    parser.add_argument("name", choices=sorted([*BENCHES, "actors"]), help="which benchmark")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--peers", action="store_true", help="actors: measure others as well")
     options = parser.parse_args()
+    if options.peers and options.name != "actors":
+        parser.error("only actors has peers to install")
     try:
-        rows = BENCHES[options.name]()
+        if options.name == "actors":
+            rows = actors.run(with_peers=options.peers)
+        else:
+            rows = BENCHES[options.name]()
     except LoadError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -68,6 +68,7 @@ class Client(asyncio.Protocol):
         self._parser: Any = None
         self._body: list[bytes] = []
         self._answer: asyncio.Future[Answer] | None = None
+        self._is_lost = False
 
     @classmethod
     async def connect(cls, port: int) -> Client:
@@ -84,6 +85,8 @@ class Client(asyncio.Protocol):
         """
         assert self._transport is not None
         assert self._answer is None, "one request at a time"
+        if self._is_lost:
+            raise LoadError("the connection broke")
         self._parser = httptools.HttpResponseParser(self)
         self._body.clear()
         self._answer = asyncio.get_running_loop().create_future()
@@ -108,7 +111,8 @@ class Client(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail the request that waits."""
+        """Fail the request that waits, and those to come."""
+        self._is_lost = True
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(LoadError(f"the connection broke: {exc}"))
 

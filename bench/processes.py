@@ -53,7 +53,7 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
     with subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**_clean_environment(), **environment},
+        env={**clean_environment(), **environment},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
@@ -73,7 +73,7 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
                 process.kill()
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Return ours without settings of the product, and with compiled modules kept, as installed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KELPIE_")}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)

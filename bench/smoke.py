@@ -48,7 +48,7 @@ async def measure() -> list[Row]:
     figures: Figures = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="kelpie-bench-") as name:
         directory = Path(name)
-        figures["disk.sync"] = [_measure_sync(directory / "sync") for _ in range(RUNS)]
+        figures["disk.sync"] = [measure_sync(directory / "sync") for _ in range(RUNS)]
         say(f"start-up, {RUNS} runs")
         await _measure_starts(directory, figures)
         say(f"durable echo, {RUNS} runs at {ECHO_CLIENTS} clients")
@@ -58,7 +58,7 @@ async def measure() -> list[Row]:
     return _rows(figures)
 
 
-def _measure_sync(path: Path) -> float:
+def measure_sync(path: Path) -> float:
     """Return the median time in ms of a small write that reaches the disk."""
     took_ms: list[float] = []
     with path.open("wb", buffering=0) as file:

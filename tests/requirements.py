@@ -160,6 +160,11 @@ PROMISES: dict[str, Requirement] = {
         text="Of several answers to one question exactly one counts; the others are told so.",
         critical=True,
     ),
+    "CRASH-INCREMENTS": Requirement(
+        text="Under load and killed at any moment, a server loses no acknowledged turn, and a "
+        "retry under the same key never makes a second one.",
+        critical=True,
+    ),
     "CRASH-SIGKILL": Requirement(
         text="A server that is killed at any moment goes on at the next start: each effect keeps "
         "its kind's promise, no acknowledged message is lost, every tool call has its return.",
