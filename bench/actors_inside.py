@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ async def hosting(place: Path) -> AsyncIterator[Runtime]:
         yield opened_runtime
 
 
-async def together(tasks: list[Coroutine[Any, Any, None]]) -> float:
+async def together(tasks: Sequence[Coroutine[Any, Any, object]]) -> float:
     """Run them at once and return the seconds that took."""
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
@@ -119,8 +119,7 @@ async def commits(place: Path, figures: Figures) -> None:
             turns = count / await together([repeat_add(each) for each in counters])
             kept["turns.cpu"].append((time.process_time() - cpu) / count * 1e6)
             bare_clients = [
-                drive_bare(bare, index, turns=TURNS, is_keyed=False, run=run)
-                for index in range(COMMITTERS)
+                drive_bare(bare, index, turns=TURNS, state=STATE) for index in range(COMMITTERS)
             ]
             theirs = count / await together(bare_clients)
             kept["bare.rate"].append(theirs)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import Server
 
 from kelpie.core.errors import UnavailableError
@@ -119,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         """Close a connection whose request does not arrive, unless an earlier one is answered."""
-        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # none before the first request
         if cycle is not None and not cycle.response_complete and not cycle.more_body:
             self._expect_message()
         else:
