@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import smoke
+from bench import smoke, store
 from bench.load import LoadError
 from bench.report import render_json, render_table
 
-BENCHES = {"smoke": smoke.run}
+BENCHES = {"smoke": smoke.run, "store": store.run}
 
 
 def main() -> int:

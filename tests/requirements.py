@@ -101,7 +101,7 @@ PROMISES: dict[str, Requirement] = {
     ),
     "PACKAGE-WHEEL": Requirement(
         text="The wheel installed into an empty environment with its declared dependencies runs "
-        "`kelpie version`."
+        "`kelpie version` and `kelpie serve`."
     ),
     "POLICY-DENY-WINS": Requirement(
         text="A rule that denies wins over every other rule and every wording.", critical=True
@@ -190,6 +190,113 @@ PROMISES: dict[str, Requirement] = {
     ),
     "START-WHOLE": Requirement(
         text="A start that fails leaves nothing listening and the store as sound as it was."
+    ),
+    # --- actor runtime ---------------------------------------------------------------------------
+    "ACTOR-API-FROZEN": Requirement(
+        text="The public names of the package are a frozen list, and importing it imports nothing.",
+    ),
+    "ACTOR-API-TYPED": Requirement(
+        text="Right calls through references type-check with mypy and pyright; wrong ones do not.",
+    ),
+    "ACTOR-ARGUMENTS": Requirement(
+        text="An argument that does not fit its method is refused, and the error names it.",
+    ),
+    "ACTOR-ONE-TURN": Requirement(
+        text="An actor has one command turn at a time, whatever it awaits.",
+        critical=True,
+    ),
+    "ACTOR-FIFO": Requirement(
+        text="Commands of one sender have their turns in the order they were sent.",
+        critical=True,
+    ),
+    "ACTOR-QUERY-INTERLEAVES": Requirement(
+        text="A query is answered from the last finished state while a handler waits.",
+    ),
+    "ACTOR-QUERY-READS-ONLY": Requirement(
+        text="A query changes nothing, whatever it does to its copy of the state.",
+        critical=True,
+    ),
+    "ACTOR-REENTRANT-QUERY": Requirement(
+        text="A query that comes back along a chain of calls sees the committed state.",
+    ),
+    "ACTOR-CYCLE": Requirement(
+        text="A command that comes back along a chain of calls is a typed error at once.",
+    ),
+    "ACTOR-CROSSED-CHAINS": Requirement(
+        text="Chains that wait for each other end by their deadlines and leave nothing.",
+    ),
+    "ACTOR-CALL-ORDER": Requirement(
+        text="A handler that calls another actor after its first change gets a typed error.",
+        critical=True,
+    ),
+    "ACTOR-DEADLINES": Requirement(
+        text="Every call has a deadline, which holds for all the calls below it.",
+    ),
+    "ACTOR-MAILBOX-BOUND": Requirement(
+        text="A full mailbox refuses with a retriable error; nothing queued is dropped.",
+        critical=True,
+    ),
+    "ACTOR-CANCELLATION": Requirement(
+        text="A caller that is cancelled, at whatever await, tears no turn.",
+        critical=True,
+    ),
+    "ACTOR-ROLLBACK": Requirement(
+        text="A handler's exception rolls its turn back and discards the activation.",
+        critical=True,
+    ),
+    "ACTOR-EXACTLY-ONCE": Requirement(
+        text="A message between actors has one turn, in the order of sending.",
+        critical=True,
+    ),
+    "ACTOR-DEAD-LETTER": Requirement(
+        text="A message that fails too often is kept with its traceback, and can be replayed.",
+    ),
+    "ACTOR-PAUSE": Requirement(
+        text="A paused actor's commands wait until it is resumed; queries are answered.",
+    ),
+    "ACTOR-KILL": Requirement(
+        text="A killed actor fails its callers as retriable and is loaded anew.",
+    ),
+    "ACTOR-STATE-BOUND": Requirement(
+        text="A state up to 10 MB is kept whole; a larger one is refused and changes nothing.",
+    ),
+    "ACTOR-KV": Requirement(
+        text="An actor's map is its own, ordered, ranged by cursor, and shows a turn its writes.",
+    ),
+    "ACTOR-IDEMPOTENCY": Requirement(
+        text="A key makes one turn: same request, same reply; another request is an error.",
+        critical=True,
+    ),
+    "ACTOR-REMINDERS": Requirement(
+        text="Reminders fire in order, survive a restart, and can be cancelled.",
+    ),
+    "ACTOR-EVENTS": Requirement(
+        text="An actor's events are followed by cursor, in order and without gaps.",
+    ),
+    "ACTOR-EFFECTS": Requirement(
+        text="An effect of an actor class passes the gate, and its end is a turn of the actor.",
+        critical=True,
+    ),
+    "ACTOR-STATE-VERSION": Requirement(
+        text="An older state is carried forward; one of an unknown version is refused.",
+        critical=True,
+    ),
+    "ACTOR-BLOCKING": Requirement(
+        text="A handler that holds the event loop is named in the log.",
+    ),
+    "ACTOR-SUPERVISION": Requirement(
+        text="A background task that fails is restarted, and the failure is reported.",
+    ),
+    "ACTOR-LOAD-FAILURE": Requirement(
+        text="An actor that cannot be loaded fails its call and is never reset.",
+        critical=True,
+    ),
+    "ACTOR-MEMORY": Requirement(
+        text="An idle resident actor costs at most 512 bytes beside its state.",
+    ),
+    "ACTOR-TRANSFER-CONSERVES": Requirement(
+        text="Money moved between actors is neither lost nor made, whatever crashes.",
+        critical=True,
     ),
 }
 

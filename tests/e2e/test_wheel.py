@@ -10,11 +10,16 @@ import sys
 import venv
 import zipfile
 from email.parser import Parser
+from functools import partial
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement as Dependency
+
+from tests.e2e.support.node import START_S, Server, free_port, has_begun, listens
+from tests.e2e.support.processes import Process
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +104,31 @@ def test_the_wheel_in_an_empty_environment_tells_its_version(empty_environment: 
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"]
+
+
+@pytest.mark.requirement("PACKAGE-WHEEL")
+@pytest.mark.covers("kelpie serve")
+def test_the_wheel_in_an_empty_environment_serves_until_it_is_told_to_stop(
+    empty_environment: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    process = Process(
+        [str(empty_environment / "bin" / "kelpie"), "serve", "--json", "--port", str(port)],
+        environment={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        output=tmp_path / "serve",
+    )
+    try:
+        eventually(partial(has_begun, process), within_s=START_S, what="the wheel to serve")
+        assert process.status is None, process.err
+        with Server(process, port).client() as client:
+            assert client.get("/v1/health").json()["status"] == "ok"
+            assert client.get("/v1/agents").json() == []
+        assert process.end() == 0, process.err
+    finally:
+        process.kill()
+    assert (tmp_path / ".local/share/kelpie/kelpie.db").exists()
+    assert not listens(port)
 
 
 def test_the_wheel_says_that_it_is_typed_and_carries_its_licence(wheel: Path) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tests.tidy.tree import ROOT, relative, tracked_files
 
 BIN = ROOT / ".venv" / "bin"
-TYPED = ("src", "tests", "demo", "bench")
+TYPED = ("src", "tests", "demo", "bench", "examples")
 AT_ONCE = 2
 
 

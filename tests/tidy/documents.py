@@ -19,7 +19,9 @@ HEADING = re.compile(r"^#{1,6} +(.+?)\s*#*$", re.MULTILINE)
 TOP_FOLDERS = ("src", "tests", "docs", "demo", "bench", "requirements", "changes", ".ci")
 NAMED_PATH = re.compile(rf"(?:{'|'.join(map(re.escape, TOP_FOLDERS))})/[\w./*-]*")
 NAMED_ROUTE = re.compile(r"\b(GET|POST|PUT|PATCH|DELETE) (/[\w{}/.:-]*)")
-NAMED_COMMAND = re.compile(r"(?:^|[\s$`(])(kelpie|\./dev)((?: +[a-z][a-z-]*)*)", re.MULTILINE)
+NAMED_COMMAND = re.compile(
+    r"(?:^|[\s$`(])(?<!from )(kelpie|\./dev)((?: +[a-z][a-z-]*)*)", re.MULTILINE
+)
 ADR_NAME = re.compile(r"^(\d{4})-[a-z0-9-]+\.md$")
 
 

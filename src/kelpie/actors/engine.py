@@ -129,11 +129,6 @@ class Engine:
         """How much memory they are counted with."""
         return self._residents.size_bytes
 
-    @property
-    def handler_count(self) -> int:
-        """How many async handlers run now."""
-        return self._handlers.running_count
-
     def accepting(self) -> bool:
         """Whether new calls are taken."""
         return self._accepting

@@ -39,6 +39,7 @@ class Driven(Generator[Any, Any, Any]):
         if self._awaited is not NOTHING:
             assert value is None, "a generator begins with None"
             awaited, self._awaited = self._awaited, NOTHING
+            assert self._awaited is NOTHING
             return awaited
         return self._step(self._work.send, value)
 

@@ -17,7 +17,7 @@ from typing import Any
 from kelpie.actors.api.definition import Actor
 from kelpie.actors.api.gateway import Gateway
 from kelpie.actors.api.hosting import ActorMachine
-from kelpie.actors.api.settled import Settled, Wish
+from kelpie.actors.api.settled import EffectWish, Settled
 from kelpie.actors.commands import Command, Message
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
@@ -50,7 +50,7 @@ from kelpie.storage.sqlite.store import SqliteStore
 class SpinePort:
     """The effects' room as actor classes use it. Implements `EffectPort`."""
 
-    def propose(self, wish: Wish) -> Command:
+    def propose(self, wish: EffectWish) -> Command:
         """Return the gate's command for a wish."""
         return Effect(
             kind=wish.kind,

@@ -34,7 +34,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Check the host, the store, the sandbox, the model, the gate."),
     "backup": ("backup:backup", "Copy the whole store, beside a running server too."),
     "restore": ("backup:restore", "Make a store from a backup; it starts held."),
-    "store": ("store:store", "Release, measure and check the store."),
+    "store": ("store:store", "Release, measure, check and compact the store."),
     "audit": ("audit:audit", "Verify the audit chains."),
     "version": ("version:version", "Print the version."),
 }

@@ -60,7 +60,10 @@ def content_text(content: object) -> str:
 def _calls(message: Mapping[str, Any]) -> str:
     given: Any = message.get("tool_calls") or message.get("tool_call") or []
     calls = cast("list[dict[str, Any]]", given if isinstance(given, list) else [given])
-    return "\n".join(
-        " ".join(part for part in (call.get("name"), call.get("arguments")) if part)
-        for call in calls
-    )
+    return "\n".join(_call(call) for call in calls)
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    """Return a call, or a piece of one: in a stream the name comes before the arguments."""
+    arguments = str(call.get("arguments") or "")
+    return f"{call['name']} {arguments}" if call.get("name") else arguments

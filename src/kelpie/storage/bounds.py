@@ -88,14 +88,55 @@ def commit_bytes(commit: Commit) -> int:
         LimitExceededError: A value, or the commit as a whole, is too large; names the field.
         InvalidFieldError: A text or an integer cannot be stored; names the field.
     """
-    assert commit.shard == commit.actor.shard, "a commit goes to its actor's shard"
+    # A commit to another shard than an existing actor's is found when its row is read.
+    is_new = commit.expected_version == 0
+    assert not is_new or commit.shard == commit.actor.shard, "a commit goes to its actor's shard"
     assert commit.incarnation >= 1, "incarnations count from one"
     assert commit.expected_version >= 0, "versions count from zero"
-    assert all(effect.actor == commit.actor for effect in commit.effects), "effects are one's own"
-    _require_operations(commit)
-    require_integers("commit", commit.epoch, commit.incarnation, commit.now_ms)
-    require_integers("commit", commit.expected_version + 1, commit.schema_version)
+    _require_numbers(commit)
     size = body_bytes("state", commit.state or b"", ACTOR_STATE_BYTES_MAX)
+    if commit.reply:
+        size += _reply_bytes(commit.reply)
+    rows = _rows(commit)
+    if any(rows) or commit.consumes is not None or commit.fired is not None:
+        size += _rows_bytes(commit, rows)
+    if size > TRANSACTION_BYTES_MAX:
+        raise LimitExceededError(
+            "transaction",
+            actual=size,
+            limit=TRANSACTION_BYTES_MAX,
+            unit="bytes",
+            hint="put large values into blobs",
+        )
+    return size
+
+
+def _require_numbers(commit: Commit) -> None:
+    """Check the commit's own integers; one expression for all of them when they are ordinary."""
+    version = commit.expected_version + 1
+    folded = commit.epoch | commit.incarnation | commit.now_ms | version | commit.schema_version
+    if folded >> 63:  # one is negative or beyond 63 bits
+        require_integers("commit", commit.epoch, commit.incarnation, commit.now_ms)
+        require_integers("commit", version, commit.schema_version)
+
+
+def _rows(commit: Commit) -> tuple[tuple[object, ...], ...]:
+    return (
+        commit.kv,
+        commit.effects,
+        commit.sends,
+        commit.reminders,
+        commit.events,
+        commit.lists,
+        commit.audit,
+    )
+
+
+def _rows_bytes(commit: Commit, rows: tuple[tuple[object, ...], ...]) -> int:
+    """Return the size of everything beside state and reply, after checking its bounds."""
+    assert all(effect.actor == commit.actor for effect in commit.effects), "effects are one's own"
+    _require_operations(1 + sum(map(len, rows)))
+    size = 0
     for write in commit.kv:
         size += text_bytes("kv.key", write.key, KV_KEY_BYTES_MAX)
         if isinstance(write, KvPut):
@@ -113,15 +154,6 @@ def commit_bytes(commit: Commit) -> int:
     for record in commit.audit:
         size += text_bytes("audit.kind", record.kind) + text_bytes("audit.by", record.principal)
         size += body_bytes("audit.body", record.body)
-    size += _reply_bytes(commit.reply) if commit.reply else 0
-    if size > TRANSACTION_BYTES_MAX:
-        raise LimitExceededError(
-            "transaction",
-            actual=size,
-            limit=TRANSACTION_BYTES_MAX,
-            unit="bytes",
-            hint="put large values into blobs",
-        )
     return size
 
 
@@ -156,17 +188,7 @@ def body_count(field: str, size: int, count: int) -> int:
     return size
 
 
-def _require_operations(commit: Commit) -> None:
-    rows = (
-        commit.kv,
-        commit.effects,
-        commit.sends,
-        commit.reminders,
-        commit.events,
-        commit.lists,
-        commit.audit,
-    )
-    count = 1 + sum(map(len, rows))
+def _require_operations(count: int) -> None:
     if count > TRANSACTION_OPERATIONS_MAX:
         raise LimitExceededError(
             "transaction",

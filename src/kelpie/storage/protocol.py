@@ -231,6 +231,14 @@ class StoreStats:
     schema_version: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compaction:
+    """What compacting did to the file's size."""
+
+    before_bytes: int
+    after_bytes: int
+
+
 class AdminStore(Protocol):
     """Care of the whole store."""
 
@@ -261,6 +269,17 @@ class AdminStore(Protocol):
 
         Raises:
             ConflictError: ``target`` exists.
+        """
+        ...
+
+    async def compact(self) -> Compaction:
+        """Give the space of removed rows back to the file system, beside a running server.
+
+        Works in slices between commits; free space that appears meanwhile is left for the next
+        time. What was done before a failure stays done.
+
+        Raises:
+            ConflictError: The file was made without the bookkeeping that this needs.
         """
         ...
 

@@ -53,16 +53,20 @@ def test_the_doctor_tries_everything_and_the_gate_holds(node: Node) -> None:
     assert "fail  model" in ill.out
 
 
-@pytest.mark.covers("kelpie store stats", "kelpie store check", "kelpie audit verify")
+@pytest.mark.covers(
+    "kelpie store stats", "kelpie store check", "kelpie store compact", "kelpie audit verify"
+)
 @pytest.mark.parametrize("beside", [True, False], ids=["beside a server", "alone"])
 def test_a_store_is_measured_and_checked(node: Node, beside: bool) -> None:
     node.script(*conversation())
     if beside:
         node.serve()
-    node.ok("agents", "create", "ada")
+    node.ok("agents", "create", "ada", "--model", "openai/scripted")
     node.ok("messages", "send", "ada", "hello")
     assert node.ok("store", "stats")["actors"] == 1
     assert node.ok("store", "check") == {"ok": True, "problems": [], "damaged": []}
+    compacted = node.ok("store", "compact")
+    assert 0 < compacted["after_bytes"] <= compacted["before_bytes"]
     verified = node.ok("audit", "verify")
     assert verified["ok"]
     assert verified["records"] == 4
@@ -71,7 +75,7 @@ def test_a_store_is_measured_and_checked(node: Node, beside: bool) -> None:
 
 def test_a_store_that_was_tampered_with_is_found_out(node: Node) -> None:
     node.script(*conversation())
-    node.ok("agents", "create", "ada")
+    node.ok("agents", "create", "ada", "--model", "openai/scripted")
     node.ok("messages", "send", "ada", "hello")
     path = node.data / "kelpie.db"
     content = path.read_bytes()
@@ -158,7 +162,7 @@ def test_what_ran_when_the_copy_was_taken_is_unknown_until_a_person_settles_it(n
 
 
 def test_a_damaged_backup_makes_no_store(node: Node) -> None:
-    node.ok("agents", "create", "ada")
+    node.ok("agents", "create", "ada", "--model", "openai/scripted")
     node.ok("backup", "backup")
     copy = node.directory / "backup"
     for path in (each for each in copy.rglob("*.db") if each.is_file()):

@@ -32,7 +32,7 @@ def start(node: Node, *words: str, **environment: str) -> tuple[Done, int]:
 @pytest.mark.covers("kelpie serve")
 @pytest.mark.requirement("START-WHOLE")
 def test_a_port_that_is_taken_is_named_and_the_store_stays_sound(node: Node) -> None:
-    node.ok("agents", "create", "ada")
+    node.ok("agents", "create", "ada", "--model", "openai/scripted")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -105,7 +105,7 @@ def test_a_second_server_on_the_store_says_who_holds_it(node: Node) -> None:
 
 
 def test_a_store_of_a_newer_program_is_left_alone(node: Node) -> None:
-    node.ok("agents", "create", "ada")
+    node.ok("agents", "create", "ada", "--model", "openai/scripted")
     make_newer(node.data / "kelpie.db")
     before = (node.data / "kelpie.db").read_bytes()
     done, _ = start(node)

@@ -56,7 +56,8 @@ def test_a_yes_against_a_no_leaves_one_of_them(node: Node) -> None:
 
 
 def test_commands_without_a_server_never_share_the_store(node: Node) -> None:
-    makers = [node.kelpie("agents", "create", f"agent-{n}", "--json") for n in range(RACERS)]
+    model = ("--model", "openai/scripted", "--json")
+    makers = [node.kelpie("agents", "create", f"agent-{n}", *model) for n in range(RACERS)]
     statuses = [maker.wait() for maker in makers]
     assert set(statuses) <= {0, HELD}
     assert 0 in statuses

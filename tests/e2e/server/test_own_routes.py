@@ -157,10 +157,10 @@ def test_the_store_tells_its_size_and_its_soundness(server: Server) -> None:
     assert server.post("/v1/store/check") == {"ok": True, "problems": [], "damaged": []}
 
 
-@pytest.mark.covers("POST /v1/store/backup", "POST /v1/store/release")
+@pytest.mark.covers("POST /v1/store/backup", "POST /v1/store/compact", "POST /v1/store/release")
 def test_the_care_of_the_store_is_for_its_own_socket(shared: Node, server: Server) -> None:
     target = shared.directory / "backup"
-    for path, body in (("backup", {"target": str(target)}), ("release", {})):
+    for path, body in (("backup", {"target": str(target)}), ("compact", {}), ("release", {})):
         refused = server.ask("POST", f"/v1/store/{path}", json=body)
         assert refused.status_code == 403
         assert refused.json()["error"]["code"] == "local_only"
@@ -169,6 +169,7 @@ def test_the_care_of_the_store_is_for_its_own_socket(shared: Node, server: Serve
     with httpx.Client(transport=transport, base_url="http://kelpie") as local:
         made = local.post("/v1/store/backup", json={"target": str(target)})
         assert made.json() == {"target": str(target)}
+        assert local.post("/v1/store/compact").json()["after_bytes"] > 0
         assert local.post("/v1/store/release").json() == {"held": False}
     assert target.is_dir()
     assert shared.cli("backup", str(target)).status == CONFLICT

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kelpie.core.errors import ConflictError, CorruptionError, FencedError, NotFoundError
-from kelpie.storage.records import AuditAppend, EventAppend
+from kelpie.storage.records import AuditAppend, EventAppend, OutboxRow
 from kelpie.storage.sqlite.backup import restore_store
 from tests.contract.store.world import FakeClock, Hand, SeededRng, SqliteEngine, effect
 from tests.integration.storage.harness import names_in
@@ -146,3 +146,42 @@ async def test_a_store_with_a_damaged_blob_is_not_backed_up(
         with pytest.raises(CorruptionError):
             await store.backup(tmp_path / "backup")
     assert names_in(tmp_path) == ["store"]
+
+
+async def transfer(giver: Hand, taker: Hand, balances: dict[str, int]) -> None:
+    """Move one unit from one actor to another by a message, in two commits."""
+    send = OutboxRow(sender=giver.actor, receiver=taker.actor, body=b"1")
+    balances[giver.actor.key] -= 1
+    receipt = await giver.turn(state=b"%d" % balances[giver.actor.key], sends=(send,))
+    balances[taker.actor.key] += 1
+    (message_id,) = receipt.message_ids
+    await taker.turn(state=b"%d" % balances[taker.actor.key], consumes=message_id)
+
+
+async def test_a_backup_beside_transfers_conserves_the_money(
+    engine: SqliteEngine, tmp_path: Path
+) -> None:
+    async with engine.opened() as store:
+        pairs = [(Hand(store, f"g{n}"), Hand(store, f"t{n}")) for n in range(16)]
+        balances = {hand.actor.key: 1_000 for pair in pairs for hand in pair}
+        for hand in (hand for pair in pairs for hand in pair):
+            await hand.turn(state=b"1000", events=(EventAppend("opened", bytes(100_000)),))
+        stop = asyncio.Event()
+
+        async def keep_moving(giver: Hand, taker: Hand) -> None:
+            while not stop.is_set():
+                await transfer(giver, taker, balances)
+
+        async with asyncio.TaskGroup() as group:
+            for pair in pairs:
+                group.create_task(keep_moving(*pair))
+            await transfer(Hand(store, "x"), Hand(store, "y"), {"x": 1, "y": 0})
+            await store.backup(tmp_path / "backup")
+            stop.set()
+    async with restore(engine, tmp_path / "backup").opened() as copy:
+        stored = [await copy.load(hand.actor) for pair in pairs for hand in pair]
+        held = sum(int(actor.state) for actor in stored if actor is not None)
+        under_way = len(await copy.outbox(0, 1_000))
+        assert held + under_way == 32 * 1_000
+        assert any(actor is not None and actor.version > 1 for actor in stored)
+        assert (await copy.check()).is_sound

@@ -25,9 +25,11 @@ from kelpie.core.limits import (
     COMMIT_QUEUE_DEPTH_MAX,
     MIB,
     SHARD_COUNT,
+    WAL_CHECKPOINT_PAGES,
 )
 from kelpie.storage.holder import read_holder
 from kelpie.storage.records import KvPut
+from kelpie.storage.sqlite.batch import BatchResult, run_batch
 from kelpie.storage.sqlite.engine import (
     connect_reader,
     connect_writer,
@@ -35,7 +37,7 @@ from kelpie.storage.sqlite.engine import (
     require_log,
 )
 from kelpie.storage.sqlite.migrations import migrate
-from kelpie.storage.sqlite.transaction import BatchResult, Member, Transaction, run_batch
+from kelpie.storage.sqlite.transaction import Member, Transaction
 from kelpie.storage.sqlite.writer import GroupWriter
 from tests.contract.store.world import Hand, SqliteEngine, actor_id
 from tests.integration.storage.harness import names_in
@@ -52,7 +54,7 @@ class HeldExecutor(Executor):
     """Runs each job when the test says so, on the loop's own thread."""
 
     def __init__(self) -> None:
-        self.jobs: list[Callable[[], None]] = []
+        self.jobs: list[tuple[bool, Callable[[], None]]] = []
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -63,18 +65,19 @@ class HeldExecutor(Executor):
             except (ArithmeticError, OSError) as error:
                 future.set_exception(error)
 
-        self.jobs.append(run)
+        self.jobs.append((fn is run_batch, run))
         return future
 
 
 async def run_jobs(executor: HeldExecutor) -> int:
-    """Run everything that was handed over until nothing follows; return how many jobs ran."""
+    """Run everything that was handed over until nothing follows; return how many batches ran."""
     count = 0
     for _ in range(3):
         await asyncio.sleep(0)
     while executor.jobs:
-        executor.jobs.pop(0)()
-        count += 1
+        is_batch, run = executor.jobs.pop(0)
+        run()
+        count += is_batch
         for _ in range(3):
             await asyncio.sleep(0)
     return count
@@ -159,6 +162,34 @@ async def test_a_full_queue_pushes_back(
     later = writer.submit(log("later"), 1)
     await run_jobs(executor)
     assert later.result() == lines(connection)[-1]
+
+
+async def test_a_checkpoint_comes_after_its_batch_was_answered_and_bounds_the_log(
+    connection: sqlite3.Connection, tmp_path: Path
+) -> None:
+    executor = HeldExecutor()
+    writer = GroupWriter(connection, executor)
+    for _ in range(40):
+        future = writer.submit(log(bytes(MIB)), MIB)
+        await asyncio.sleep(0)
+        is_batch, run = executor.jobs.pop(0)
+        assert is_batch
+        run()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        # Whatever follows is handed over when the answer is there.
+        assert future.done()
+        while executor.jobs:
+            is_batch, run = executor.jobs.pop(0)
+            assert not is_batch
+            writer.check_invariants()
+            run()
+            for _ in range(3):
+                await asyncio.sleep(0)
+    assert len(lines(connection)) == 40
+    page_bytes = 4_096
+    assert (tmp_path / "db-wal").stat().st_size < 3 * WAL_CHECKPOINT_PAGES * page_bytes
+    await writer.close()
 
 
 async def test_closing_finishes_what_was_queued_and_takes_nothing_new(

@@ -63,6 +63,30 @@ def test_a_new_name_becomes_an_agent_with_the_workspace(desk: Desk) -> None:
     assert created.body == expected
 
 
+def test_options_that_the_agent_does_not_have_are_refused_rather_than_ignored(desk: Desk) -> None:
+    _desk(desk)
+    desk.product.routes["GET", "/v1/agents/"] = [AGENT | {"workspace": "/srv/a"}]
+    desk.product.routes["GET", "/v1/approvals"] = {"effects": []}
+    for option, value, has in (("--workspace", "/srv/b", "/srv/a"), ("--model", "a/b", "openai/x")):
+        refused = desk.type("chat", "ada", option, value, stdin="")
+        assert refused.status == 5
+        assert f"{option}: 'ada' exists, with {has}" in refused.stderr
+        assert f"next: kelpie chat NAME {option} {value}" in refused.stderr
+    same = desk.type("chat", "ada", "--workspace", "/srv/a", stdin="")
+    assert same.status == 0
+    assert "ada (openai/x), in /srv/a, through" in same.stderr
+
+
+def test_the_name_of_a_call_stands_apart_from_its_arguments(desk: Desk) -> None:
+    def piece(**call: str) -> dict[str, Any]:
+        return {"message_type": "tool_call_message", "id": "m-1", "otid": "o-1", "tool_call": call}
+
+    pieces = (piece(name="read_file"), piece(arguments='{"path":'), piece(arguments=' "a"}'))
+    question = _desk(desk, *pieces, _stop("end_turn"))
+    question.effect["state"] = "done"
+    assert desk.type("chat", "ada", stdin="hi\n").stdout == 'calls> read_file {"path": "a"}\n'
+
+
 def test_a_card_is_shown_and_asked_and_the_run_followed(desk: Desk) -> None:
     """The stream ends at the question; what follows the answer comes from the log."""
     after = (_stored(2, "Done."), event(3, "run.finished", run=FINISHED))

@@ -117,6 +117,17 @@ async def test_ids_that_are_no_uuids_are_refused_and_unknown_ones_not_found() ->
         require_error(await http.get("/v1/agents/%ff"), 422, "invalid_field")
 
 
+async def test_an_agent_without_any_model_is_refused_before_it_exists() -> None:
+    world = World(model_default="")
+    async with world.client() as http:
+        error = require_error(await http.post("/v1/agents", json={}), 422, "invalid_field")
+        named = await http.post("/v1/agents", json={"model": "openai/scripted"})
+    assert error["fields"]["field"] == "body.model"
+    assert "OPENAI_API_KEY" in error["message"]
+    assert named.status_code == 200
+    assert len(world.agents) == 1
+
+
 @pytest.mark.requirement("ACTOR-DRAIN", "K-22")
 async def test_a_draining_server_refuses_at_once_and_still_shows_metrics() -> None:
     world = World(is_accepting=False)
@@ -384,6 +395,7 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
         require_error(await http.post("/v1/store/release"), 403, "local_only")
         backup = await http.post("/v1/store/backup", json={"target": "/x"})
         require_error(backup, 403, "local_only")
+        require_error(await http.post("/v1/store/compact"), 403, "local_only")
         assert (await http.get("/v1/store/stats")).json()["held"] is True
         assert (await http.post("/v1/store/check")).json()["ok"] is True
         assert (await http.get("/v1/audit/verify")).json()["unproven"] == "the tail"
@@ -392,6 +404,8 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
     async with world.client(local) as http:
         assert (await http.post("/v1/store/release")).json() == {"held": False}
         assert (await http.post("/v1/store/backup", json={"target": "/x"})).status_code == 200
+        compacted = await http.post("/v1/store/compact")
+        assert compacted.json() == {"before_bytes": 8192, "after_bytes": 4096}
         relative = await http.post("/v1/store/backup", json={"target": "x"})
         require_error(relative, 422, "invalid_field")
     assert world.store.backups == ["/x"]

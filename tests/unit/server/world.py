@@ -28,7 +28,7 @@ from kelpie.server.app import create_app
 from kelpie.server.http import AsgiApp
 from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
 from kelpie.server.ports import ApiKey, Deps, PlanSource, ToolInfo
-from kelpie.storage.protocol import Store, StoreStats
+from kelpie.storage.protocol import Compaction, Store, StoreStats
 from kelpie.storage.records import (
     AuditRecord,
     EffectRow,
@@ -234,6 +234,9 @@ class MemoryStore:
     async def backup(self, target: object) -> None:
         self.backups.append(str(target))
 
+    async def compact(self) -> Compaction:
+        return Compaction(before_bytes=8192, after_bytes=4096)
+
 
 def _page(rows: list[Any], page: Page, key: Callable[[Any], str]) -> list[Any]:
     ids = [key(row) for row in rows]
@@ -295,6 +298,7 @@ class World:
     script: Script = answer_hello
     resume: Script | None = None
     api_keys: tuple[ApiKey, ...] = ()
+    model_default: str = "openai/scripted"
     quiet_waits: int = 0
     is_accepting: bool = True
     failure: Exception | None = None
@@ -534,7 +538,7 @@ class World:
             care=FakeCare(self.store),
             actors=cast("Any", self.actors),
             version="1.2.3",
-            model_default="openai/scripted",
+            model_default=self.model_default,
             tools=TOOLS,
             api_keys=self.api_keys,
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec.structs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +49,7 @@ def test_an_integer_beyond_64_bits_is_refused(value: int) -> None:
 
 
 def test_everything_a_commit_carries_is_counted() -> None:
-    commit = dataclasses.replace(
+    commit = msgspec.structs.replace(
         COMMIT,
         state=bytes(10),
         kv=(KvPut("kk", bytes(100)),),
@@ -67,4 +66,4 @@ def test_everything_a_commit_carries_is_counted() -> None:
 )
 def test_a_commit_that_contradicts_itself_is_a_programmers_mistake(changes: dict[str, int]) -> None:
     with pytest.raises(AssertionError):
-        commit_bytes(dataclasses.replace(COMMIT, **changes))  # type: ignore[arg-type]
+        commit_bytes(msgspec.structs.replace(COMMIT, **changes))

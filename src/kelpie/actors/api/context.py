@@ -16,8 +16,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 from kelpie.actors import commands as c
 from kelpie.actors.api.kv import Kv
 from kelpie.actors.api.method import Bound, Method
-from kelpie.actors.api.reference import Target
-from kelpie.actors.api.settled import EffectPort, Settled, Wish
+from kelpie.actors.api.reference import Address
+from kelpie.actors.api.settled import EffectPort, EffectWish, Settled
 from kelpie.actors.api.turn_rng import TurnRng
 from kelpie.actors.machine import Scope, Turn
 from kelpie.core import limits
@@ -102,8 +102,10 @@ class Context:
     @property
     def rng(self) -> TurnRng:
         """Randomness that a re-run of the turn repeats."""
+        assert self._turn.seed, "a turn has a seed"
         if self._rng is None:
             self._rng = TurnRng(self._turn)
+        assert isinstance(self._rng, TurnRng)
         return self._rng
 
     @property
@@ -111,6 +113,7 @@ class Context:
         """The actor's own ordered map."""
         if self._kv is None:
             self._kv = Kv(self.actor, self._ask, self._scope)
+        assert self._kv is not None
         return self._kv
 
     @property
@@ -139,13 +142,14 @@ class Context:
 
     async def invoke(
         self,
-        target: Target,
+        target: Address,
         method: Method[Any, Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Call ``method`` of ``target`` along this chain; as `call`."""
         scope = self._require_may_call(method)
+        assert self._ordinal >= 0, "calls count from zero"
         message = method.pack(args, kwargs)
         actor = target.actor(self.actor.tenant)
         if method.kind == "query":
@@ -154,6 +158,7 @@ class Context:
         if key is None and self._turn.request_id:
             key = f"{self.idempotency_key}:{self._ordinal}"
         self._ordinal += 1
+        assert not self._commands, "a handler calls first and asks then"
         return await scope.call(actor, message, key=key)
 
     def _require_may_call(self, method: Method[Any, Any]) -> Scope:
@@ -235,7 +240,7 @@ class Context:
             raise OrderError(f"{self.actor}: this runtime was opened without executors")
         if outcome.method.kind != "outcome":
             raise OrderError(f"{outcome.method.name} is no @outcome")
-        wish = Wish(
+        wish = EffectWish(
             kind=kind,
             ref=f"{outcome.method.name}{REF_SEPARATOR}{ref}",
             args=args,
@@ -252,4 +257,6 @@ class Context:
         if self._is_query:
             what = type(command).__name__
             raise OrderError(f"{self.actor}: a query changes nothing, and asked for {what}")
+        assert isinstance(command, c.Command), "a turn asks for commands"
         self._commands.append(command)
+        assert self._commands

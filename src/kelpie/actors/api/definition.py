@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, Union
 
 from kelpie.actors.api.context import Context
 from kelpie.actors.api.method import Method
-from kelpie.actors.api.reference import Target
+from kelpie.actors.api.reference import Address
 from kelpie.actors.api.settled import Settled
 from kelpie.actors.api.upcast import State, StateCodec
 from kelpie.actors.commands import Message
@@ -36,7 +36,7 @@ class Actor(Generic[S]):
     actor_type: ClassVar[str] = ""
     concurrency_max: ClassVar[int] = 0
 
-    __target__: Target
+    __target__: Address
     state: S
     ctx: Context
 
@@ -52,7 +52,7 @@ class Actor(Generic[S]):
         return cls.actor_type or cls.__name__
 
     @classmethod
-    def at(cls, target: Target) -> Self:
+    def at(cls, target: Address) -> Self:
         """Return a reference: an instance without state whose methods run at ``target``."""
         definition_of(cls)
         instance = cls.__new__(cls)

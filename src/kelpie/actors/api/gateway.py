@@ -13,7 +13,7 @@ import msgspec
 
 from kelpie.actors.api.definition import Actor, Definition, definition_of
 from kelpie.actors.api.method import Kind, Method
-from kelpie.actors.api.reference import Target
+from kelpie.actors.api.reference import Address
 from kelpie.actors.commands import Message
 from kelpie.actors.engine import Engine, Inspection
 from kelpie.actors.hub import EventHub
@@ -113,7 +113,7 @@ class Gateway:
             idempotency_key: Makes one call of each method through this reference happen once.
             timeout_s: How long a call may take.
         """
-        target = Target(
+        target = Address(
             kind.type_name(),
             key,
             tenant=self._tenant,
@@ -125,7 +125,7 @@ class Gateway:
 
     async def invoke(
         self,
-        target: Target,
+        target: Address,
         method: Method[Any, Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],

@@ -14,7 +14,7 @@ from typing import Any
 from kelpie.actors.api.context import REF_SEPARATOR, Context
 from kelpie.actors.api.definition import Actor, Definition, definition_of
 from kelpie.actors.api.method import Method
-from kelpie.actors.api.reference import Target, current_caller
+from kelpie.actors.api.reference import Address, current_caller
 from kelpie.actors.api.settled import EffectPort
 from kelpie.actors.commands import Command, Message, Reply
 from kelpie.actors.machine import Decision, Scope, Turn
@@ -116,7 +116,7 @@ class ActorMachine:
         instance = kind.__new__(kind)
         if isinstance(state, Kept):
             vars(instance).update(state.shared)
-        instance.__target__ = Target(self.definition.type_name, actor.key, tenant=actor.tenant)
+        instance.__target__ = Address(self.definition.type_name, actor.key, tenant=actor.tenant)
         instance.state = self._codec.decode(self.dump(state))
         return instance
 

@@ -27,7 +27,7 @@ from kelpie.actors.commands import Message
 from kelpie.core.errors import DefinitionError, InvalidFieldError
 
 if TYPE_CHECKING:
-    from kelpie.actors.api.reference import Target
+    from kelpie.actors.api.reference import Address
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ class Bound(Generic[P, R_co]):
 
     __slots__ = ("method", "target")
 
-    def __init__(self, target: Target, method: Method[P, R_co]) -> None:
+    def __init__(self, target: Address, method: Method[P, R_co]) -> None:
         self.target = target
         self.method = method
 

@@ -22,7 +22,7 @@ class Caller(Protocol):
 
     def invoke(
         self,
-        target: Target,
+        target: Address,
         method: Method[Any, Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -35,7 +35,7 @@ current_caller: Final[ContextVar[Caller | None]] = ContextVar("kelpie_caller", d
 """The running handler's context, so that a reference made there needs no other."""
 
 
-class Target:
+class Address:
     """Which actor a reference means, and how its calls are made."""
 
     __slots__ = ("caller", "idempotency_key", "key", "tenant", "timeout_ms", "type_name")
@@ -96,5 +96,5 @@ def ref(
     """
     timeout_ms = None if timeout_s is None else max(1, int(timeout_s * 1000))
     return kind.at(
-        Target(kind.type_name(), key, idempotency_key=idempotency_key, timeout_ms=timeout_ms)
+        Address(kind.type_name(), key, idempotency_key=idempotency_key, timeout_ms=timeout_ms)
     )

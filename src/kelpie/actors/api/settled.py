@@ -31,7 +31,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class EffectWish:
     """An effect that a handler asks for."""
 
     kind: str
@@ -44,7 +44,7 @@ class Wish:
 class EffectPort(Protocol):
     """How wishes become effects of the spine, and its news come back."""
 
-    def propose(self, wish: Wish) -> Command:
+    def propose(self, wish: EffectWish) -> Command:
         """Return the command that asks for the effect."""
         ...
 

@@ -97,7 +97,7 @@ class _Apply:
         if self._yes:
             await decide(self._api, approval, "approve", reason="kelpie apply --yes")
             return True
-        if self._terminal.interactive:
+        if self._terminal.interactive and not self._no_wait:
             return await answer_card(self._terminal, self._api, self._keyboard, approval)
         self._terminal.say(f"Waits for: kelpie approvals approve {effect_id}")
         if self._no_wait and self._frame.as_json:
@@ -112,6 +112,6 @@ class _Apply:
             self._terminal.say("Nothing is left to change.")
             return 0
         if plan["status"] == "refused":
-            raise CommandError("conflict", plan["note"], next_step="kelpie plan FILE")
+            raise CommandError("conflict", plan["note"], next_step="kelpie approvals list")
         self._terminal.say(f"The plan is {plan['status']}. {plan.get('note') or ''}".rstrip())
         return FAILED_STATUS

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from kelpie.cli import INTERRUPTED_STATUS
 from kelpie.cli.client import Api, items_of
 from kelpie.cli.commands.agents import agent_body
 from kelpie.cli.conversation import Conversation
+from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.interrupts import Interrupts
 from kelpie.cli.rows import find_agent
@@ -17,27 +21,24 @@ from kelpie.cli.text import safe_line
 @click.command()
 @framed()
 @click.argument("agent", default="kelpie")
-@click.option("--workspace", metavar="DIR", help="Create AGENT with this directory if it is new.")
+@click.option("--workspace", metavar="DIR", help="The new agent's directory.")
 @click.option("--model", metavar="HANDLE", help="The new agent's model, as provider/name.")
 def chat(frame: Frame, *, agent: str, workspace: str | None, model: str | None) -> int:
     """Talk with an agent, and answer what it asks.
 
-    AGENT is a name or an id; a name that is new becomes a new agent.
+    AGENT is a name or an id; a name that is new becomes a new agent, with the directory and the
+    model that the options name.
     Diff Cards appear in the conversation and are answered there. Ctrl-C ends a wait; a second
     one leaves, and so does Ctrl-D. What runs goes on when you have left a server.
     """
 
     async def work(api: Api) -> int:
-        found = None
-        if not agent.startswith("agent-"):
-            known = items_of(await api.get("/v1/agents/", name=agent, limit=1))
-            if not known:
-                body = agent_body(frame, name=agent, workspace=workspace, model=model)
-                found = await api.post("/v1/agents/", body)
-        found = found or await find_agent(api, agent)
+        wanted = agent_body(frame, name=agent, workspace=workspace, model=model)
+        found = await _find_or_create(api, agent, wanted)
+        place = f", in {safe_line(found['workspace'])}" if found.get("workspace") else ""
         frame.terminal.say(
-            f"{safe_line(found['name'])} ({safe_line(found['model'])}), through {api.where}. "
-            "Ctrl-D leaves."
+            f"{safe_line(found['name'])} ({safe_line(found['model'])}){place}, "
+            f"through {api.where}. Ctrl-D leaves."
         )
         interrupts = Interrupts()
         async with interrupts.installed():
@@ -46,3 +47,26 @@ def chat(frame: Frame, *, agent: str, workspace: str | None, model: str | None) 
         return INTERRUPTED_STATUS if interrupts.leaving else 0
 
     return frame.ask(work, drive=True)
+
+
+async def _find_or_create(api: Api, agent: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the agent called so, new if need be, and as the options say.
+
+    Raises:
+        CommandError: The agent exists, with another workspace or model than is asked for.
+    """
+    if not agent.startswith("agent-"):
+        known = items_of(await api.get("/v1/agents/", name=agent, limit=1))
+        if not known:
+            created: dict[str, Any] = await api.post("/v1/agents/", wanted)
+            return created
+    found = await find_agent(api, agent)
+    for option in ("workspace", "model"):
+        if wanted.get(option, found.get(option)) != found.get(option):
+            message = (
+                f"--{option}: {agent!r} exists, with {found.get(option) or 'none'}; "
+                "leave the option out, or name a new agent"
+            )
+            step = f"kelpie chat NAME --{option} {wanted[option]}"
+            raise CommandError("conflict", message, next_step=step)
+    return found

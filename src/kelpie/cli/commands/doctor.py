@@ -11,10 +11,10 @@ from kelpie.cli import checks
 from kelpie.cli.canary import check_gate
 from kelpie.cli.checks import Check
 from kelpie.cli.frame import Frame, framed, run_async
-from kelpie.cli.text import break_lines, safe_line
+from kelpie.cli.text import break_words, safe_line
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
-_NAME_WIDTH: Final = 18
+_NAME_WIDTH: Final = 20
 
 
 @click.command()
@@ -65,6 +65,6 @@ def _print(frame: Frame, check: Check) -> None:
 
 
 def _lines(check: Check, room: int) -> Iterator[str]:
-    yield from break_lines(safe_line(check.detail), max(room, 10))
+    yield from break_words(safe_line(check.detail), max(room, 10))
     if check.next_step:
-        yield from break_lines(safe_line(f"next: {check.next_step}"), max(room, 10))
+        yield from break_words(safe_line(f"next: {check.next_step}"), max(room, 10))

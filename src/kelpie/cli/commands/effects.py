@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import get_args
 from urllib.parse import quote
 
 import click
@@ -9,6 +10,7 @@ import click
 from kelpie.cli.client import items_of
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import show_whole, text_of
+from kelpie.storage.records import EffectState
 
 
 @click.group()
@@ -18,7 +20,7 @@ def effects() -> None:
 
 @effects.command("list")
 @framed()
-@click.option("--state", metavar="STATE", help="Only effects in this state, unknown for instance.")
+@click.option("--state", type=click.Choice(get_args(EffectState)), help="Only in this state.")
 @click.option("--actor", metavar="ACTOR", help="Only effects of this actor, type/key.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, help="At most so many.")
 def list_effects(frame: Frame, *, state: str | None, actor: str | None, limit: int) -> None:

@@ -10,7 +10,7 @@ from kelpie.cli.rows import show_whole
 
 @click.group()
 def store() -> None:
-    """Release, measure and check the store."""
+    """Release, measure, check and compact the store."""
 
 
 @store.command()
@@ -30,6 +30,18 @@ def stats(frame: Frame) -> None:
     """Print counts and sizes."""
     value = frame.ask(lambda api: api.get("/v1/store/stats"))
     show_whole(frame, value)
+
+
+@store.command()
+@framed()
+def compact(frame: Frame) -> None:
+    """Give the space of removed rows back to the file system, beside a running server too."""
+    value = frame.ask(lambda api: api.post("/v1/store/compact"))
+    if frame.as_json:
+        frame.terminal.data(value)
+    else:
+        freed = value["before_bytes"] - value["after_bytes"]
+        frame.terminal.say(f"Gave {freed:,} bytes back; the store is {value['after_bytes']:,}.")
 
 
 @store.command()

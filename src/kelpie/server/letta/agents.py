@@ -43,6 +43,10 @@ from kelpie.storage.records import ListItem, Page
 
 SCAN_ROWS: Final = 200  # rows of one read while filtering
 CONTEXT_WINDOW_DEFAULT: Final = AgentConfig(name="").context_window
+_MODEL_MISSING: Final = (
+    "none is given, and the server has no default; name one as <provider>/<name>, "
+    "or set a provider's key (OPENAI_API_KEY for instance) and start the server again"
+)
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -170,6 +174,8 @@ def _new_config(body: AgentCreate, agent_id: str, deps: Deps, *, local: bool) ->
     extra = _kept(body)
     workspace = deps.workspace_for(body.workspace, local=local) if body.workspace else ""
     handle = body.model or _handle(body.llm_config) or deps.model_default
+    if not handle:
+        raise InvalidFieldError("body.model", _MODEL_MISSING)
     return AgentConfig(
         name=body.name or f"agent {agent_id[6:14]}",
         agent_type=body.agent_type,

@@ -42,6 +42,12 @@ async def back_up(call: Call[Nothing, BackupRequest]) -> Response:
     return json_response(BackupOut(target=str(target)))
 
 
+async def compact(call: Call[Nothing, Nothing]) -> Response:
+    """Give the space of removed rows back to the file system beside the running server."""
+    _require_local(call, "/v1/store/compact")
+    return json_response(await call.deps.store.compact())
+
+
 async def release(call: Call[Nothing, Nothing]) -> Response:
     """End the held state that follows a restore: effects and timers go on."""
     _require_local(call, "/v1/store/release")

@@ -29,14 +29,17 @@ from kelpie.server.ops.responses import (
     StoreHeld,
     StoreSoundness,
 )
-from kelpie.storage.protocol import StoreStats
+from kelpie.storage.protocol import Compaction, StoreStats
 
 Table = tuple[Operation[Any, Any], ...]
 
 
 def own_operations() -> Table:
     """Return Kelpie's own operations."""
-    return (*_approvals(), *_effects(), *_events(), *_plans(), *_store(), *_health())
+    return (
+        *(*_approvals(), *_effects(), *_events(), *_plans()),
+        *(*_audit(), *_store(), *_health()),
+    )
 
 
 def _approvals() -> Table:
@@ -188,7 +191,7 @@ def _plans() -> Table:
     )
 
 
-def _store() -> Table:
+def _audit() -> Table:
     return (
         Operation(
             method="GET",
@@ -210,6 +213,11 @@ def _store() -> Table:
             body=Nothing,
             response=AuditSoundness,
         ),
+    )
+
+
+def _store() -> Table:
+    return (
         Operation(
             method="GET",
             path="/v1/store/stats",
@@ -229,6 +237,17 @@ def _store() -> Table:
             query=Nothing,
             body=BackupRequest,
             response=BackupOut,
+            errors=("local_only", "conflict"),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/store/compact",
+            summary="Give free space back to the file system (Unix socket only)",
+            tag="store",
+            handler=store.compact,
+            query=Nothing,
+            body=Nothing,
+            response=Compaction,
             errors=("local_only", "conflict"),
         ),
         Operation(

@@ -36,7 +36,7 @@ from kelpie.storage.files import (
     temporary_directory,
 )
 from kelpie.storage.sqlite.check import check_store
-from kelpie.storage.sqlite.engine import connect_writer, translate_error
+from kelpie.storage.sqlite.engine import AUTO_VACUUM_INCREMENTAL, connect_writer, translate_error
 from kelpie.storage.sqlite.migrations import migrate, read_version
 
 _DATABASE: Final = "store.db"
@@ -164,6 +164,7 @@ def _fill_store(backup: Path, folder: Path, manifest: Manifest, *, clock: Clock,
         raise CorruptionError(message, backup=str(backup))
     with closing(connect_writer(database)) as connection:
         migrate(connection)
+        _make_compactable(connection)
         report = check_store(connection)
         if not report.is_sound:
             message = f"backup {backup} is damaged: {report.problems[0]}; use another backup"
@@ -176,6 +177,14 @@ def _fill_store(backup: Path, folder: Path, manifest: Manifest, *, clock: Clock,
     if count != manifest.blobs:
         message = f"backup {backup} holds {count} of {manifest.blobs} blobs; use another backup"
         raise CorruptionError(message, backup=str(backup))
+
+
+def _make_compactable(connection: sqlite3.Connection) -> None:
+    """Rewrite a file that was made before files could be compacted in place."""
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if mode != AUTO_VACUUM_INCREMENTAL:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("VACUUM")
 
 
 def _begin_incarnation(connection: sqlite3.Connection, now_ms: int, incarnation: str) -> None:

@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from kelpie.core.errors import CorruptionError
+from kelpie.core.errors import ConflictError, CorruptionError
 from kelpie.ports.clock import Clock
 from kelpie.storage.audit import AuditHead, verify_chain
 from kelpie.storage.protocol import StoreStats
 from kelpie.storage.records import AuditRecord
 from kelpie.storage.sqlite.decode import AUDIT_COLUMNS, audit_record
-from kelpie.storage.sqlite.engine import is_wal_reset_fixed, translate_error, unseal
+from kelpie.storage.sqlite.engine import (
+    AUTO_VACUUM_INCREMENTAL,
+    is_wal_reset_fixed,
+    translate_error,
+    unseal,
+)
 from kelpie.storage.sqlite.migrations import read_version
 from kelpie.storage.sqlite.opening import is_held, read_shards
 
@@ -160,6 +165,20 @@ def read_stats(connection: sqlite3.Connection, path: Path) -> StoreStats:
         held=is_held(connection),
         schema_version=read_version(connection),
     )
+
+
+def require_compactable(connection: sqlite3.Connection) -> int:
+    """Return the count of free pages in a file that can give them back.
+
+    Raises:
+        ConflictError: It cannot: it was made without the bookkeeping.
+    """
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if mode != AUTO_VACUUM_INCREMENTAL:
+        message = "this store cannot be compacted in place; back it up and restore it, which can"
+        raise ConflictError(message, auto_vacuum=int(mode))
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(free)
 
 
 def report_engine(writer: sqlite3.Connection, directory: Path, clock: Clock) -> EngineReport:

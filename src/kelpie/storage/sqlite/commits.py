@@ -38,9 +38,10 @@ class _Current(NamedTuple):
     tombstoned: int
     event_sequence: int
     chunks: int
+    shard: int
 
 
-_NOBODY = _Current(0, 0, 0, 0, 0)
+_NOBODY = _Current(0, 0, 0, 0, 0, -1)
 
 
 def apply_commit(transaction: Transaction, commit: Commit) -> CommitReceipt:
@@ -82,11 +83,12 @@ def _next_version(commit: Commit) -> int:
 
 def _require_version(transaction: Transaction, commit: Commit, actor: str) -> _Current:
     row = transaction.execute(
-        "SELECT incarnation, version, tombstoned, event_sequence, chunks FROM actors"
+        "SELECT incarnation, version, tombstoned, event_sequence, chunks, shard FROM actors"
         " WHERE actor = ?",
         (actor,),
     ).fetchone()
     current = _Current(*row) if row else _NOBODY
+    assert row is None or current.shard == commit.shard, "a commit goes to its actor's shard"
     if row is None or current.tombstoned:
         is_expected = commit.expected_version == 0 and commit.incarnation > current.incarnation
     else:

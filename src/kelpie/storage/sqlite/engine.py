@@ -22,6 +22,7 @@ from kelpie.storage.files import sync_directory
 BUSY_TIMEOUT_MS: Final = 5_000  # for a stranger's transaction; Kelpie itself never contends
 _LOG_BYTES_MAX: Final = 64 * 1024 * 1024  # the log file is cut back to this when it starts over
 _PRIMARY: Final = 0xFF  # the low byte of an extended result code is its primary code
+AUTO_VACUUM_INCREMENTAL: Final = 2
 WAL_RESET_FIXED: Final = (3, 51, 3)
 
 
@@ -44,9 +45,13 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         sync_directory(path.parent)
     connection = _connect(path.absolute().as_uri() + "?mode=rw")
     try:
+        # Only an empty file heeds this. It lets `compact` give space back slice by slice, and
+        # costs one page in 800 and no measurable time.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         require_log(path, connection)
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
+        # The writer checkpoints between its batches; this is for when its estimate is off.
+        connection.execute(f"PRAGMA wal_autocheckpoint = {8 * WAL_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_MAX}")
         connection.execute("PRAGMA cache_size = -65536")
     except BaseException:
@@ -65,6 +70,21 @@ def require_log(path: Path, connection: sqlite3.Connection) -> None:
     if mode != "wal":
         message = f"{path} cannot use a write-ahead log (mode {mode}); use a local disk"
         raise StoreError(message, journal_mode=str(mode))
+
+
+def checkpoint(writer: sqlite3.Connection) -> int:
+    """Move what the log holds into the file, and return how many pages the log held.
+
+    Goes as far as open snapshots allow and waits for nobody. A failure costs nothing but time: the
+    log keeps everything until a checkpoint succeeds, and the next commit meets the same disk.
+    Returns 0 then.
+    """
+    assert not writer.in_transaction, "a checkpoint stands between transactions"
+    try:
+        row = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.Error:
+        return 0
+    return max(int(row[1]), 0)
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

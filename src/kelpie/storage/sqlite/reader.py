@@ -1,19 +1,25 @@
 """The reading connection, and how a read fails.
 
 Reads run on the event loop's thread: each is one short statement, or a few inside one snapshot. In
-WAL mode they neither wait for the writer nor hold it up, and see only what is durable.
+WAL mode they neither wait for the writer nor hold it up, and see only what is durable. What takes
+longer runs aside, on a connection and a thread of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
 
 from kelpie.ports.clock import Clock
 from kelpie.storage.sqlite.decode import Row
-from kelpie.storage.sqlite.engine import translate_error
+from kelpie.storage.sqlite.engine import connect_reader, translate_error
+
+T = TypeVar("T")
 
 # Joined to an actor's rows, this hides what is left of a deleted incarnation.
 LIVING: Final = "a.incarnation = {0}.incarnation AND a.tombstoned = 0"
@@ -22,11 +28,28 @@ LIVING: Final = "a.incarnation = {0}.incarnation AND a.tombstoned = 0"
 class SqliteReader:
     """Base of the reading half of the store: statements, snapshots, typed errors."""
 
-    __slots__ = ("_clock", "_reader")
+    __slots__ = ("_clock", "_path", "_reader")
 
-    def __init__(self, reader: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, path: Path, reader: sqlite3.Connection, clock: Clock) -> None:
+        self._path = path
         self._reader = reader
         self._clock = clock
+
+    async def _aside(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a long read on a connection and a thread of its own."""
+
+        def run() -> T:
+            try:
+                with closing(connect_reader(self._path)) as connection:
+                    return job(connection)
+            except sqlite3.Error as error:
+                raise translate_error(error, str(self._path)) from error
+
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kelpie-store-aside")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, run)
+        finally:
+            executor.shutdown(wait=False)
 
     def _fetch(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
         try:
@@ -45,6 +68,8 @@ class SqliteReader:
         self._fetch("BEGIN", (), subject)
         try:
             yield
+        except sqlite3.Error as error:
+            raise translate_error(error, subject) from error
         finally:
             if self._reader.in_transaction:
                 self._reader.execute("ROLLBACK")

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from kelpie.core.errors import CorruptionError
+from functools import partial
+
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import KV_KEY_BYTES_MAX, LIST_PAGE_ROWS_MAX
 from kelpie.storage.bounds import text_bytes
@@ -17,7 +18,13 @@ from kelpie.storage.records import (
     StoredReply,
 )
 from kelpie.storage.sqlite import decode
-from kelpie.storage.sqlite.decode import EFFECT_COLUMNS, Row
+from kelpie.storage.sqlite.actor_reads import (
+    fetch_actor,
+    is_large,
+    read_large_actor,
+    stored_actor,
+)
+from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
 from kelpie.storage.sqlite.engine import unseal
 from kelpie.storage.sqlite.log_reads import LogReads
 from kelpie.storage.sqlite.page_reads import PageReads
@@ -35,46 +42,20 @@ class SqliteReads(LogReads, PageReads):
     async def load(self, actor: ActorId) -> StoredActor | None:
         """Return the actor's last durable version, or None if it never existed.
 
-        A deleted actor has version 0: what the next incarnation's first commit expects.
+        A deleted actor has version 0: what the next incarnation's first commit expects. A large
+        state is read beside the event loop.
 
         Raises:
             CorruptionError: Its checksum does not match; the error names the actor.
         """
         name = str(actor)
         with self._snapshot(name):
-            row = self._fetch_one(
-                "SELECT incarnation, version, schema_version, event_sequence, tombstoned,"
-                " checksum, chunks, state FROM actors WHERE actor = ?",
-                (name,),
-                name,
-            )
-            if row is None:
-                return None
-            incarnation, version, schema_version, sequence, tombstoned, checksum, chunks, _ = row
-            state = self._read_chunks(name, chunks) if chunks else row[7]
-            effects: list[Row] = []
-            if not tombstoned:
-                query = f"SELECT {EFFECT_COLUMNS} FROM effects e WHERE e.actor = ?"
-                query += " AND e.incarnation = ? AND e.is_open ORDER BY e.effect_id"
-                effects = self._fetch(query, (name, incarnation), name)
-        return StoredActor(
-            actor=actor,
-            incarnation=incarnation,
-            version=0 if tombstoned else version,
-            schema_version=schema_version,
-            state=unseal(checksum, state, name),
-            effects=tuple(map(decode.effect_row, effects)),
-            event_sequence=sequence,
-            tombstoned=bool(tombstoned),
-        )
-
-    def _read_chunks(self, name: str, count: int) -> bytes:
-        query = "SELECT data FROM state_chunks WHERE actor = ? ORDER BY chunk"
-        pieces = self._fetch(query, (name,), name)
-        if len(pieces) != count:
-            message = f"{name} has {len(pieces)} of {count} pieces of its state; restore a backup"
-            raise CorruptionError(message, subject=name)
-        return b"".join(piece for (piece,) in pieces)
+            raw = fetch_actor(self._reader, name, is_aside=False)
+        if raw is None:
+            return None
+        if is_large(raw):
+            return await self._aside(partial(read_large_actor, actor=actor))
+        return stored_actor(actor, raw)
 
     async def reply(self, actor: ActorId, method: str, key: str) -> StoredReply | None:
         """Return the kept reply for an idempotency key of the actor's living incarnation."""

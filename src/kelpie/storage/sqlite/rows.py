@@ -12,7 +12,7 @@ from typing import Final
 
 from kelpie.core.errors import ConflictError, NotFoundError
 from kelpie.core.ids import ActorId, Tenant
-from kelpie.core.limits import LIST_CURSOR_TTL_MS, PURGE_SLICE_ROWS
+from kelpie.core.limits import COMPACT_SLICE_PAGES, LIST_CURSOR_TTL_MS, PURGE_SLICE_ROWS
 from kelpie.storage.audit import AuditHead, link_record
 from kelpie.storage.records import Commit, ListDelete, ListPut, StreamChunk
 from kelpie.storage.sqlite.engine import seal
@@ -161,6 +161,21 @@ def revive_message(transaction: Transaction, tenant: Tenant, message_id: int) ->
     assert revived == removed == 1, "a message is either waiting or a dead letter"
     assert revived_id > message_id, "ids grow"
     return revived_id
+
+
+def compact_slice(transaction: Transaction) -> int:
+    """Give up to ``COMPACT_SLICE_PAGES`` free pages back; return how many are left.
+
+    The last pages of the file move into the gaps; the file shrinks with the next checkpoint.
+    """
+    query = "PRAGMA freelist_count"
+    (before,) = transaction.execute(query).fetchone()
+    for _ in range(min(before, COMPACT_SLICE_PAGES)):
+        # One at a time, because the driver runs a statement without rows for a single step.
+        transaction.execute("PRAGMA incremental_vacuum(1)")
+    (left,) = transaction.execute(query).fetchone()
+    assert left <= before, "compacting never makes gaps"
+    return int(left)
 
 
 def release_store(transaction: Transaction) -> None:

@@ -13,30 +13,32 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
 from kelpie.core.errors import KelpieError, StoreError, StoreHeldError
 from kelpie.core.ids import ActorId, Tenant
+from kelpie.core.limits import COMPACT_SLICE_PAGES
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.storage.blobs import BlobStore, blobs_path
 from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
-from kelpie.storage.protocol import StoreStats
+from kelpie.storage.protocol import Compaction, StoreStats
 from kelpie.storage.records import Commit, CommitReceipt, ShardGrant, StreamChunk
 from kelpie.storage.sqlite import rows
 from kelpie.storage.sqlite.backup import write_backup
+from kelpie.storage.sqlite.batch import Work
 from kelpie.storage.sqlite.check import (
     CheckReport,
     EngineReport,
     check_store,
     read_stats,
     report_engine,
+    require_compactable,
 )
-from kelpie.storage.sqlite.commits import apply_commit
-from kelpie.storage.sqlite.engine import connect_reader, translate_error
+from kelpie.storage.sqlite.engine import checkpoint, translate_error
 from kelpie.storage.sqlite.opening import (
     Opened,
     end_session,
@@ -44,7 +46,7 @@ from kelpie.storage.sqlite.opening import (
     open_for_writing,
 )
 from kelpie.storage.sqlite.reads import SqliteReads
-from kelpie.storage.sqlite.transaction import Member
+from kelpie.storage.sqlite.transaction import Transaction
 from kelpie.storage.sqlite.writer import GroupWriter
 
 T = TypeVar("T")
@@ -59,7 +61,6 @@ class SqliteStore(SqliteReads):
         "_grants",
         "_held",
         "_opened",
-        "_path",
         "_session",
         "_writer",
     )
@@ -67,8 +68,7 @@ class SqliteStore(SqliteReads):
     def __init__(
         self, path: Path, opened: Opened, executor: ThreadPoolExecutor, clock: Clock
     ) -> None:
-        super().__init__(opened.reader, clock)
-        self._path = path
+        super().__init__(path, opened.reader, clock)
         self._opened: Opened | None = opened
         self._executor = executor
         self._session = opened.session
@@ -164,7 +164,7 @@ class SqliteStore(SqliteReads):
             size_bytes = commit_bytes(commit)
         except KelpieError as error:
             return _failed(error)
-        return self._submit(partial(apply_commit, commit=commit), size_bytes)
+        return self._submit(commit, size_bytes)
 
     def stream_append(
         self, actor: ActorId, epoch: int, chunks: Sequence[StreamChunk]
@@ -223,20 +223,25 @@ class SqliteStore(SqliteReads):
         self._held = False
         self.check_invariants()
 
-    def _submit(self, member: Member, size_bytes: int) -> asyncio.Future[T]:
+    def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[T]:
         if self._writer is None:
-            message = f"{self._path} was opened read-only; ask its holder, or open it for writing"
-            return _failed(StoreHeldError(message, store=str(self._path)))
+            return _failed(self._read_only())
         return self._writer.submit(member, size_bytes)
+
+    def _read_only(self) -> StoreHeldError:
+        message = f"{self._path} was opened read-only; ask its holder, or open it for writing"
+        return StoreHeldError(message, store=str(self._path))
 
     # --- care -----------------------------------------------------------------------------------
 
     async def stats(self) -> StoreStats:
         """Return counts and sizes, of one snapshot."""
+        self._require_open()
         return await self._aside(partial(read_stats, path=self._path))
 
     async def check(self) -> CheckReport:
         """Read everything, compare every checksum and verify every audit chain."""
+        self._require_open()
         return await self._aside(check_store)
 
     async def backup(self, target: Path) -> None:
@@ -250,9 +255,34 @@ class SqliteStore(SqliteReads):
             DiskFullError: No space; nothing is left at ``target``.
             CorruptionError: A blob is damaged; nothing is left at ``target``.
         """
+        self._require_open()
         now_ms = self._clock.now_ms()
         job = partial(write_backup, blobs=self._blobs, target=target, now_ms=now_ms)
         await self._aside(job)
+
+    async def compact(self) -> Compaction:
+        """Give the space of removed rows back to the file system, beside a running server.
+
+        Works in slices between commits, bounded by the free pages found at the beginning.
+
+        Raises:
+            ConflictError: The file was made without the bookkeeping that this needs.
+            DiskFullError: No space for moving a slice; earlier slices stay done.
+        """
+        before_bytes = await self._measure_file()
+        free: int = await self._submit(_count_free, 0)
+        for _ in range(ceil(free / COMPACT_SLICE_PAGES)):
+            free = await self._submit(rows.compact_slice, 0)
+        return Compaction(before_bytes=before_bytes, after_bytes=await self._measure_file())
+
+    async def _measure_file(self) -> int:
+        """Return the file's size once the log is in it."""
+        writer = self._require_open().writer
+        if writer is None:
+            raise self._read_only()
+        # Behind the last batch, on the writer's own thread: it alone checkpoints.
+        await asyncio.get_running_loop().run_in_executor(self._executor, checkpoint, writer)
+        return self._path.stat().st_size
 
     async def engine_report(self) -> EngineReport:
         """Return the engine's version and settings, and the disk's sync latency, for `doctor`."""
@@ -260,23 +290,6 @@ class SqliteStore(SqliteReads):
         writer = opened.writer or opened.reader
         job = partial(report_engine, writer, self._path.parent, self._clock)
         return await asyncio.get_running_loop().run_in_executor(self._executor, job)
-
-    async def _aside(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a long read on a connection and a thread of its own."""
-        self._require_open()
-
-        def run() -> T:
-            try:
-                with closing(connect_reader(self._path)) as connection:
-                    return job(connection)
-            except sqlite3.Error as error:
-                raise translate_error(error, str(self._path)) from error
-
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kelpie-store-aside")
-        try:
-            return await asyncio.get_running_loop().run_in_executor(executor, run)
-        finally:
-            executor.shutdown(wait=False)
 
     def _require_open(self) -> Opened:
         if self._opened is None:
@@ -326,6 +339,10 @@ class SqliteStore(SqliteReads):
             self._writer.check_invariants()
         assert (self._writer is None) == (not self._grants), "who writes owns shards"
         assert (self._writer is None) == (not self._session), "who writes has a session"
+
+
+def _count_free(transaction: Transaction) -> int:
+    return require_compactable(transaction.connection)
 
 
 def _failed(error: KelpieError) -> asyncio.Future[T]:

@@ -1,32 +1,24 @@
-"""One write transaction: what its members share, and the batch that runs them.
+"""One write transaction: what its members share.
 
 A member is a function of the transaction. It either refuses, by raising a `KelpieError` before its
 first write, or it writes everything it has to; so a refusal needs no savepoint and costs the other
-members nothing. Should the engine fail inside a member, the batch is rolled back and its members
-run again one by one, each in a transaction of its own, so that only the culprit fails.
+members nothing.
 
-Runs off the event loop; never touches asyncio.
+Never touches asyncio.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
-from kelpie.core.errors import CommitUnknownError, FencedError, KelpieError
+from kelpie.core.errors import FencedError
+from kelpie.core.limits import SHARD_COUNT
 from kelpie.storage.audit import GENESIS, AuditHead
-from kelpie.storage.sqlite.engine import primary_code, translate_error
 
 Counter = Literal["event", "message"]
 Member = Callable[["Transaction"], Any]
-Finish = Callable[["Transaction"], bool]
-Outcome = Any  # a member's value, or the KelpieError that refused it
-
-# These say something about the disk or about strangers, not about one member.
-_COMMON_FAILURES: Final = frozenset(
-    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-)
 
 
 class Transaction:
@@ -38,6 +30,7 @@ class Transaction:
     __slots__ = (
         "_counters",
         "_epochs",
+        "_has_epochs",
         "_heads",
         "connection",
         "execute",
@@ -52,9 +45,19 @@ class Transaction:
         self.replies_written = 0
         self.list_deletions = 0
         self.now_ms = 0
+        self._has_epochs = False
         self._epochs: dict[int, int] = {}
         self._heads: dict[int, AuditHead] = {}
         self._counters: dict[Counter, int] = {}
+
+    def read_epochs(self) -> dict[int, int]:
+        """Return the epoch of every shard that anybody ever owned; reads them once."""
+        if not self._has_epochs:
+            self._epochs.update(self.execute("SELECT shard, epoch FROM shards").fetchall())
+            self._has_epochs = True
+            assert min(self._epochs.values(), default=1) >= 0, "an epoch only grows from zero"
+        assert len(self._epochs) <= SHARD_COUNT, "there are no other shards"
+        return self._epochs
 
     def require_epoch(self, shard: int, epoch: int) -> None:
         """Return if ``epoch`` is the shard's own.
@@ -87,6 +90,16 @@ class Transaction:
         self._counters[counter] = value + count
         return value + 1
 
+    def mark(self) -> dict[Counter, int]:
+        """Return the counters as they are, for `reset`."""
+        return self._counters.copy()
+
+    def reset(self, mark: dict[Counter, int]) -> None:
+        """Take back the numbers taken since `mark`: what they were for was undone."""
+        assert mark.keys() <= self._counters.keys(), "a counter once read stays known"
+        assert all(self._counters[name] >= value for name, value in mark.items()), "taken since"
+        self._counters = mark
+
     def audit_head(self, shard: int) -> AuditHead:
         """Return the newest link of the shard's audit chain, this transaction's included."""
         head = self._heads.get(shard)
@@ -111,102 +124,3 @@ class Transaction:
             query = "UPDATE counters SET value = ? WHERE name = ? AND value <= ?"
             moved = self.execute(query, (value, name, value)).rowcount
             assert moved == 1, "a counter exists and never goes back"
-
-
-class BatchResult(NamedTuple):
-    """What became of a batch.
-
-    ``outcomes`` follow the members. ``has_more`` says that removal of deleted actors' rows waits
-    for another batch. ``fatal`` is set when nobody knows what the disk holds: no commit may follow
-    on this connection.
-    """
-
-    outcomes: list[Outcome]
-    has_more: bool
-    fatal: KelpieError | None = None
-
-
-def run_batch(
-    connection: sqlite3.Connection, members: Sequence[Member], finish: Finish | None
-) -> BatchResult:
-    """Run ``members`` in order in one transaction, and commit it.
-
-    Args:
-        connection: The writing connection, outside a transaction.
-        members: What to write; may be empty, when only ``finish`` has work.
-        finish: Housekeeping inside the same transaction; returns whether more is left.
-    """
-    assert not connection.in_transaction, "a batch begins its own transaction"
-    try:
-        outcomes, has_more = _write(connection, members, finish)
-    except sqlite3.Error as error:
-        _roll_back(connection)
-        if finish is not None and primary_code(error) not in _COMMON_FAILURES:
-            return _run_alone(connection, members)
-        failure = translate_error(error, "the commit")
-        return BatchResult([failure] * len(members), has_more=False)
-    except BaseException:
-        _roll_back(connection)
-        raise
-    refusal = _commit(connection)
-    if refusal is not None:
-        outcomes = [o if isinstance(o, KelpieError) else refusal for o in outcomes]
-        has_more = False
-    assert len(outcomes) == len(members), "every member has an outcome"
-    is_fatal = isinstance(refusal, CommitUnknownError)
-    return BatchResult(outcomes, has_more, refusal if is_fatal else None)
-
-
-def _write(
-    connection: sqlite3.Connection,
-    members: Sequence[Member],
-    finish: Finish | None,
-) -> tuple[list[Outcome], bool]:
-    connection.execute("BEGIN IMMEDIATE")
-    transaction = Transaction(connection)
-    outcomes: list[Outcome] = []
-    for member in members:
-        changes = connection.total_changes
-        try:
-            outcomes.append(member(transaction))
-        except KelpieError as refusal:
-            assert connection.total_changes == changes, "a refused member has written nothing"
-            outcomes.append(refusal)
-    has_more = finish is not None and finish(transaction)
-    transaction.save_counters()
-    return outcomes, has_more
-
-
-def _run_alone(connection: sqlite3.Connection, members: Sequence[Member]) -> BatchResult:
-    """Run each member in a transaction of its own, and leave the housekeeping for later."""
-    outcomes: list[Outcome] = []
-    for index, member in enumerate(members):
-        result = run_batch(connection, [member], None)
-        outcomes += result.outcomes
-        if result.fatal is not None:
-            rest = len(members) - index - 1
-            return BatchResult(
-                outcomes + result.outcomes * rest, has_more=False, fatal=result.fatal
-            )
-    return BatchResult(outcomes, has_more=False)
-
-
-def _commit(connection: sqlite3.Connection) -> KelpieError | None:
-    """Commit; return the failure, if any: a `CommitUnknownError` when the outcome is open."""
-    try:
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        is_known = primary_code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
-        _roll_back(connection)
-        if is_known:
-            return translate_error(error, "the commit")
-        message = f"the disk failed while committing ({error}); restart to learn what was kept"
-        return CommitUnknownError(message)
-    assert not connection.in_transaction, "a commit ends the transaction"
-    return None
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    # The engine ends the transaction by itself after some failures.
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")

@@ -4,6 +4,8 @@ While one batch is on its way to the disk the next one gathers, so that a busy s
 for many commits and an idle one adds a single turn of the loop. Batches are chained by callbacks;
 there is no task and no thread of the writer's own, so a simulated loop can run them inline.
 
+Checkpoints run between batches, in the same executor, once the batch before has been answered.
+
 Invariants: members run in the order of `submit`; at most one batch runs at a time; after an unknown
 commit outcome nothing is written any more.
 """
@@ -23,12 +25,14 @@ from kelpie.core.limits import (
     COMMIT_QUEUE_BYTES_MAX,
     COMMIT_QUEUE_DEPTH_MAX,
 )
+from kelpie.storage.sqlite.batch import BatchResult, Work, run_batch
+from kelpie.storage.sqlite.engine import checkpoint
+from kelpie.storage.sqlite.pace import LogGauge
 from kelpie.storage.sqlite.rows import keep_house
-from kelpie.storage.sqlite.transaction import BatchResult, Member, run_batch
 
 
 class _Queued(NamedTuple):
-    member: Member
+    member: Work
     size_bytes: int
     future: asyncio.Future[Any]
 
@@ -40,6 +44,7 @@ class GroupWriter:
         "_connection",
         "_executor",
         "_failure",
+        "_gauge",
         "_has_housework",
         "_idle",
         "_is_closed",
@@ -56,6 +61,8 @@ class GroupWriter:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
+        self._gauge = LogGauge()
+        # Empty while a checkpoint or housekeeping alone has the connection.
         self._running: list[_Queued] | None = None
         self._idle: list[asyncio.Future[None]] = []
         self._is_scheduled = False
@@ -70,7 +77,7 @@ class GroupWriter:
         """Why nothing is written any more; None while all is well."""
         return self._failure
 
-    def submit(self, member: Member, size_bytes: int) -> asyncio.Future[Any]:
+    def submit(self, member: Work, size_bytes: int) -> asyncio.Future[Any]:
         """Queue ``member`` and return the future of its value; never blocks, never raises.
 
         Cancelling the future does not take the member back.
@@ -165,8 +172,27 @@ class GroupWriter:
                 queued.future.set_exception(outcome)
             else:
                 queued.future.set_result(outcome)
+        self._gauge.add(
+            changes=result.changes, size_bytes=sum(queued.size_bytes for queued in batch)
+        )
         if result.fatal is not None:
             self._stop(result.fatal)
+        elif self._gauge.is_due and not self._is_closed:
+            self._checkpoint()
+            return
+        self._go_on()
+
+    def _checkpoint(self) -> None:
+        self._running = []
+        job = self._loop.run_in_executor(self._executor, checkpoint, self._connection)
+        job.add_done_callback(self._checkpointed)
+
+    def _checkpointed(self, job: asyncio.Future[int]) -> None:
+        self._running = None
+        self._gauge.settle(job.result())
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._queue or (self._has_housework and not self._is_closed):
             self._schedule()
         if not self._queue:
