@@ -298,3 +298,20 @@ async def test_stats_count_what_is_there(engine: Engine) -> None:
         assert stats.size_bytes > 0
         assert not stats.held
         assert not store.held
+
+
+async def test_living_actors_of_a_type_are_listed_by_key_within_their_tenant(
+    engine: Engine,
+) -> None:
+    async with engine.opened() as store:
+        for key in "bac":
+            await Hand(store, key).turn(state=b"x")
+        await Hand(store, "a", tenant="other").turn(state=b"x")
+        await Hand(store, "deleted").turn(tombstone=True)
+        kind, tenant = actor_id("a").type, actor_id("a").tenant
+        rows = await store.actors(tenant, kind, after="", limit=2)
+        assert [row.actor for row in rows] == [actor_id("a"), actor_id("b")]
+        assert {(row.version, row.incarnation) for row in rows} == {(1, 1)}
+        rest = await store.actors(tenant, kind, after="b", limit=9)
+        assert [row.actor.key for row in rest] == ["c"]
+        assert await store.actors(tenant, kind[:-1], after="", limit=9) == []
