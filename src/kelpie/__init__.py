@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kelpie.actors.api.settled import Settled
     from kelpie.actors.api.upcast import State, upcast
     from kelpie.app.embed import Runtime
+    from kelpie.app.remote import Remote, connect
     from kelpie.core.errors import KelpieError
 
 __all__ = [
@@ -27,11 +28,13 @@ __all__ = [
     "Context",
     "Event",
     "KelpieError",
+    "Remote",
     "Runtime",
     "Settled",
     "State",
     "__version__",
     "command",
+    "connect",
     "outcome",
     "query",
     "ref",
@@ -44,10 +47,12 @@ _HOMES = {
     "Context": "kelpie.actors.api.context",
     "Event": "kelpie.actors.api.gateway",
     "KelpieError": "kelpie.core.errors",
+    "Remote": "kelpie.app.remote",
     "Runtime": "kelpie.app.embed",
     "Settled": "kelpie.actors.api.settled",
     "State": "kelpie.actors.api.upcast",
     "command": "kelpie.actors.api.method",
+    "connect": "kelpie.app.remote",
     "outcome": "kelpie.actors.api.method",
     "query": "kelpie.actors.api.method",
     "ref": "kelpie.actors.api.reference",

@@ -11,6 +11,7 @@ from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import CorruptionError
 from kelpie.core.ids import Tenant
 from kelpie.core.limits import SHARD_COUNT
+from kelpie.server.actors.service import ActorService
 from kelpie.server.app import create_app
 from kelpie.server.http import AsgiApp
 from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
@@ -89,8 +90,8 @@ def _soundness(chains: int, records: int, *, problem: str = "") -> AuditSoundnes
     )
 
 
-def make_edge(settings: Settings, node: Node) -> AsgiApp:
-    """Return the ASGI callable over ``node``.
+def make_edge(settings: Settings, node: Node, actors: ActorService) -> AsgiApp:
+    """Return the ASGI callable over ``node`` and its user-defined ``actors``.
 
     Raises:
         ConfigError: An API key's reference leads nowhere.
@@ -108,6 +109,7 @@ def make_edge(settings: Settings, node: Node) -> AsgiApp:
             workspace_for=partial(require_workspace, settings),
             metrics_text=world.metrics_text,
             care=_StoreEdge(node),
+            actors=actors,
             version=__version__,
             model_default=settings.model,
             tools=_describe_tools(node),

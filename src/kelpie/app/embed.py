@@ -33,10 +33,11 @@ from kelpie.core.errors import ConfigError
 from kelpie.core.ids import TENANT_DEFAULT, Tenant
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Executor
-from kelpie.effects.gate import Gated, GateRules
+from kelpie.effects.gate import Gated
 from kelpie.effects.messages import EffectSettled
 from kelpie.effects.model import Effect
 from kelpie.effects.policy import Policy
+from kelpie.effects.rules import GateRules
 from kelpie.host.clock import HostClock
 from kelpie.host.rng import HostRng
 from kelpie.host.telemetry import HostTelemetry

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from kelpie.actors.api.definition import Actor
 from kelpie.app.edge import make_edge
+from kelpie.app.hosting import host_actors
 from kelpie.app.wiring import Node, open_node
 from kelpie.app.world import World
 from kelpie.server.http import AsgiApp
@@ -23,7 +26,12 @@ class App:
 
 @asynccontextmanager
 async def open_app(
-    settings: Settings, *, drive: bool, world: World | None = None, address: str = ""
+    settings: Settings,
+    *,
+    drive: bool,
+    world: World | None = None,
+    address: str = "",
+    actors: Sequence[type[Actor[Any]]] = (),
 ) -> AsyncGenerator[App]:
     """Open the product and yield it; everything is closed at the end.
 
@@ -32,14 +40,18 @@ async def open_app(
         drive: Whether pending messages, timers and effects are executed.
         world: The ports; the host's own when None.
         address: Where this process listens, for those who find the store held.
+        actors: User-defined classes to host beside the built-in types.
 
     Raises:
         StoreHeldError: Another process holds the store.
         ConfigError: A setting does not fit this host.
         StoreError: The store cannot be opened.
+        DefinitionError: An actor class cannot be hosted as it is written.
+        InvalidFieldError: An actor class has the name of another type.
     """
     async with open_node(settings, drive=False, world=world, address=address) as node:
-        app = App(node=node, asgi=make_edge(settings, node))
+        hosted = host_actors(node, actors)
+        app = App(node=node, asgi=make_edge(settings, node, hosted))
         if drive:
             await node.drive()
         yield app

@@ -12,9 +12,10 @@ import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from kelpie import __version__
+from kelpie.app.actor_file import load_actor_classes
 from kelpie.app.opened import open_app
 from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import ConfigError
@@ -55,22 +56,42 @@ class Ready(NamedTuple):
     held: bool
 
 
-async def run_server(settings: Settings, announce: Callable[[Ready], None]) -> int:
+class Program(Protocol):
+    """A program with actor classes: a file or module, and where its name was given."""
+
+    @property
+    def place(self) -> str:
+        """The file or module, as `load_actor_classes` reads it."""
+        ...
+
+    @property
+    def directory(self) -> Path:
+        """What a relative place is relative to."""
+        ...
+
+
+async def run_server(
+    settings: Settings, announce: Callable[[Ready], None], program: Program | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit status.
 
-    ``announce`` is called once, when requests are answered.
+    ``announce`` is called once, when requests are answered. ``program`` has actor classes that are
+    hosted beside the built-in types.
 
     Raises:
+        InvalidFieldError: The program does not load; the error names its line.
+        DefinitionError: An actor class cannot be hosted as it is written.
         StoreHeldError: Another process holds the store.
         UnavailableError: An address cannot be bound.
         ConfigError: A setting does not fit this host.
     """
+    kinds = load_actor_classes(program.place, directory=program.directory) if program else ()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     unix_path = socket_path(settings)
-    async with open_app(settings, drive=False, address=str(unix_path)) as app:
+    async with open_app(settings, drive=False, address=str(unix_path), actors=kinds) as app:
         closed = asyncio.Event()
 
         async def ready(listening: Listening) -> None:

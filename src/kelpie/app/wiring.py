@@ -11,10 +11,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
+from kelpie.actors.machine import Machine
 from kelpie.actors.outbox import OutboxPump
 from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
@@ -65,6 +66,8 @@ class Node:
     supervisor: Supervisor
     tools: ToolRegistry
     plans: Plans
+    rules: GateRules
+    built_in_types: frozenset[str]
 
     async def drive(self) -> None:
         """Begin to execute what is pending, unless the store is held after a restore."""
@@ -155,9 +158,13 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         kinds=kinds_of(executors),
         approval_ttl_ms=settings.approvals.ttl_ms,
     )
-    runtime.register(Gated(AgentMachine(tools), rules))
-    runtime.register(Gated(ApplyMachine(), rules))
-    runtime.register(TargetMachine())
+    machines: tuple[Machine[Any], ...] = (
+        Gated(AgentMachine(tools), rules),
+        Gated(ApplyMachine(), rules),
+        TargetMachine(),
+    )
+    for machine in machines:
+        runtime.register(machine)
     hub = EventHub()
     dispatcher = Dispatcher(
         store=store,
@@ -187,6 +194,8 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         supervisor=supervisor,
         tools=tools,
         plans=_make_plans(settings, world, store, runtime, files),
+        rules=rules,
+        built_in_types=frozenset(machine.type_name for machine in machines),
     )
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": ("serve:serve", "Run the server until it is told to stop."),
     "chat": ("chat:chat", "Talk with an agent, and answer what it asks."),
     "agents": ("agents:agents", "Create, list, show and delete agents."),
+    "actors": ("actors:actors", "Call actors of your own classes, and care for them."),
     "messages": ("messages:messages", "Send messages to an agent, and read its conversation."),
     "approvals": ("approvals:approvals", "See what waits for a person, and answer it."),
     "effects": ("effects:effects", "See what was done outside, and settle what is unknown."),

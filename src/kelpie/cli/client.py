@@ -51,9 +51,15 @@ class Api:
         """Return the JSON answer of a GET; parameters that are None are left out."""
         return await self._send("GET", path, params=_given(parameters))
 
-    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Json:
+    async def post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Json:
         """Return the JSON answer of a POST."""
-        return await self._send("POST", path, json=dict(body or {}))
+        return await self._send("POST", path, json=dict(body or {}), headers=headers)
 
     async def delete(self, path: str) -> Json:
         """Return the JSON answer of a DELETE."""

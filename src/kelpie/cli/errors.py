@@ -55,9 +55,13 @@ _NEXT_STEPS: Final[Mapping[str, str]] = {
     "unauthorized": "KELPIE_API_KEY=... kelpie agents list",
 }
 _NEXT_BY_KIND: Final[Mapping[str, str]] = {
+    "actor": "kelpie actors list",
+    "actor type": "kelpie serve APP",
     "agent": "kelpie agents list",
     "approval": "kelpie approvals list",
+    "dead letter": "kelpie actors dead-letters",
     "effect": "kelpie effects list",
+    "method": "kelpie actors types",
     "plan": "kelpie plan FILE",
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
@@ -51,6 +51,13 @@ class HolderInfo(Protocol):
         ...
 
 
+class ServedProgram(NamedTuple):
+    """A program with actor classes to serve: a file or module, and where its name was given."""
+
+    place: str
+    directory: Path
+
+
 class ServerReady(Protocol):
     """A server that answers."""
 
@@ -79,7 +86,9 @@ class World:
     home: Path
     open_app: OpenApp
     read_holder: Callable[[Path], HolderInfo | None]
-    run_server: Callable[[Settings, Callable[[ServerReady], None]], Awaitable[int]]
+    run_server: Callable[
+        [Settings, Callable[[ServerReady], None], ServedProgram | None], Awaitable[int]
+    ]
     restore: Callable[[Settings, Path], Awaitable[Mapping[str, Any]]]
     probe_sandboxes: Callable[[Settings], Awaitable[Sequence[TierReport]]]
     probe_model: Callable[[Settings], Awaitable[str]]
@@ -112,10 +121,12 @@ def _read_holder(store: Path) -> HolderInfo | None:
     return read_holder(store)
 
 
-async def _run_server(settings: Settings, announce: Callable[[ServerReady], None]) -> int:
+async def _run_server(
+    settings: Settings, announce: Callable[[ServerReady], None], program: ServedProgram | None
+) -> int:
     from kelpie.app.process import run_server  # noqa: PLC0415 - only what runs is imported
 
-    return await run_server(settings, announce)
+    return await run_server(settings, announce, program)
 
 
 async def _restore(settings: Settings, source: Path) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from kelpie.core.errors import (
 from kelpie.core.ids import TENANT_DEFAULT
 from kelpie.core.limits import (
     IDEMPOTENCY_KEY_BYTES_MAX,
+    INVOCATION_TIMEOUT_MS_MAX,
     REQUEST_BODY_BYTES_MAX,
     STREAMS_CONCURRENT_MAX,
 )
@@ -118,7 +119,8 @@ class App:
         if operation.streams and self._streams >= STREAMS_CONCURRENT_MAX:
             raise OverloadedError(f"{STREAMS_CONCURRENT_MAX:,} streams are open; try again later")
         query = decode_query(scope["query_string"], operation.query)
-        body = await _body(operation, exchange)
+        raw = await _body(operation, exchange)
+        body = decode_body(raw, operation.body)
         call: Call[Any, Any] = Call(
             deps=self._deps,
             tenant=TENANT_DEFAULT,
@@ -130,6 +132,8 @@ class App:
             local=bool(scope.get(LOCAL_SCOPE)),
             accepts_events=b"text/event-stream" in (header(scope, b"accept") or b""),
             last_event=(header(scope, b"last-event-id") or b"").decode("latin-1"),
+            raw=raw,
+            timeout_ms=_timeout_ms(scope),
         )
         telemetry = self._deps.telemetry
         with telemetry.span("http.server", route=operation.path, method=operation.method):
@@ -191,14 +195,25 @@ async def _run(operation: Operation[Any, Any], call: Call[Any, Any]) -> Response
     return await operation.handler(call)
 
 
-async def _body(operation: Operation[Any, Any], exchange: _Exchange) -> Any:
-    """Return the decoded body; operations of methods without a body never read one."""
+async def _body(operation: Operation[Any, Any], exchange: _Exchange) -> bytes:
+    """Return the body; operations of methods without a body never read one."""
     if operation.method == "GET":
-        return decode_body(b"", operation.body)
+        return b""
     data = await read_body(exchange.scope, exchange.receive, REQUEST_BODY_BYTES_MAX)
     if data is None:
         raise BodyTooLargeError
-    return decode_body(data, operation.body)
+    return data
+
+
+def _timeout_ms(scope: Scope) -> int | None:
+    value = header(scope, b"x-kelpie-timeout-ms")
+    if value is None:
+        return None
+    bound = INVOCATION_TIMEOUT_MS_MAX
+    if not value.isdigit() or len(value) > len(str(bound)) or not 1 <= int(value) <= bound:
+        problem = f"must be a whole number of milliseconds, 1 to {bound:,}"
+        raise InvalidFieldError("header.X-Kelpie-Timeout-Ms", problem)
+    return int(value)
 
 
 def _idempotency_key(scope: Scope) -> str | None:

@@ -11,6 +11,7 @@ repeat every 409 and 5xx, and a repeated message would start a second run.
     ├── MethodNotAllowedError  the path exists, the method does not
     ├── ForbiddenOriginError   a web page of another origin made the request
     ├── LocalOnlyError         the operation is for the Unix socket
+    ├── KeyNeededError         the operation is for callers with a key, or for the Unix socket
     ├── PendingApprovalError   the agent waits for an approval
     ├── RunFailedError         the run ended with an error after its messages were accepted
     └── FollowingEndedError    the server shuts down while a caller follows a run that goes on
@@ -33,6 +34,8 @@ from kelpie.core.errors import (
 )
 from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
 from kelpie.server.http import HeaderPairs, Response
+
+RETRY_AFTER_S: Final = b"1"  # a full mailbox or queue moves within a second, or not soon
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -93,6 +96,16 @@ class LocalOnlyError(InputError):
         super().__init__(message, path=path)
 
 
+class KeyNeededError(InputError):
+    """The operation is for callers with a key, or for the Unix socket."""
+
+    code = "key_needed"
+
+    def __init__(self, deed: str) -> None:
+        message = f"only a caller with an API key, or on the store's Unix socket, may {deed}"
+        super().__init__(f"{message}; set server.api_keys, or use the kelpie command")
+
+
 class PendingApprovalError(ConflictError):
     """The agent waits for an approval; nothing of the request was kept."""
 
@@ -133,6 +146,7 @@ EDGE_STATUS: Final[Mapping[str, int]] = {
     MethodNotAllowedError.code: 405,
     ForbiddenOriginError.code: 403,
     LocalOnlyError.code: 403,
+    KeyNeededError.code: 403,
     PendingApprovalError.code: 409,
     RunFailedError.code: 502,
     FollowingEndedError.code: 503,
@@ -179,6 +193,8 @@ def error_response(error: KelpieError, *, safe: bool) -> Response:
     status = http_status(error.code)
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if status == 429:
+        headers.append((b"retry-after", RETRY_AFTER_S))
     return Response(body=_encode(error_body(error)), status=status, headers=headers)
 
 

@@ -45,6 +45,8 @@ class Call(Generic[Q, B]):
         local: Whether the request came over the Unix socket.
         accepts_events: Whether the caller asked for server-sent events.
         last_event: The ``Last-Event-ID`` header, empty without.
+        raw: The body as it came.
+        timeout_ms: The deadline that the caller asked for, if it did.
     """
 
     deps: Deps
@@ -57,6 +59,8 @@ class Call(Generic[Q, B]):
     local: bool = False
     accepts_events: bool = False
     last_event: str = ""
+    raw: bytes = b""
+    timeout_ms: int | None = None
 
     def ids(self, purpose: str) -> Ids:
         """Return a source of ids for what this request creates.

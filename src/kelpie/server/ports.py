@@ -18,6 +18,7 @@ from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
+from kelpie.server.actors.service import ActorService
 from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
 from kelpie.storage.protocol import Store
 
@@ -173,6 +174,7 @@ class Deps:
         workspace_for: Which directories an agent may be given.
         metrics_text: Renders ``/metrics``.
         care: Checks and releases the store.
+        actors: User-defined actors.
         version: The product's version.
         model_default: The handle of an agent that names none.
         tools: What agents can be given, by name.
@@ -189,6 +191,7 @@ class Deps:
     workspace_for: WorkspacePolicy
     metrics_text: Callable[[], str]
     care: StoreCare
+    actors: ActorService
     version: str
     model_default: str
     tools: Mapping[str, ToolInfo] = field(default_factory=dict[str, ToolInfo])

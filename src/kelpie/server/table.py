@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from kelpie.server.actors.table import actor_operations
 from kelpie.server.docs import POLICY
 from kelpie.server.http import Response
 from kelpie.server.letta.table import letta_operations
@@ -17,7 +18,7 @@ Table = tuple[Operation[Any, Any], ...]
 
 def operations() -> Table:
     """Return every operation but the documentation's own."""
-    return (*letta_operations(), *own_operations())
+    return (*letta_operations(), *own_operations(), *actor_operations())
 
 
 def documentation(document: dict[str, Any], page: bytes) -> Table:

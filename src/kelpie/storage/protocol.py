@@ -22,6 +22,7 @@ from typing import Protocol
 
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.storage.records import (
+    ActorRow,
     AuditRecord,
     Commit,
     CommitReceipt,
@@ -49,6 +50,12 @@ class ActorStore(Protocol):
         Raises:
             CorruptionError: Its checksum does not match; the error names the actor.
         """
+        ...
+
+    async def actors(
+        self, tenant: Tenant, type_name: str, *, after: str, limit: int
+    ) -> list[ActorRow]:
+        """Return up to ``limit`` living actors of a type with a key above ``after``, by key."""
         ...
 
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:

@@ -216,6 +216,15 @@ class StoredActor:
     tombstoned: bool
 
 
+class ActorRow(NamedTuple):
+    """A living actor in a list: everything but its state."""
+
+    actor: ActorId
+    incarnation: int
+    version: int
+    updated_ms: int
+
+
 class StoredEvent(NamedTuple):
     """One row of an event log. ``position`` orders all events of the store by commit."""
 

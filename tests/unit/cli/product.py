@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from kelpie.app.process import Ready
 from kelpie.cli import main
-from kelpie.cli.world import HolderInfo, ServerReady, World
+from kelpie.cli.world import HolderInfo, ServedProgram, ServerReady, World
 from kelpie.core.errors import UnavailableError
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
@@ -151,6 +151,7 @@ class Desk:
     environment: dict[str, str] = field(default_factory=dict)
     holder: HolderInfo | None = None
     served: list[Settings] = field(default_factory=list)
+    programs: list[ServedProgram | None] = field(default_factory=list)
     restored: list[Path] = field(default_factory=list)
     tiers: list[TierReport] = field(default_factory=list)
     model: str | None = "3 models"
@@ -175,8 +176,14 @@ class Desk:
             probe_model=self._probe_model,
         )
 
-    async def _run_server(self, settings: Settings, announce: Callable[[ServerReady], None]) -> int:
+    async def _run_server(
+        self,
+        settings: Settings,
+        announce: Callable[[ServerReady], None],
+        program: ServedProgram | None,
+    ) -> int:
         self.served.append(settings)
+        self.programs.append(program)
         announce(Ready("http://127.0.0.1:1", held=False))
         return 0
 

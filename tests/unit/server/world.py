@@ -278,6 +278,16 @@ def answer_hello(world: World, agent: ActorId, run: a.Run) -> None:
     world.finish(agent, run)
 
 
+class NoActors:
+    """A server that hosts no user-defined type."""
+
+    def types(self) -> tuple[()]:
+        return ()
+
+    def hosts(self, type_name: str) -> bool:
+        return False
+
+
 @dataclass
 class World:
     """Everything `create_app` needs, with handles for tests.
@@ -296,6 +306,7 @@ class World:
     telemetry: FakeTelemetry = field(default_factory=FakeTelemetry)
     store: MemoryStore = field(default_factory=MemoryStore)
     plans: FakePlans = field(default_factory=FakePlans)
+    actors: NoActors = field(default_factory=NoActors)
     agents: dict[ActorId, a.AgentState] = field(default_factory=dict)
     told: list[tuple[Message, str, str | None]] = field(default_factory=list)
 
@@ -524,6 +535,7 @@ class World:
             workspace_for=lambda directory, *, local: directory,
             metrics_text=lambda: "kelpie_up 1\n",
             care=FakeCare(self.store),
+            actors=cast("Any", self.actors),
             version="1.2.3",
             model_default="openai/scripted",
             tools=TOOLS,

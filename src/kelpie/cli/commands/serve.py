@@ -5,17 +5,23 @@ from __future__ import annotations
 import click
 
 from kelpie.cli.frame import Frame, framed, run_async
-from kelpie.cli.world import ServerReady
+from kelpie.cli.world import ServedProgram, ServerReady
 from kelpie.settings import require_startable
 
 
 @click.command()
 @framed(remote=False)
+@click.argument("app", required=False)
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.")
 @click.option("--port", metavar="PORT", help="Port to listen on.")
 @click.option("--data-dir", metavar="DIR", help="Where Kelpie keeps what it owns.")
-def serve(frame: Frame, *, host: str | None, port: str | None, data_dir: str | None) -> int:
+def serve(
+    frame: Frame, *, app: str | None, host: str | None, port: str | None, data_dir: str | None
+) -> int:
     """Run the server until it is told to stop.
+
+    APP is a Python file, or module:attribute, with Actor classes to host: those of its list named
+    "actors", else all in its namespace.
 
     SIGTERM and Ctrl-C stop it: running turns finish, and what is pending resumes at the next
     start. An address beyond loopback needs an API key.
@@ -25,6 +31,8 @@ def serve(frame: Frame, *, host: str | None, port: str | None, data_dir: str | N
     for notice in settings.notices:
         frame.terminal.say(f"kelpie: {notice}")
 
+    program = ServedProgram(app, frame.world.cwd) if app else None
+
     def announce(ready: ServerReady) -> None:
         if frame.as_json:
             frame.terminal.data({"url": ready.url, "held": ready.held})
@@ -33,4 +41,4 @@ def serve(frame: Frame, *, host: str | None, port: str | None, data_dir: str | N
         if ready.held:
             frame.terminal.say("  The store is held after a restore: kelpie store release")
 
-    return run_async(frame.world.run_server(settings, announce))
+    return run_async(frame.world.run_server(settings, announce, program))

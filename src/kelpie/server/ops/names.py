@@ -9,7 +9,7 @@ from kelpie.core.ids import ActorId
 from kelpie.server.operations import Call
 
 
-def parse_actor(call: Call[Any, Any], text: str) -> ActorId:
+def parse_actor(call: Call[Any, Any], text: str, *, field: str = "query.actor") -> ActorId:
     """Return the actor of the caller's tenant that ``type/key`` names.
 
     Raises:
@@ -18,7 +18,7 @@ def parse_actor(call: Call[Any, Any], text: str) -> ActorId:
     """
     kind, slash, key = text.partition("/")
     if not slash or "/" in key:
-        raise InvalidFieldError("query.actor", f"{text[:100]!r} must read type/key")
+        raise InvalidFieldError(field, f"{text[:100]!r} must read type/key")
     return ActorId(call.tenant, kind, key)
 
 

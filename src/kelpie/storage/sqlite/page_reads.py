@@ -1,4 +1,4 @@
-"""Reads of what people page through: effects and lists."""
+"""Reads of what people page through: actors, effects and lists."""
 
 # ruff: noqa: S608  # the texts joined into SQL are constants of this package; values are bound
 
@@ -10,7 +10,7 @@ from kelpie.core.errors import NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import LIST_PAGE_ROWS_MAX
 from kelpie.storage.bounds import text_bytes
-from kelpie.storage.records import EffectRow, EffectState, ListItem, Page
+from kelpie.storage.records import ActorRow, EffectRow, EffectState, ListItem, Page
 from kelpie.storage.sqlite import decode
 from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
 from kelpie.storage.sqlite.paging import SortPlace, require_limit, slice_page
@@ -21,6 +21,22 @@ class PageReads(SqliteReader):
     """Reads in pages."""
 
     __slots__ = ()
+
+    async def actors(
+        self, tenant: Tenant, type_name: str, *, after: str, limit: int
+    ) -> list[ActorRow]:
+        """Return up to ``limit`` living actors of a type with a key above ``after``, by key."""
+        require_limit(limit, LIST_PAGE_ROWS_MAX + 1)
+        text_bytes("after", after)
+        prefix = f"{tenant}/{type_name}/"
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        rows = self._fetch(
+            "SELECT actor, incarnation, version, updated_ms FROM actors"
+            " WHERE actor > ? AND actor < ? AND tombstoned = 0 ORDER BY actor LIMIT ?",
+            (prefix + after, end, limit),
+            "actors",
+        )
+        return [ActorRow(decode.parse_actor(row[0]), *row[1:]) for row in rows]
 
     async def effect(self, tenant: Tenant, effect_id: str) -> EffectRow | None:
         """Return one effect, in whatever state; those of deleted actors are gone."""

@@ -1,0 +1,1 @@
+"""The edge of user-defined actors: calls by name, care of single actors, dead letters."""

@@ -1,0 +1,40 @@
+"""A program for `kelpie serve`: accounts, and what makes messages fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kelpie import Actor, State, command, query, ref
+
+
+class Tally(State):
+    """A number."""
+
+    total: int = 0
+
+
+class Counter(Actor[Tally]):
+    """One counter."""
+
+    @command
+    def add(self, amount: int) -> int:
+        """Add, and return the sum."""
+        self.state.total += amount
+        return self.state.total
+
+    @query
+    def total(self) -> int:
+        """Return the sum."""
+        return self.state.total
+
+    @command
+    def tell(self, other: str, flag: str) -> None:
+        """Send another counter a message that it refuses while the flag's file is not there."""
+        self.ctx.send(ref(Counter, other).trip, flag)
+
+    @command
+    def trip(self, flag: str) -> None:
+        """Count, but only with the flag's file."""
+        if not Path(flag).exists():
+            raise RuntimeError("the flag is down")
+        self.state.total += 1
