@@ -68,7 +68,7 @@ def measure_ray(place: Path) -> RayFigures:
     Raises:
         PeerError: It cannot be installed, or it failed.
     """
-    python = _make_environment(place / "ray", "ray")
+    python = make_environment(place / "ray", "ray")
     # Ray's sockets lie below this directory, and a socket's path is short.
     with _short_directory() as short:
         environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -97,7 +97,7 @@ async def measure_restate(place: Path) -> dict[int, HttpFigures]:
     Raises:
         PeerError: It cannot be installed, or it failed.
     """
-    python = _make_environment(place / "restate", "restate-sdk", "hypercorn")
+    python = make_environment(place / "restate", "restate-sdk", "hypercorn")
     server = _install_restate_server(place / "restate-server")
     with ExitStack() as stack:
         ports = _free_ports(4)
@@ -148,7 +148,12 @@ async def _measure_http(name: str, port: int, clients: int, pids: tuple[int, ...
 # --- installing -----------------------------------------------------------------------------------
 
 
-def _make_environment(place: Path, *packages: str) -> Path:
+def make_environment(place: Path, *packages: str) -> Path:
+    """Install packages into an environment of their own and return its Python.
+
+    Raises:
+        PeerError: They cannot be installed.
+    """
     python = place / "bin" / "python"
     base = getattr(sys, "_base_executable", sys.executable)
     _run([base, "-m", "venv", str(place)], INSTALL_S_MAX)

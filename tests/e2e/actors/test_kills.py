@@ -11,7 +11,6 @@ import asyncio
 import os
 import random
 import signal
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -28,7 +27,7 @@ ACTORS = 1_000
 LIFE_S = 1.5  # a kill is drawn from it, counted from when the server answers
 START_S = 30.0
 ANSWER_S = 30.0
-PROGRAM = Path(__file__).with_name("counting.py")
+PROGRAM = Path(__file__).with_name("program.py")
 
 
 class Counting:
@@ -69,9 +68,7 @@ class Counting:
         await self._start()
 
     async def _start(self) -> Process:
-        (self._node.data).mkdir(exist_ok=True)
-        argv = [sys.executable, str(PROGRAM), str(self._node.data), str(self._port)]
-        process = self._node.run(argv)
+        process = self._node.kelpie("serve", str(PROGRAM), "--port", str(self._port), "--json")
         self._processes.append(process)
 
         async def has_begun_by_now() -> bool:
@@ -137,7 +134,7 @@ class Counting:
 
 def path(actor: int, method: str) -> str:
     """The route of an actor's method."""
-    return f"/v1/actors/counter/c{actor}/{method}"
+    return f"/v1/actors/Counter/c{actor}/{method}"
 
 
 async def count_through_kills(node: Node, seed: int) -> None:
