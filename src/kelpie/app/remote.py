@@ -19,7 +19,7 @@ import msgspec
 
 from kelpie.actors.api.definition import Actor
 from kelpie.actors.api.method import Method
-from kelpie.actors.api.reference import Target
+from kelpie.actors.api.reference import Address
 from kelpie.core.errors import DeadlineError, InvalidFieldError, KelpieError, UnavailableError
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 
@@ -71,14 +71,14 @@ class Remote:
             idempotency_key: Makes one call of each method through this reference happen once, so
                 that it may be repeated when its answer was lost.
         """
-        target = Target(kind.type_name(), key, caller=self, idempotency_key=idempotency_key)
+        target = Address(kind.type_name(), key, caller=self, idempotency_key=idempotency_key)
         if timeout_s is not None:
             target.timeout_ms = max(1, int(timeout_s * 1000))
         return kind.at(target)
 
     async def invoke(
         self,
-        target: Target,
+        target: Address,
         method: Method[Any, Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],

@@ -8,23 +8,23 @@ from kelpie import Actor, State, command, query, ref
 
 
 class Tally(State):
-    """A number."""
+    """What was counted."""
 
     total: int = 0
 
 
 class Counter(Actor[Tally]):
-    """One counter."""
+    """Counts what it is told, and what reaches it."""
+
+    @query
+    def total(self) -> int:
+        """Return the sum."""
+        return self.state.total
 
     @command
     def add(self, amount: int) -> int:
         """Add, and return the sum."""
         self.state.total += amount
-        return self.state.total
-
-    @query
-    def total(self) -> int:
-        """Return the sum."""
         return self.state.total
 
     @command

@@ -100,7 +100,13 @@ class Agentlike(Actor[Ledger]):
 async def opened(
     tmp_path: Path, *kinds: type[Actor[Any]], drive: bool = False
 ) -> AsyncIterator[App]:
-    environment = {"KELPIE_DATA_DIR": str(tmp_path / "data"), "KELPIE_LOG": "error"}
+    environment = {
+        "KELPIE_DATA_DIR": str(tmp_path / "data"),
+        "KELPIE_LOG": "error",
+    }
+    (tmp_path / "kelpie.toml").write_text(
+        "model = 'vllm/none'\n[providers.vllm]\nwire = 'openai'\nbase_url = 'http://127.0.0.1:9'\n"
+    )
     settings = load_settings(environment=environment, cwd=tmp_path, home=tmp_path)
     async with open_app(settings, drive=drive, actors=kinds or (Counter, Other)) as app:
         yield app

@@ -10,8 +10,9 @@ import pytest
 import kelpie
 
 FROZEN = [
-    *("Actor", "Context", "Event", "KelpieError", "Runtime", "Settled", "State", "__version__"),
-    *("command", "outcome", "query", "ref", "reminder", "upcast"),
+    *("Actor", "Context", "Event", "KelpieError", "Remote", "Runtime", "Settled", "State"),
+    "__version__",
+    *("command", "connect", "outcome", "query", "ref", "reminder", "upcast"),
 ]
 
 
