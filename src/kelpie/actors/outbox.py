@@ -20,6 +20,7 @@ from kelpie.core.errors import (
     InputError,
     KelpieError,
     MessageGoneError,
+    NotFoundError,
 )
 from kelpie.core.ids import ActorId
 from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
@@ -116,6 +117,10 @@ class OutboxPump:
     def _settled(self, lane: Lane, message: StoredMessage, done: asyncio.Future[Any]) -> None:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, DrainingError):
+            return
+        if isinstance(error, NotFoundError) and error.fields["kind"] == "actor type":
+            # Another program hosts that type: the message waits in the store for it to start.
+            self._telemetry.log("warning", "message.unhosted", receiver=str(message.receiver))
             return
         if error is None or isinstance(error, MessageGoneError):
             self._advance(lane)

@@ -101,7 +101,7 @@ class Node:
 
 @asynccontextmanager
 async def run_node(
-    path: Path, *, resident_max: int = 1_000, pumps: bool = True
+    path: Path, *, resident_max: int = 1_000, pumps: bool = True, hosts: bool = True
 ) -> AsyncIterator[Node]:
     clock, rng, telemetry = HostClock(), HostRng(), RecordedTelemetry()
     store = GatedStore(await SqliteStore.open(path / "kelpie.db", clock=clock, rng=rng))
@@ -114,7 +114,8 @@ async def run_node(
         supervisor=supervisor,
         resident_max=resident_max,
     )
-    runtime.register(CounterMachine())
+    if hosts:
+        runtime.register(CounterMachine())
     deps = PumpDeps(
         store=store, runtime=runtime, clock=clock, telemetry=telemetry, supervisor=supervisor
     )
@@ -271,6 +272,27 @@ async def test_messages_left_by_a_dead_process_are_delivered(tmp_path: Path) -> 
             return (await node.show("b")).seen == ("x", "y")
 
         await eventually_async(arrived, within_s=5, what="old messages arrive")
+
+
+async def test_a_message_to_a_type_that_this_process_does_not_host_waits_for_one_that_does(
+    tmp_path: Path,
+) -> None:
+    async with run_node(tmp_path, pumps=False) as node:
+        await node.tell("a", PassOn("b", ("x",)))
+    async with run_node(tmp_path, hosts=False) as node:
+
+        async def noticed() -> bool:
+            return any(event == "message.unhosted" for _, event, _ in node.telemetry.logs)
+
+        await eventually_async(noticed, within_s=5, what="the message is seen")
+        assert not await node.store.dead_letters(TENANT_DEFAULT, 10)
+        assert (await node.store.stats()).outbox == 1
+    async with run_node(tmp_path) as node:
+
+        async def arrived() -> bool:
+            return (await node.show("b")).seen == ("x",)
+
+        await eventually_async(arrived, within_s=5, what="the message arrives")
 
 
 @pytest.mark.requirement("ACTOR-REMINDER-SURVIVES")
