@@ -45,9 +45,10 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         sync_directory(path.parent)
     connection = _connect(path.absolute().as_uri() + "?mode=rw")
     try:
-        # Only an empty file heeds this. It lets `compact` give space back slice by slice, and
-        # costs one page in 800 and no measurable time.
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if path.stat().st_size == 0:
+            # Lets `compact` give space back slice by slice, and costs one page in 800 and no
+            # measurable time. On a file that has pages already it would write one.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         require_log(path, connection)
         connection.execute("PRAGMA synchronous = FULL")
         # The writer checkpoints between its batches; this is for when its estimate is off.
