@@ -2,6 +2,9 @@
 
 A queue, loop, retry, payload or timeout without a constant here is a defect. Relations between the
 bounds are asserted when this module is imported, so that a wrong edit cannot start.
+
+Fixed here before what they bound exists, and so not in force: heartbeats and leases (one process
+owns a store), snapshots, working memory.
 """
 
 from __future__ import annotations
