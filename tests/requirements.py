@@ -143,6 +143,10 @@ PROMISES: dict[str, Requirement] = {
         text="What was acknowledged is there after the process was killed.", critical=True
     ),
     "STORE-FENCED": Requirement(text="A commit of an earlier owner is refused.", critical=True),
+    "STORE-LOG": Requirement(
+        text="A store whose newest commits were in a log that is gone is refused, by name.",
+        critical=True,
+    ),
     "STORE-ONE-HOLDER": Requirement(
         text="A second process is refused and told who holds the store.", critical=True
     ),

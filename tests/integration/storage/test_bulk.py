@@ -228,7 +228,7 @@ def test_a_refused_commit_in_the_middle_costs_the_others_nothing(
 @pytest.mark.parametrize("is_first", [True, False])
 def test_what_is_not_written_together_leaves_no_trace(
     writers: tuple[sqlite3.Connection, sqlite3.Connection],
-    is_first: bool,  # noqa: FBT001  # a parameter of the test
+    is_first: bool,  # a parameter of the test
 ) -> None:
     writer, _ = writers
     run_batch(writer, [make(0, 0, state=b"first")], None)

@@ -158,6 +158,7 @@ class _Plan:
         self.actors.add(_CREATE, row)
 
     def _add_reply(self, commit: Commit, actor: str, reply: ReplyRecord) -> None:
+        assert commit.reply is reply, "a commit keeps its own reply"
         row = (
             commit.actor.tenant,
             actor,
@@ -309,6 +310,7 @@ def _undo(transaction: Transaction, mark: dict[Counter, int] | None) -> None:
     if mark is None:
         transaction.begin_anew()
         return
+    assert transaction.connection.in_transaction, "a savepoint lies inside one"
     transaction.execute("ROLLBACK TO together")
     transaction.execute("RELEASE together")
     transaction.reset(mark)

@@ -86,6 +86,7 @@ class SqliteStore(SqliteReads):
         rng: Rng,
         address: str = "",
         read_only: bool = False,
+        accept_loss: bool = False,
     ) -> SqliteStore:
         """Take the store at ``path``, migrate it and own all its shards; create it if absent.
 
@@ -95,8 +96,11 @@ class SqliteStore(SqliteReads):
             rng: Makes the session's id.
             address: Where this process listens, for those who find the store held.
             read_only: Read beside whoever holds it; takes no lock, owns no shard.
+            accept_loss: Go on without a missing log, from the last checkpoint, held as after a
+                restore. Harmless when nothing is missing.
 
         Raises:
+            LogMissingError: It was not closed in order, and its log is gone.
             StoreHeldError: Another process holds it; the error names its pid and address.
             StoreVersionError: It is newer than this program, or not a store.
             CorruptionError: The engine found damage.
@@ -105,7 +109,14 @@ class SqliteStore(SqliteReads):
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kelpie-store")
         job: Callable[[], Opened] = partial(open_for_reading, path)
         if not read_only:
-            job = partial(open_for_writing, path, clock=clock, rng=rng, address=address)
+            job = partial(
+                open_for_writing,
+                path,
+                clock=clock,
+                rng=rng,
+                address=address,
+                accept_loss=accept_loss,
+            )
         future = asyncio.get_running_loop().run_in_executor(executor, job)
         try:
             # Shielded, because a half-awaited opening would keep the lock.
@@ -358,16 +369,28 @@ def _discard(opening: asyncio.Future[Opened]) -> None:
 
 
 def _close(opened: Opened, now_ms: int | None) -> None:
-    """Close the reader first, so that the writer's last checkpoint is the only one.
+    """Close both connections, and with ``now_ms`` write the session down as ended in order.
 
-    With ``now_ms`` the session is written down as ended in order.
+    Then the reader goes first, so that the engine removes the log, all of which is in the file.
+    Otherwise the reader goes last, which leaves the log for the next session, as a crash does.
     """
-    opened.reader.close()
+    try:
+        if opened.writer is not None and now_ms is not None:
+            end_session(opened.writer, opened.session, now_ms)
+            # A reader in another process keeps the engine from doing this when it closes.
+            checkpoint(opened.writer)
+            opened.reader.close()
+    except sqlite3.Error as error:
+        raise translate_error(error, "closing the store") from error
+    finally:
+        _let_go(opened)
+
+
+def _let_go(opened: Opened) -> None:
     try:
         if opened.writer is not None:
-            if now_ms is not None:
-                end_session(opened.writer, opened.session, now_ms)
             opened.writer.close()
+        opened.reader.close()
     except sqlite3.Error as error:
         raise translate_error(error, "closing the store") from error
     finally:

@@ -102,6 +102,7 @@ class Transaction:
 
     def begin_anew(self) -> None:
         """Undo everything written so far, and go on as if the transaction had just begun."""
+        assert self.connection.in_transaction, "there is something to undo"
         self.execute("ROLLBACK")
         self.execute("BEGIN IMMEDIATE")
         self.replies_written = self.list_deletions = self.now_ms = 0
