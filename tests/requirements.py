@@ -273,7 +273,19 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "ACTOR-REMINDERS": Requirement(
-        text="Reminders fire in order, survive a restart, and can be cancelled.",
+        text="Reminders of an actor fire in order, survive a restart, and can be cancelled.",
+        critical=True,
+    ),
+    "ACTOR-REMINDERS-CLOCK": Requirement(
+        text="No reminder is lost or fires twice when the wall clock jumps, either way.",
+        critical=True,
+    ),
+    "ACTOR-REMINDERS-DEAD-LETTER": Requirement(
+        text="A reminder that fails too often is kept with its traceback, holds up nothing, and "
+        "fires once when it is replayed.",
+    ),
+    "ACTOR-REMINDERS-MANY": Requirement(
+        text="More reminders than memory holds may be due at once: each fires, in order.",
     ),
     "ACTOR-EVENTS": Requirement(
         text="An actor's events are followed by cursor, in order and without gaps.",

@@ -113,6 +113,10 @@ class Engine:
         assert machine.schema_version >= 1, "schema versions count from one"
         types[machine.type_name] = Hosted(machine)
 
+    def hosts(self, type_name: str) -> bool:
+        """Whether a machine of this type is registered."""
+        return type_name in self._turns.types
+
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
         assert listener not in self._turns.listeners, "a listener is told once"
