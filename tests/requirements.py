@@ -308,6 +308,10 @@ PROMISES: dict[str, Requirement] = {
         text="An actor that cannot be loaded fails its call and is never reset.",
         critical=True,
     ),
+    "ACTOR-HOOKS": Requirement(
+        text="Each activation runs its hooks once, whatever ends it; a hook that fails loses "
+        "nothing.",
+    ),
     "ACTOR-MEMORY": Requirement(
         text="An idle resident actor costs at most 512 bytes beside its state.",
     ),

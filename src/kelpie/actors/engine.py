@@ -144,9 +144,13 @@ class Engine:
         assert not self.accepting()
 
     async def drain(self) -> None:
-        """Refuse new calls from this moment, and return when every finished turn is settled."""
+        """Refuse new calls from this moment, and return when every turn that began is settled.
+
+        Calls that still wait (for a paused actor) fail as retriable, and hooks run.
+        """
         self.close_gate()
         await self._turns.settled()
+        self._turns.retire()
         assert not self._accepting
 
     def freeze_memory(self) -> int:

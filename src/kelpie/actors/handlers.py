@@ -168,7 +168,9 @@ class Handlers:
         extras = hosted.extras
         assert extras is not None, "only machines with extras have async handlers"
         now_ns = self._clock.boot_ns()
-        if not envelope.is_query:
+        if envelope.is_query:
+            activation.query_count += 1
+        else:
             assert activation.running is None, "two handlers of one actor"
             if hosted.is_full:
                 self._hold(activation, envelope)
@@ -253,7 +255,9 @@ class Handlers:
     def _finish(self, work: _Work) -> None:
         """Free the actor's slot, decide what its handler came to, and go on with the mailbox."""
         activation, envelope = work.activation, work.envelope
-        if not envelope.is_query:
+        if envelope.is_query:
+            activation.query_count -= 1
+        else:
             activation.running = None
             activation.hosted.leave()
         self._running_count -= 1
@@ -261,7 +265,9 @@ class Handlers:
         self._turns.settle()
         if not envelope.is_query:
             self._admit(activation)
-            if activation.phase != "gone":
+            if activation.phase == "gone":
+                self._turns.deactivate(activation)
+            else:
                 self._turns.free(activation)
 
     def _settle_work(self, work: _Work) -> None:
