@@ -308,6 +308,13 @@ PROMISES: dict[str, Requirement] = {
         text="An actor that cannot be loaded fails its call and is never reset.",
         critical=True,
     ),
+    "ACTOR-FAIRNESS": Requirement(
+        text="One hot actor holds the event loop for a bounded number of turns and a bounded time.",
+    ),
+    "ACTOR-CONCURRENCY": Requirement(
+        text="A type has at most its bound of handlers in flight; its actors come in one by one, "
+        "in the order in which they asked.",
+    ),
     "ACTOR-HOOKS": Requirement(
         text="Each activation runs its hooks once, whatever ends it; a hook that fails loses "
         "nothing.",

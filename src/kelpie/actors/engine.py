@@ -328,9 +328,11 @@ class Engine:
     async def _rest_a_tick(self) -> None:
         """Let the loop go round: answers that are there at once would otherwise never yield.
 
-        Callers of one tick share its budget, so that each gets a turn of the same length.
+        Callers of one tick share its budget: once it is spent, each that comes takes a step and
+        rests; the next tick gives each that rested the same share.
         """
         self._streak = 0
+        self._quota = limits.TURNS_PER_STEP_MIN
         self._resting += 1
         if self._resting == 1:
             asyncio.get_running_loop().call_soon(self._begin_tick)

@@ -148,6 +148,14 @@ class _Work:
         self.is_done = False
 
 
+def takes_slot(envelope: Envelope) -> bool:
+    """Whether a command's handler counts among its type's.
+
+    One below a handler of its own type does not: that one holds a slot and waits for this one.
+    """
+    return all(link.type != envelope.actor.type for link in envelope.chain)
+
+
 class Handlers:
     """Runs the async handlers of one process."""
 
@@ -172,10 +180,11 @@ class Handlers:
             activation.query_count += 1
         else:
             assert activation.running is None, "two handlers of one actor"
-            if hosted.is_full:
-                self._hold(activation, envelope)
-                return
-            hosted.enter()
+            if takes_slot(envelope):
+                if hosted.is_full:
+                    self._hold(activation, envelope)
+                    return
+                hosted.enter()
             activation.running = Running(envelope, now_ns)
         longest_ns = now_ns + limits.INVOCATION_TIMEOUT_MS * NANOSECONDS_PER_MS
         deadline_ns = envelope.deadline_ns or longest_ns
@@ -259,7 +268,8 @@ class Handlers:
             activation.query_count -= 1
         else:
             activation.running = None
-            activation.hosted.leave()
+            if takes_slot(envelope):
+                activation.hosted.leave()
         self._running_count -= 1
         self._settle_work(work)
         self._turns.settle()

@@ -165,7 +165,11 @@ class Turns:
 
     def run_mailbox(self, activation: Activation) -> None:
         """Give queued messages their turns, until the actor is busy or the loop wants a chance."""
-        for _ in range(limits.TURNS_PER_TICK_MAX):
+        now_ns = self.ports.clock.boot_ns
+        ends_ns = now_ns() + limits.TURNS_MS_PER_TICK_MAX * 1_000_000
+        for number in range(limits.TURNS_PER_TICK_MAX):
+            if number and now_ns() >= ends_ns:
+                break
             mailbox = activation.mailbox
             if not mailbox:
                 activation.mailbox = None
