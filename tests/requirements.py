@@ -277,7 +277,19 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "ACTOR-REMINDERS": Requirement(
-        text="Reminders fire in order, survive a restart, and can be cancelled.",
+        text="Reminders of an actor fire in order, survive a restart, and can be cancelled.",
+        critical=True,
+    ),
+    "ACTOR-REMINDERS-CLOCK": Requirement(
+        text="No reminder is lost or fires twice when the wall clock jumps, either way.",
+        critical=True,
+    ),
+    "ACTOR-REMINDERS-DEAD-LETTER": Requirement(
+        text="A reminder that fails too often is kept with its traceback, holds up nothing, and "
+        "fires once when it is replayed.",
+    ),
+    "ACTOR-REMINDERS-MANY": Requirement(
+        text="More reminders than memory holds may be due at once: each fires, in order.",
     ),
     "ACTOR-EVENTS": Requirement(
         text="An actor's events are followed by cursor, in order and without gaps.",
@@ -299,6 +311,17 @@ PROMISES: dict[str, Requirement] = {
     "ACTOR-LOAD-FAILURE": Requirement(
         text="An actor that cannot be loaded fails its call and is never reset.",
         critical=True,
+    ),
+    "ACTOR-FAIRNESS": Requirement(
+        text="One hot actor holds the event loop for a bounded number of turns and a bounded time.",
+    ),
+    "ACTOR-CONCURRENCY": Requirement(
+        text="A type has at most its bound of handlers in flight; its actors come in one by one, "
+        "in the order in which they asked.",
+    ),
+    "ACTOR-HOOKS": Requirement(
+        text="Each activation runs its hooks once, whatever ends it; a hook that fails loses "
+        "nothing.",
     ),
     "ACTOR-MEMORY": Requirement(
         text="An idle resident actor costs at most 512 bytes beside its state.",

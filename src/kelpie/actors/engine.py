@@ -113,6 +113,10 @@ class Engine:
         assert machine.schema_version >= 1, "schema versions count from one"
         types[machine.type_name] = Hosted(machine)
 
+    def hosts(self, type_name: str) -> bool:
+        """Whether a machine of this type is registered."""
+        return type_name in self._turns.types
+
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
         assert listener not in self._turns.listeners, "a listener is told once"
@@ -140,9 +144,13 @@ class Engine:
         assert not self.accepting()
 
     async def drain(self) -> None:
-        """Refuse new calls from this moment, and return when every finished turn is settled."""
+        """Refuse new calls from this moment, and return when every turn that began is settled.
+
+        Calls that still wait (for a paused actor) fail as retriable, and hooks run.
+        """
         self.close_gate()
         await self._turns.settled()
+        self._turns.retire()
         assert not self._accepting
 
     def freeze_memory(self) -> int:
@@ -320,9 +328,11 @@ class Engine:
     async def _rest_a_tick(self) -> None:
         """Let the loop go round: answers that are there at once would otherwise never yield.
 
-        Callers of one tick share its budget, so that each gets a turn of the same length.
+        Callers of one tick share its budget: once it is spent, each that comes takes a step and
+        rests; the next tick gives each that rested the same share.
         """
         self._streak = 0
+        self._quota = limits.TURNS_PER_STEP_MIN
         self._resting += 1
         if self._resting == 1:
             asyncio.get_running_loop().call_soon(self._begin_tick)

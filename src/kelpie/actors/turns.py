@@ -29,6 +29,7 @@ from kelpie.core.errors import (
     ActorFailedError,
     CommitUnknownError,
     DeadlineError,
+    DrainingError,
     FencedError,
     KelpieError,
     NotFoundError,
@@ -110,18 +111,29 @@ class Turns:
         activation.mailbox = deque((envelope,))
         self.ports.supervisor.start(f"actors.load:{envelope.actor}", self._load(activation))
         for gone in self.residents.sweep():
-            self._tell_evicted(gone)
+            self.deactivate(gone)
 
-    def _tell_evicted(self, activation: Activation) -> None:
-        extras = activation.hosted.extras
-        if extras is None:
+    def deactivate(self, activation: Activation) -> None:
+        """Run the hook of an activation that left memory, once and after its last handler."""
+        extras, state = activation.hosted.extras, activation.state
+        if extras is None or not extras.has_hooks or state is None:
             return
+        if activation.running is not None:
+            return
+        activation.state = None
         try:
-            extras.evicted(activation.actor, activation.state)
+            extras.deactivated(activation.actor, state)
         except Exception as error:  # noqa: BLE001  a hook's bug is reported; the actor has left
             self.report_failure(activation, error)
 
     async def _load(self, activation: Activation) -> None:
+        self.unsettle()
+        try:
+            await self._load_or_fail(activation)
+        finally:
+            self.settle()
+
+    async def _load_or_fail(self, activation: Activation) -> None:
         try:
             stored = await self.ports.store.load(activation.actor)
             self._install(activation, stored)
@@ -153,7 +165,11 @@ class Turns:
 
     def run_mailbox(self, activation: Activation) -> None:
         """Give queued messages their turns, until the actor is busy or the loop wants a chance."""
-        for _ in range(limits.TURNS_PER_TICK_MAX):
+        now_ns = self.ports.clock.boot_ns
+        ends_ns = now_ns() + limits.TURNS_MS_PER_TICK_MAX * 1_000_000
+        for number in range(limits.TURNS_PER_TICK_MAX):
+            if number and now_ns() >= ends_ns:
+                break
             mailbox = activation.mailbox
             if not mailbox:
                 activation.mailbox = None
@@ -195,6 +211,15 @@ class Turns:
         for envelope in activation.mailbox or ():
             envelope.fail(error)
         activation.mailbox = None
+        self.deactivate(activation)
+
+    def retire(self) -> None:
+        """Let go of actors that have a hook to run or calls that wait, at the end of a drain."""
+        error = DrainingError("the node is shutting down; try again")
+        for activation in list(self.residents):
+            extras = activation.hosted.extras
+            if activation.mailbox or (extras is not None and extras.has_hooks):
+                self.discard(activation, error)
 
     def renew(self, activation: Activation) -> None:
         """Load the actor again before its next turn, once what it wrote is durable."""
@@ -213,6 +238,7 @@ class Turns:
         in_flight = activation.durable_version < activation.version or activation.waiters
         if activation.phase != "settling" or in_flight or activation.running is not None:
             return
+        self.deactivate(activation)
         if not activation.mailbox:
             activation.mailbox = None
             activation.phase = "gone"

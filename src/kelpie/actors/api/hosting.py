@@ -106,10 +106,15 @@ class ActorMachine:
             shared.pop(name, None)
         return Kept(encoded, shared)
 
-    def evicted(self, actor: ActorId, state: Held) -> None:
+    @property
+    def has_hooks(self) -> bool:
+        """Whether the class has `on_activate` or `on_deactivate`."""
+        return self.definition.has_hooks
+
+    def deactivated(self, actor: ActorId, state: Held) -> None:
         """Run the class's hook."""
         if isinstance(state, Kept):
-            self._instance(actor, state).on_evict()
+            self._instance(actor, state).on_deactivate()
 
     def _instance(self, actor: ActorId, state: Held) -> Actor[Any]:
         kind = self.definition.kind
