@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from kelpie.actors.activation import Activation, Envelope, Waiter
 from kelpie.actors.commands import Message, Reply
@@ -42,6 +42,8 @@ from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, StoredActor
+
+NANOSECONDS_PER_MS: Final = 1_000_000
 
 CommitListener = Callable[[Commit, CommitReceipt], None]
 """Called on the loop, in order, once a commit is durable; must be quick and must not raise."""
@@ -80,6 +82,7 @@ class Turns:
         """Run the envelope's turn now, or queue it behind what the actor is doing."""
         activation = self.residents.get(envelope.actor)
         if activation is None:
+            self._set_deadline(envelope)
             self._activate(envelope)
             return
         activation.touched = True
@@ -90,6 +93,7 @@ class Turns:
             if activation.open and not activation.mailbox:
                 self._run(activation, envelope)
                 return
+        self._set_deadline(envelope)
         mailbox = activation.mailbox
         if mailbox is None:
             mailbox = activation.mailbox = deque()
@@ -98,6 +102,12 @@ class Turns:
             envelope.fail(OverloadedError(message, actor=str(envelope.actor)))
             return
         mailbox.append(envelope)
+
+    def _set_deadline(self, envelope: Envelope) -> None:
+        """Look at the clock for a message that has to wait; no other needs to."""
+        if envelope.timeout_ms and not envelope.deadline_ns:
+            now_ns = self.ports.clock.boot_ns()
+            envelope.deadline_ns = now_ns + envelope.timeout_ms * NANOSECONDS_PER_MS
 
     def _activate(self, envelope: Envelope) -> None:
         hosted = self.types.get(envelope.actor.type)
@@ -235,8 +245,7 @@ class Turns:
         if envelope.deadline_ns and self.ports.clock.boot_ns() >= envelope.deadline_ns:
             envelope.fail(self.late(envelope.actor))
             return
-        extras = activation.hosted.extras
-        if extras is not None and extras.is_async(envelope.message):
+        if activation.hosted.is_async(envelope.message):
             assert self.begin_handler is not None, "async handlers need their runner"
             self.begin_handler(activation, envelope)
             return
@@ -309,10 +318,13 @@ class Turns:
         """Run the transition; without anything to commit, return (None, the reply)."""
         decision = activation.hosted.machine.decide(activation.state, message, turn)
         unchanged = decision.state is activation.state
-        if unchanged and envelope.is_causeless and _only_replies(decision.commands):
-            reply = decision.commands[0] if decision.commands else None
-            return None, reply.value if isinstance(reply, Reply) else None
-        epoch = self._epochs.get(activation.actor.shard)
+        if unchanged and envelope.is_causeless:
+            commands = decision.commands
+            if not commands:
+                return None, None
+            if len(commands) == 1 and isinstance(commands[0], Reply):
+                return None, commands[0].value
+        epoch = self._epochs.get(activation.shard)
         if epoch is None:
             raise FencedError(f"this node does not own the shard of {activation.actor}")
         drafted = draft_commit(
@@ -329,7 +341,7 @@ class Turns:
         try:
             if extras is None:
                 value = activation.hosted.machine.query(activation.state, envelope.message)
-            elif extras.is_async(envelope.message):
+            elif activation.hosted.is_async(envelope.message):
                 assert self.begin_handler is not None, "async handlers need their runner"
                 self.begin_handler(activation, envelope)
                 return
@@ -469,7 +481,3 @@ class Turns:
         """Assert what holds between turns, over every resident actor."""
         self.residents.check_invariants()
         assert self._unsettled >= 0
-
-
-def _only_replies(commands: Sequence[object]) -> bool:
-    return not commands or (len(commands) == 1 and isinstance(commands[0], Reply))
