@@ -49,20 +49,16 @@ class Envelope(msgspec.Struct, kw_only=True, eq=False):
     waiting: list[asyncio.Future[Any]] | None = None
     after: Callable[[], object] | None = None
 
-    @property
-    def is_causeless(self) -> bool:
-        """Whether nothing stored waits for this turn's commit."""
-        return self.message_id is None and self.fired is None and self.key is None
-
     def request_id(self) -> str:
         """Return the request's name across attempts; empty when there is but one."""
+        if self.key is None and self.message_id is None and self.fired is None:
+            return ""
         if self.key is not None:
             return f"key:{type(self.message).__struct_config__.tag}:{self.key}"
         if self.message_id is not None:
             return f"message:{self.message_id}"
-        if self.fired is not None:
-            return f"reminder:{self.fired[0]}:{self.fired[1]}"
-        return ""
+        assert self.fired is not None
+        return f"reminder:{self.fired[0]}:{self.fired[1]}"
 
     def succeed(self, value: Any) -> None:
         """Answer the callers, unless they have been answered."""

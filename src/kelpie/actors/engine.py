@@ -187,12 +187,37 @@ class Engine:
         """
         if not self._accepting and not internal:
             raise DrainingError("the node is shutting down; try again")
-        envelope = self._envelope(actor, message, principal, timeout_ms)
+        envelope = Envelope(
+            actor=actor, message=message, principal=principal, timeout_ms=timeout_ms
+        )
         if key is None:
             self._turns.dispatch(envelope)
         else:
             envelope = self._call_keyed(envelope, key)
-        return await self._answer(envelope, timeout_ms)
+        return await self.answer(envelope, timeout_ms)
+
+    def begin(
+        self, actor: ActorId, message: Message, *, principal: str, timeout_ms: int, is_query: bool
+    ) -> Envelope:
+        """Give an actor a call or a query without a key; on an idle actor the answer is there.
+
+        The caller takes it when `may_go_on` lets it, or awaits `answer`. What `call` raises about
+        the turn lies in the envelope.
+
+        Raises:
+            DrainingError: The node is shutting down, and this is no query.
+        """
+        if not self._accepting and not is_query:
+            raise DrainingError("the node is shutting down; try again")
+        envelope = Envelope(
+            actor=actor,
+            message=message,
+            principal=principal,
+            timeout_ms=timeout_ms,
+            is_query=is_query,
+        )
+        self._turns.dispatch(envelope)
+        return envelope
 
     async def query(
         self, actor: ActorId, query: Message, *, timeout_ms: int = limits.INVOCATION_TIMEOUT_MS
@@ -203,10 +228,11 @@ class Engine:
             DeadlineError: ``timeout_ms`` passed.
             KelpieError: The machine cannot answer, or the actor cannot be loaded.
         """
-        envelope = self._envelope(actor, query, "", timeout_ms)
-        envelope.is_query = True
+        envelope = Envelope(
+            actor=actor, message=query, principal="", timeout_ms=timeout_ms, is_query=True
+        )
         self._turns.dispatch(envelope)
-        return await self._answer(envelope, timeout_ms)
+        return await self.answer(envelope, timeout_ms)
 
     async def call_along(
         self,
@@ -232,7 +258,7 @@ class Engine:
             self._turns.dispatch(envelope)
         else:
             envelope = self._call_keyed(envelope, key)
-        return await self._answer(envelope, timeout_ms)
+        return await self.answer(envelope, timeout_ms)
 
     async def query_along(
         self, parent: Envelope, actor: ActorId, message: Message, *, timeout_ms: int
@@ -246,7 +272,7 @@ class Engine:
         envelope = self._link(parent, actor, message, timeout_ms)
         envelope.is_query = True
         self._turns.dispatch(envelope)
-        return await self._answer(envelope, timeout_ms)
+        return await self.answer(envelope, timeout_ms)
 
     def deliver(
         self,
@@ -274,12 +300,6 @@ class Engine:
         self._turns.dispatch(envelope)
         return envelope.listen()
 
-    def _envelope(
-        self, actor: ActorId, message: Message, principal: str, timeout_ms: int
-    ) -> Envelope:
-        assert timeout_ms > 0, "a deadline lies in the future"
-        return Envelope(actor=actor, message=message, principal=principal, timeout_ms=timeout_ms)
-
     def _link(
         self, parent: Envelope, actor: ActorId, message: Message, timeout_ms: int
     ) -> Envelope:
@@ -287,18 +307,33 @@ class Engine:
         if len(chain) >= limits.CALL_DEPTH_MAX:
             problem = f"the chain of calls to {actor} is {len(chain)} actors deep; use send"
             raise CycleError(problem, actor=str(actor), limit=limits.CALL_DEPTH_MAX)
-        envelope = self._envelope(actor, message, f"actor:{parent.actor}", timeout_ms)
-        envelope.chain = chain
-        return envelope
+        return Envelope(
+            actor=actor,
+            message=message,
+            principal=f"actor:{parent.actor}",
+            timeout_ms=timeout_ms,
+            chain=chain,
+        )
 
     # --- answers --------------------------------------------------------------------------------
 
-    async def _answer(self, envelope: Envelope, timeout_ms: int) -> Any:
-        """Return the answer, which is often there: then no future, timer or clock is needed."""
+    def may_go_on(self, envelope: Envelope) -> bool:
+        """Return whether the answer is there and its caller may have it within this tick."""
+        if not envelope.is_answered or self._streak >= self._quota:
+            return False
+        self._streak += 1
+        return True
+
+    async def answer(self, envelope: Envelope, timeout_ms: int) -> Any:
+        """Return the answer, which is often there: then no future, timer or clock is needed.
+
+        Raises:
+            DeadlineError: ``timeout_ms`` passed; the turn may still happen if it had begun.
+            KelpieError: The turn failed.
+        """
         if not envelope.is_answered:
             return await self._deadlines.wait(envelope.listen(), envelope.actor, timeout_ms)
-        self._streak += 1
-        if self._streak >= self._quota:
+        if not self.may_go_on(envelope):
             await self._rest_a_tick()
         return envelope.result()
 
