@@ -175,8 +175,8 @@ class _Search(Generic[S]):
             try:
                 after = action.apply()
             except AssertionError as error:
-                problem = str(error).partition("\n")[0] or repr(error)
-                return self._broken("assertion", problem, next_node, node.state)
+                failure = str(error).partition("\n")[0] or repr(error)
+                return self._broken("assertion", failure, next_node, node.state)
             for law in self.model.step_laws:
                 problem = law.problem(node.state, action.text, after)
                 if problem is not None:
