@@ -18,7 +18,8 @@ import httpx
 
 from kelpie.cli.asgi import AppTransport
 from kelpie.cli.errors import CommandError, bare_error
-from kelpie.cli.patience import Patience, name_process
+from kelpie.cli.patience import Patience
+from kelpie.cli.processes import name_process
 from kelpie.cli.sse import ServerEvent, read_events
 from kelpie.cli.world import HolderInfo, OpenedApp, World
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS_MAX, STREAM_PING_INTERVAL_MS

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
+from kelpie.cli.processes import STOPPED, process_state
+
 PATIENCE_S: Final = 2.0
-_STOPPED: Final = frozenset("Tt")  # by a signal, or by a debugger
 
 
 class Patience:
@@ -49,24 +49,9 @@ class Patience:
         """Say what is waited for, unless that was said before or the answer may well take long."""
         if self._has_spoken:
             return
-        if self._pid and self._find_state(self._pid) in _STOPPED:
+        if self._pid and self._find_state(self._pid) in STOPPED:
             self._has_spoken = True
             self._say(f"kelpie: {self._who} is stopped; it answers after: kill -CONT {self._pid}")
         elif method != "POST":  # what is posted may ask a model
             self._has_spoken = True
             self._say(f"kelpie: waiting for {self._who}; Ctrl-C ends the wait")
-
-
-def name_process(pid: int) -> str:
-    """Return what a process is called in a message; 0 is one that has not said who it is."""
-    return f"process {pid}" if pid else "another process"
-
-
-def process_state(pid: int) -> str:
-    """Return the state letter of a process as proc(5) writes it; empty if there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    # The name stands in brackets, and may hold brackets and spaces itself.
-    return text.rpartition(")")[2].split()[0]

@@ -18,7 +18,8 @@ import pytest
 from kelpie.cli.asgi import AppTransport
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import run_async
-from kelpie.cli.patience import PATIENCE_S, Patience, process_state
+from kelpie.cli.patience import PATIENCE_S, Patience
+from kelpie.cli.processes import process_state
 from kelpie.cli.sse import read_events
 from kelpie.core.errors import StoreHeldError
 from kelpie.settings import Settings

@@ -8,7 +8,7 @@ import click
 
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed, run_async
-from kelpie.cli.patience import name_process
+from kelpie.cli.processes import name_process
 
 
 @click.command()
