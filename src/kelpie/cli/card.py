@@ -51,8 +51,20 @@ def _facts(
     for label in ("where", "undo"):
         if card.get(label):
             yield from _fact(label, str(card[label]), room, paint, wrap=break_words)
+    for number, name in enumerate(_left_out(card)):
+        yield from _fact("" if number else "discards", str(name), room, paint)
     if approval.get("state") == "waiting" and (due_ms := approval.get("due_ms")):
         yield from _fact("expires", _expiry(int(due_ms), now_ms), room, paint)
+
+
+def _left_out(card: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what will not land, a path on a line, and why."""
+    names = card.get("left_out") or ()
+    yield from names
+    if hidden := max(int(card.get("left_out_count") or 0) - len(names), 0):
+        yield f"and {hidden:,} more"
+    if names:
+        yield "(pipes, sockets, devices, names that are not text: no change can carry them)"
 
 
 def _fact(

@@ -6,6 +6,7 @@ gone afterwards. Checks of one host do not depend on each other.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from kelpie.cli.processes import STOPPED, listens, name_process, process_state
 from kelpie.cli.world import World
 from kelpie.core.errors import KelpieError
 from kelpie.core.limits import DISK_FREE_BYTES_MIN, MIB
@@ -95,7 +97,9 @@ def check_store(world: World, settings: Settings) -> Check:
     """Say who holds the store."""
     holder = world.read_holder(settings.store.path)
     if holder is not None:
-        detail = f"{settings.store.path}, held by process {holder.pid}"
+        detail = f"{settings.store.path}, held by {name_process(holder.pid)}"
+        if process_state(holder.pid) in STOPPED:
+            return Check("store", "warn", f"{detail}, which is stopped", f"kill -CONT {holder.pid}")
         step = "" if holder.address else f"ps -p {holder.pid}"
         return Check("store", "ok" if holder.address else "warn", detail, step)
     state = "not held" if settings.store.path.exists() else "does not exist yet"
@@ -114,11 +118,23 @@ def check_port(world: World, settings: Settings) -> Check:
             listener.bind(address)
             listener.listen(1)
     except OSError as error:
-        if world.read_holder(settings.store.path) is not None:
-            return Check("port", "ok", f"{host}:{port} is taken, and a server holds the store")
-        detail = f"{host}:{port}: {error.strerror or error}"
-        return Check("port", "fail", detail, f"kelpie serve --port {port % 65_535 + 1}")
+        return _explain_port(world, settings, error)
     return Check("port", "ok", f"{host}:{port} is free")
+
+
+def _explain_port(world: World, settings: Settings, error: OSError) -> Check:
+    """Say whether it is our own server that has the port, as far as this user can see."""
+    place = f"{settings.server.host}:{settings.server.port}"
+    step = f"kelpie serve --port {settings.server.port % 65_535 + 1}"
+    if error.errno != errno.EADDRINUSE:
+        return Check("port", "fail", f"{place}: {error.strerror or error}", step)
+    holder = world.read_holder(settings.store.path)
+    if holder is not None and holder.pid and listens(holder.pid, settings.server.port):
+        return Check("port", "ok", f"{place} is where process {holder.pid} serves the store")
+    if holder is not None:
+        detail = f"{place} is taken by another process than the one that holds the store"
+        return Check("port", "warn", detail, "no other server is needed while that one runs")
+    return Check("port", "fail", f"{place} is taken by another process", step)
 
 
 async def check_sandbox(world: World, settings: Settings) -> list[Check]:

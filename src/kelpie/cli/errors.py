@@ -39,6 +39,9 @@ EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (
 )
 """Every exit status with its meaning, as ``docs/reference/cli.md`` lists them."""
 
+EVERYWHERE: Final = ("--json", "--url", "--data-dir", "--config")
+"""The options that commands have in common."""
+
 _NEXT_STEPS: Final[Mapping[str, str]] = {
     "already_decided": "kelpie approvals list",
     "cursor_ahead": "kelpie events tail",
@@ -148,6 +151,7 @@ def report(error: Exception, *, as_json: bool) -> int:
 
 
 def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
+    error = _with_place(error)
     if as_json:
         context = error.ctx if isinstance(error, click.UsageError) else None
         step = f"{context.command_path if context else 'kelpie'} --help"
@@ -156,6 +160,16 @@ def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
     else:
         error.show()
     return USAGE_STATUS
+
+
+def _with_place(error: click.ClickException) -> click.ClickException:
+    """Return the error; one about an option that stands before its command says where it goes."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return error
+    if error.option_name not in EVERYWHERE or not isinstance(error.ctx.command, click.Group):
+        return error
+    place = f"{error.ctx.command_path} COMMAND {error.option_name}"
+    return click.UsageError(f"{error.option_name} follows the command: {place}", error.ctx)
 
 
 def _print(error: CommandError, *, as_json: bool) -> None:

@@ -26,6 +26,7 @@ async def make_plan(api: Api, file: Path, root: Path) -> dict[str, Any]:
     A server elsewhere gets the file's text; one on this machine reads the file itself, and with
     it the files that it names.
     """
+    _require_file(file)
     if api.is_local:
         body = {"workspace": str(file), "root": str(root)}
     else:
@@ -91,6 +92,18 @@ def describe_event(event: Mapping[str, Any]) -> str:
             return "Approved."
         case _:
             return ""
+
+
+def _require_file(file: Path) -> None:
+    """Return if a workspace file can be there; who reads it says what else is wrong with it.
+
+    Raises:
+        CommandError: There is none, or a directory.
+    """
+    if file.is_dir():
+        raise CommandError("invalid_field", f"{file}: is a directory; name the YAML file in it")
+    if not file.exists():
+        raise CommandError("invalid_field", f"{file}: there is no such file")
 
 
 def _read_text(file: Path) -> str:

@@ -8,6 +8,7 @@ serving asks for the end by an event.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket  # noqa: TID251  the server's own listeners; a simulation enters at the ASGI callable
 from collections.abc import Awaitable, Callable, Generator
@@ -235,6 +236,12 @@ def _bind_unix(path: Path) -> Generator[socket.socket]:
     """
     if path.is_socket():
         path.unlink()
+    elif os.path.lexists(path):
+        message = (
+            f"{path} is where the store's socket goes, and is no socket; look at what it is, "
+            "and move it away"
+        )
+        raise UnavailableError(message, address=str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.settimeout(0.0)
         _bind(listener, str(path), str(path))

@@ -73,3 +73,10 @@ def test_effects_are_listed_shown_and_resolved(desk: Desk) -> None:
     assert desk.type(*resolved).stderr == "effect-1 is done\n"
     assert desk.product.requests[-1].body == {"succeeded": False, "reason": "looked"}
     assert desk.type(*resolved, "--json").json()["state"] == "done"
+
+
+def test_a_state_that_is_none_is_answered_with_those_there_are(desk: Desk) -> None:
+    outcome = desk.type("approvals", "list", "--state", "foo")
+    assert outcome.status == 64
+    assert "'waiting'" in outcome.stderr
+    assert desk.product.requests == []

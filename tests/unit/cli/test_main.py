@@ -72,6 +72,42 @@ def test_version_prints_text_or_json() -> None:
     assert value == {"version": kelpie.__version__}
 
 
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_an_option_too(desk: Desk, option: str) -> None:
+    outcome = desk.type(option)
+    assert (outcome.status, outcome.stdout) == (0, f"kelpie {kelpie.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["agnts"], "kelpie agents?"),
+        (["approve", "effect-1"], "kelpie approvals approve?"),
+        (["agents", "lst"], "'list'?"),
+        (["agents", "list", "--jsn"], "'--json'?"),
+    ],
+)
+def test_a_mistyped_word_gets_the_one_that_was_meant(
+    desk: Desk, words: list[str], meant: str
+) -> None:
+    outcome = desk.type(*words)
+    assert outcome.status == 64
+    assert f"Did you mean {meant}" in outcome.stderr
+
+
+def test_a_word_like_no_other_gets_no_guess(desk: Desk) -> None:
+    outcome = desk.type("qqqqq")
+    assert outcome.status == 64
+    assert "No such command 'qqqqq'.\n" in outcome.stderr
+
+
+def test_an_option_before_its_command_is_told_its_place(desk: Desk) -> None:
+    assert "kelpie COMMAND --url" in desk.type("--url", "http://x", "agents", "list").stderr
+    error = desk.type("agents", "--json", "list").error()
+    assert error["message"] == "--json follows the command: kelpie agents COMMAND --json"
+    assert "No such option '--nonsense'" in desk.type("--nonsense").stderr
+
+
 def test_the_overview_says_what_each_commands_help_says() -> None:
     for name, (place, line) in COMMANDS.items():
         module, _, attribute = place.partition(":")

@@ -137,3 +137,15 @@ def test_a_table_clips_its_last_column_and_turns_into_blocks_when_narrow(
     _terminal(monkeypatch, width=34, NO_COLOR="1").table(["ID", "WHAT"], wide)
     text = capsys.readouterr().out
     assert text == f"ID    {'i' * 30}\nWHAT  what\n\nID    {'j' * 30}\nWHAT  else\n"
+
+
+def test_a_card_names_what_will_not_land() -> None:
+    lines = _card(100, left_out=["a\npipe", "socket"], left_out_count=5)
+    start = next(index for index, line in enumerate(lines) if line.startswith("| discards"))
+    assert lines[start : start + 4] == [
+        "| discards a\\npipe",
+        "|          socket",
+        "|          and 3 more",
+        "|          (pipes, sockets, devices, names that are not text: no change can carry them)",
+    ]
+    assert not any("discards" in line for line in _card(100))

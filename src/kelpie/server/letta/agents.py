@@ -176,6 +176,7 @@ def _new_config(body: AgentCreate, agent_id: str, deps: Deps, *, local: bool) ->
     handle = body.model or _handle(body.llm_config) or deps.model_default
     if not handle:
         raise InvalidFieldError("body.model", _MODEL_MISSING)
+    _require_provider(handle, deps)
     return AgentConfig(
         name=body.name or f"agent {agent_id[6:14]}",
         agent_type=body.agent_type,
@@ -259,6 +260,8 @@ def _changes(body: AgentUpdate, config: AgentConfig, deps: Deps) -> dict[str, An
         "tags": _distinct(body.tags),
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if "model" in changes:
+        _require_provider(changes["model"], deps)
     if body.description is not UNSET:
         changes["description"] = body.description or ""
     if body.metadata is not UNSET:
@@ -272,6 +275,19 @@ def _changes(body: AgentUpdate, config: AgentConfig, deps: Deps) -> dict[str, An
     if kept := _kept(body):
         changes["extra"] = {**config.extra, **kept}
     return changes
+
+
+def _require_provider(handle: str, deps: Deps) -> None:
+    """Return if the provider of a model is configured: its agent could not say a word without."""
+    name = handle.partition("/")[0]
+    if name in deps.model_providers:
+        return
+    known = ", ".join(sorted(deps.model_providers)) or "none"
+    problem = (
+        f"{handle[:100]!a} needs the provider {name[:100]!a}, and the configured ones are: "
+        f"{known}; set its key's variable, or add it to the settings, and start the server again"
+    )
+    raise InvalidFieldError("body.model", problem)
 
 
 def _window(body: AgentCreate | AgentUpdate) -> int | None:
