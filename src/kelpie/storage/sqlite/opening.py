@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kelpie.core.errors import LogMissingError, NotFoundError, StoreVersionError
+from kelpie.core.errors import (
+    CorruptionError,
+    LogMissingError,
+    NotFoundError,
+    StoreVersionError,
+)
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.ports.clock import Clock
