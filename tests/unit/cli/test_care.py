@@ -112,6 +112,17 @@ def test_restoring_says_that_the_store_is_held(desk: Desk) -> None:
     assert desk.type("restore", "copy", "--json").json()["held"] is True
 
 
+def test_accepting_a_loss_says_what_is_gone_and_that_the_store_is_held(desk: Desk) -> None:
+    assert "nothing was changed" in desk.type("store", "accept-loss").stderr
+    desk.lost_after = "2026-11-20T19:00:00+00:00"
+    outcome = desk.type("store", "accept-loss")
+    assert "after 2026-11-20T19:00:00+00:00 is gone" in outcome.stderr
+    assert "kelpie store release" in outcome.stderr
+    assert desk.type("store", "accept-loss", "--json").json()["held"] is True
+    desk.holder = Holding()
+    assert desk.type("store", "accept-loss").status == 73
+
+
 def test_restoring_under_a_running_server_is_refused(desk: Desk) -> None:
     desk.holder = Holding()
     outcome = desk.type("restore", "copy")

@@ -35,16 +35,26 @@ def restore(frame: Frame, *, source: str) -> None:
     "kelpie store release".
     """
     settings = frame.settings()
-    holder = frame.world.read_holder(settings.store.path)
-    if holder is not None:
-        message = f"process {holder.pid} holds {settings.store.path}; stop it first"
-        raise CommandError("store_held", message, next_step=f"kill {holder.pid}")
+    require_unheld(frame)
     value = run_async(_restore(frame, source))
     if frame.as_json:
         frame.terminal.data(value)
         return
     frame.terminal.say(f"The store is in {settings.store.path}, and is held.")
     frame.terminal.say("  next: kelpie approvals list, then kelpie store release")
+
+
+def require_unheld(frame: Frame) -> None:
+    """Return if no process holds the settings' store.
+
+    Raises:
+        CommandError: One does.
+    """
+    path = frame.settings().store.path
+    holder = frame.world.read_holder(path)
+    if holder is not None:
+        message = f"process {holder.pid} holds {path}; stop it first"
+        raise CommandError("store_held", message, next_step=f"kill {holder.pid}")
 
 
 async def _restore(frame: Frame, source: str) -> dict[str, object]:
