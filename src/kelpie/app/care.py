@@ -1,4 +1,4 @@
-"""What an operator asks of a host without serving: restore or rescue a store, probe what it needs."""
+"""What an operator asks of a host without serving: restore or rescue a store, probe its parts."""
 
 from __future__ import annotations
 
