@@ -75,12 +75,6 @@ def temporary_directory(path: Path) -> Generator[Path, None, None]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def flush_to_disk(file: BinaryIO) -> None:
-    """Return once everything written to ``file`` is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def digest_file(path: Path) -> Digest:
     """Return the digest of a file's content, whatever its size."""
     with path.open("rb") as file:

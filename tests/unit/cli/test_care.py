@@ -74,8 +74,14 @@ def test_store_commands_print_what_the_store_says(desk: Desk) -> None:
     assert desk.type("store", "stats", "--json").json() == {"actors": 3, "held": False}
     assert desk.type("store", "release").stderr == "The store is released.\n"
     assert desk.type("store", "release", "--json").json() == {"held": False}
-    routes["POST", "/v1/store/compact"] = {"before_bytes": 9_000, "after_bytes": 4_096}
+    routes["POST", "/v1/store/compact"] = {
+        "before_bytes": 9_000,
+        "after_bytes": 4_096,
+        "blobs_removed": 3,
+        "blob_bytes_removed": 1_234,
+    }
     said = "Gave 4,904 bytes back; the store is 4,096.\n"
+    said += "Removed 3 blobs that nothing named, 1,234 bytes.\n"
     assert desk.type("store", "compact").stderr == said
     assert desk.type("store", "compact", "--json").json()["after_bytes"] == 4_096
     assert desk.type("store", "check").status == 1

@@ -36,13 +36,15 @@ def stats(frame: Frame) -> None:
 @store.command()
 @framed()
 def compact(frame: Frame) -> None:
-    """Give the space of removed rows back to the file system, beside a running server too."""
+    """Give the space of removed rows and unnamed blobs back, beside a running server too."""
     value = frame.ask(lambda api: api.post("/v1/store/compact"))
     if frame.as_json:
         frame.terminal.data(value)
     else:
         freed = value["before_bytes"] - value["after_bytes"]
         frame.terminal.say(f"Gave {freed:,} bytes back; the store is {value['after_bytes']:,}.")
+        blobs, size = value["blobs_removed"], value["blob_bytes_removed"]
+        frame.terminal.say(f"Removed {blobs:,} blobs that nothing named, {size:,} bytes.")
 
 
 @store.command()
