@@ -86,7 +86,8 @@ def write_backup(
         raise NotFoundError("directory", str(target.parent))
     with temporary_directory(target.with_name(f".{target.name}.partial")) as folder:
         try:
-            manifest = _fill_backup(source, blobs, folder, now_ms)
+            with blobs.kept():
+                manifest = _fill_backup(source, blobs, folder, now_ms)
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"no space left for a backup in {target.parent}") from error

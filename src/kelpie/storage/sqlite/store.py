@@ -23,7 +23,7 @@ from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import COMPACT_SLICE_PAGES
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
-from kelpie.storage.blobs import BlobStore, blobs_path
+from kelpie.storage.blobs import BlobStore, Swept, blobs_path
 from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
 from kelpie.storage.protocol import Compaction, StoreStats
 from kelpie.storage.records import (
@@ -45,6 +45,7 @@ from kelpie.storage.sqlite.check import (
     require_compactable,
 )
 from kelpie.storage.sqlite.engine import checkpoint, translate_error
+from kelpie.storage.sqlite.names import find_named
 from kelpie.storage.sqlite.opening import (
     Opened,
     end_session,
@@ -292,19 +293,30 @@ class SqliteStore(SqliteReads):
         await self._aside(job)
 
     async def compact(self) -> Compaction:
-        """Give the space of removed rows back to the file system, beside a running server.
+        """Give the space of removed rows and unnamed blobs back, beside a running server.
 
-        Works in slices between commits, bounded by the free pages found at the beginning.
+        Works in slices between commits, bounded by the free pages found at the beginning. Blobs
+        are looked for in every row, aside.
 
         Raises:
-            ConflictError: The file was made without the bookkeeping that this needs.
+            ConflictError: The file was made without the bookkeeping that this needs, or a backup
+                is being made.
             DiskFullError: No space for moving a slice; earlier slices stay done.
         """
         before_bytes = await self._measure_file()
         free: int = await self._submit(_count_free, 0)
         for _ in range(ceil(free / COMPACT_SLICE_PAGES)):
             free = await self._submit(rows.compact_slice, 0)
-        return Compaction(before_bytes=before_bytes, after_bytes=await self._measure_file())
+        swept = await self._aside(self._sweep)
+        return Compaction(
+            before_bytes=before_bytes,
+            after_bytes=await self._measure_file(),
+            blobs_removed=swept.blobs,
+            blob_bytes_removed=swept.size_bytes,
+        )
+
+    def _sweep(self, connection: sqlite3.Connection) -> Swept:
+        return self._blobs.sweep(partial(find_named, connection))
 
     async def _measure_file(self) -> int:
         """Return the file's size once the log is in it."""
