@@ -210,6 +210,10 @@ PROMISES: dict[str, Requirement] = {
         text="An actor has one command turn at a time, whatever it awaits.",
         critical=True,
     ),
+    "ACTOR-ONE-EFFECTIVE": Requirement(
+        text="A process that lost its store may run a turn, but nothing of it leaves.",
+        critical=True,
+    ),
     "ACTOR-FIFO": Requirement(
         text="Commands of one sender have their turns in the order they were sent.",
         critical=True,
