@@ -19,7 +19,7 @@ from kelpie.actors.activation import Activation, Envelope, Running
 from kelpie.actors.commands import Message
 from kelpie.actors.machine import Turn
 from kelpie.actors.stepping import Driven
-from kelpie.actors.turns import Turns
+from kelpie.actors.turns import NANOSECONDS_PER_MS, Turns
 from kelpie.core import limits
 from kelpie.core.errors import (
     DeadlineError,
@@ -28,8 +28,6 @@ from kelpie.core.errors import (
     VersionConflictError,
 )
 from kelpie.core.ids import ActorId
-
-NANOSECONDS_PER_MS = 1_000_000
 
 
 class ChainCalls(Protocol):
@@ -122,15 +120,13 @@ class HandlerScope:
         )
 
     async def _until_durable(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         reader = Envelope(
-            actor=self._activation.actor,
-            message=self._envelope.message,
-            principal="",
-            future=future,
+            actor=self._activation.actor, message=self._envelope.message, principal=""
         )
         self._turns.answer_when_durable(self._activation, reader, None)
-        await future
+        if not reader.is_answered:
+            await reader.listen()
+        reader.result()
 
 
 class _Work:
@@ -186,8 +182,8 @@ class Handlers:
                     return
                 hosted.enter()
             activation.running = Running(envelope, now_ns)
-        longest_ns = now_ns + limits.INVOCATION_TIMEOUT_MS * NANOSECONDS_PER_MS
-        deadline_ns = envelope.deadline_ns or longest_ns
+        longest_ms = envelope.timeout_ms or limits.INVOCATION_TIMEOUT_MS
+        deadline_ns = envelope.deadline_ns or now_ns + longest_ms * NANOSECONDS_PER_MS
         scope = HandlerScope(self._turns, self._calls, activation, envelope, deadline_ns)
         work = _Work(activation, envelope, scope)
         self._turns.unsettle()

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from kelpie.actors.activation import Activation, Envelope, Waiter
 from kelpie.actors.commands import Message, Reply
@@ -43,6 +43,9 @@ from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, StoredActor
+
+NANOSECONDS_PER_MS: Final = 1_000_000
+_BLOCKING_NS_MAX: Final = limits.BLOCKING_MS_MAX * NANOSECONDS_PER_MS
 
 CommitListener = Callable[[Commit, CommitReceipt], None]
 """Called on the loop, in order, once a commit is durable; must be quick and must not raise."""
@@ -72,6 +75,8 @@ class Turns:
         self._epochs = {grant.shard: grant.epoch for grant in ports.store.grants()}
         self._seed = ports.rng.bytes(16)
         self._turn_count = 0
+        self._now_ms = ports.clock.now_ms
+        self._boot_ns = ports.clock.boot_ns
         self._unsettled = 0
         self._rest: asyncio.Future[None] | None = None
 
@@ -81,6 +86,7 @@ class Turns:
         """Run the envelope's turn now, or queue it behind what the actor is doing."""
         activation = self.residents.get(envelope.actor)
         if activation is None:
+            self._set_deadline(envelope)
             self._activate(envelope)
             return
         activation.touched = True
@@ -88,9 +94,10 @@ class Turns:
             if envelope.is_query:
                 self._run_query(activation, envelope)
                 return
-            if activation.open and not activation.mailbox:
+            if not activation.mailbox and activation.open:
                 self._run(activation, envelope)
                 return
+        self._set_deadline(envelope)
         mailbox = activation.mailbox
         if mailbox is None:
             mailbox = activation.mailbox = deque()
@@ -99,6 +106,12 @@ class Turns:
             envelope.fail(OverloadedError(message, actor=str(envelope.actor)))
             return
         mailbox.append(envelope)
+
+    def _set_deadline(self, envelope: Envelope) -> None:
+        """Look at the clock for a message that has to wait; no other needs to."""
+        if envelope.timeout_ms and not envelope.deadline_ns:
+            now_ns = self._boot_ns()
+            envelope.deadline_ns = now_ns + envelope.timeout_ms * NANOSECONDS_PER_MS
 
     def _activate(self, envelope: Envelope) -> None:
         hosted = self.types.get(envelope.actor.type)
@@ -258,11 +271,10 @@ class Turns:
     # --- turns ----------------------------------------------------------------------------------
 
     def _run(self, activation: Activation, envelope: Envelope) -> None:
-        if envelope.deadline_ns and self.ports.clock.boot_ns() >= envelope.deadline_ns:
+        if envelope.deadline_ns and self._boot_ns() >= envelope.deadline_ns:
             envelope.fail(self.late(envelope.actor))
             return
-        extras = activation.hosted.extras
-        if extras is not None and extras.is_async(envelope.message):
+        if activation.hosted.is_async(envelope.message):
             assert self.begin_handler is not None, "async handlers need their runner"
             self.begin_handler(activation, envelope)
             return
@@ -276,22 +288,22 @@ class Turns:
 
     def new_turn(self, envelope: Envelope) -> Turn:
         """Return the world as the envelope's turn will see it."""
-        assert self._turn_count >= 0
-        self._turn_count += 1
-        assert self._turn_count < 1 << 64, "a turn's number fits its seed"
+        number = self._turn_count + 1
+        assert 0 < number < 1 << 64, "a turn's number fits its seed"
+        self._turn_count = number
         return Turn(
             actor=envelope.actor,
-            now_ms=self.ports.clock.now_ms(),
-            seed=self._seed + self._turn_count.to_bytes(8, "big"),
+            now_ms=self._now_ms(),
+            seed=self._seed + number.to_bytes(8, "big"),
             principal=envelope.principal,
-            request_id="" if envelope.is_causeless else envelope.request_id(),
+            request_id=envelope.request_id(),
         )
 
     def decide(
         self, activation: Activation, envelope: Envelope, message: Message, turn: Turn
     ) -> None:
         """Run the transition for ``message``, commit what follows, and answer the envelope."""
-        began_ns = self.ports.clock.boot_ns()
+        began_ns = self._boot_ns()
         try:
             drafted, state = self._draft(activation, envelope, message, turn)
         except KelpieError as error:
@@ -301,8 +313,8 @@ class Turns:
             envelope.fail(self.failed(activation, error))
             self.renew(activation)
             return
-        elapsed_ns = self.ports.clock.boot_ns() - began_ns
-        if elapsed_ns > limits.BLOCKING_MS_MAX * 1_000_000:
+        elapsed_ns = self._boot_ns() - began_ns
+        if elapsed_ns > _BLOCKING_NS_MAX:
             self.report_blocking(activation.actor, message, elapsed_ns)
         if drafted is None:
             self.answer_when_durable(activation, envelope, state)
@@ -335,10 +347,13 @@ class Turns:
         """Run the transition; without anything to commit, return (None, the reply)."""
         decision = activation.hosted.machine.decide(activation.state, message, turn)
         unchanged = decision.state is activation.state
-        if unchanged and envelope.is_causeless and _only_replies(decision.commands):
-            reply = decision.commands[0] if decision.commands else None
-            return None, reply.value if isinstance(reply, Reply) else None
-        epoch = self._epochs.get(activation.actor.shard)
+        if unchanged and not turn.request_id:  # nothing stored waits for a commit
+            commands = decision.commands
+            if not commands:
+                return None, None
+            if len(commands) == 1 and isinstance(commands[0], Reply):
+                return None, commands[0].value
+        epoch = self._epochs.get(activation.shard)
         if epoch is None:
             raise FencedError(f"this node does not own the shard of {activation.actor}")
         drafted = draft_commit(
@@ -355,7 +370,7 @@ class Turns:
         try:
             if extras is None:
                 value = activation.hosted.machine.query(activation.state, envelope.message)
-            elif extras.is_async(envelope.message):
+            elif activation.hosted.is_async(envelope.message):
                 assert self.begin_handler is not None, "async handlers need their runner"
                 self.begin_handler(activation, envelope)
                 return
@@ -495,7 +510,3 @@ class Turns:
         """Assert what holds between turns, over every resident actor."""
         self.residents.check_invariants()
         assert self._unsettled >= 0
-
-
-def _only_replies(commands: Sequence[object]) -> bool:
-    return not commands or (len(commands) == 1 and isinstance(commands[0], Reply))

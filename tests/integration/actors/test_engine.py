@@ -60,19 +60,19 @@ class GatedStore:
         self.gate = asyncio.Event()
         self.gate.set()
         self.refuse_next: Exception | None = None
-        self.held: list[asyncio.Future[CommitReceipt]] | None = None
+        self.unwritten: list[asyncio.Future[CommitReceipt]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     def hold(self) -> None:
         """Keep commits from the disk: nothing of them is written."""
-        self.held = []
+        self.unwritten = []
 
     def die(self) -> None:
         """Let go of the store as a dying process does."""
         self._store.abandon()
-        for outcome in self.held or ():
+        for outcome in self.unwritten or ():
             outcome.cancel()
 
     def lose_the_lock(self) -> None:
@@ -83,9 +83,9 @@ class GatedStore:
         opened.lock.release()
 
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
-        if self.held is not None:
+        if self.unwritten is not None:
             outcome: asyncio.Future[CommitReceipt] = asyncio.get_running_loop().create_future()
-            self.held.append(outcome)
+            self.unwritten.append(outcome)
             return outcome
         if self.refuse_next is not None:
             error, self.refuse_next = self.refuse_next, None

@@ -70,6 +70,11 @@ class Actor(Generic[S]):
     if not typing.TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
+            if name == "__target__" and "ctx" in vars(self):
+                # Few turns call a method of their own actor, so it is made when one does.
+                actor = self.ctx.actor
+                self.__target__ = Address(actor.type, actor.key, tenant=actor.tenant)
+                return self.__target__
             if name in {"state", "ctx"}:
                 raise OrderError(
                     f"{type(self).__name__}.{name} exists only in the actor's own turn; "
