@@ -303,7 +303,11 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "ACTOR-BLOCKING": Requirement(
-        text="A handler that holds the event loop is named in the log.",
+        text="A handler that holds the event loop is named in the log; one that was held up by "
+        "the collector or the machine is not.",
+    ),
+    "ACTOR-LOOP-LAG": Requirement(
+        text="How late the event loop runs is measured every second and exported as a metric.",
     ),
     "ACTOR-SUPERVISION": Requirement(
         text="A background task that fails is restarted, and the failure is reported.",
