@@ -316,6 +316,10 @@ PROMISES: dict[str, Requirement] = {
         text="An actor that cannot be loaded fails its call and is never reset.",
         critical=True,
     ),
+    "ACTOR-EAGER": Requirement(
+        text="Supervised work begins at once where the interpreter has eager tasks, and in the "
+        "loop's next round where it has not.",
+    ),
     "ACTOR-FAIRNESS": Requirement(
         text="One hot actor holds the event loop for a bounded number of turns and a bounded time.",
     ),
