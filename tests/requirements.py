@@ -334,6 +334,9 @@ PROMISES: dict[str, Requirement] = {
     "ACTOR-MEMORY": Requirement(
         text="An idle resident actor costs at most 512 bytes beside its state.",
     ),
+    "ACTOR-TUTORIAL": Requirement(
+        text="The tutorial's code runs as it is printed, and does what the text says.",
+    ),
     "ACTOR-TRANSFER-CONSERVES": Requirement(
         text="Money moved between actors is neither lost nor made, whatever crashes.",
         critical=True,
