@@ -225,6 +225,10 @@ PROMISES: dict[str, Requirement] = {
         text="An actor has one command turn at a time, whatever it awaits.",
         critical=True,
     ),
+    "ACTOR-ONE-EFFECTIVE": Requirement(
+        text="A process that lost its store may run a turn, but nothing of it leaves.",
+        critical=True,
+    ),
     "ACTOR-FIFO": Requirement(
         text="Commands of one sender have their turns in the order they were sent.",
         critical=True,
@@ -314,7 +318,11 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "ACTOR-BLOCKING": Requirement(
-        text="A handler that holds the event loop is named in the log.",
+        text="A handler that holds the event loop is named in the log; one that was held up by "
+        "the collector or the machine is not.",
+    ),
+    "ACTOR-LOOP-LAG": Requirement(
+        text="How late the event loop runs is measured every second and exported as a metric.",
     ),
     "ACTOR-SUPERVISION": Requirement(
         text="A background task that fails is restarted, and the failure is reported.",
@@ -322,6 +330,10 @@ PROMISES: dict[str, Requirement] = {
     "ACTOR-LOAD-FAILURE": Requirement(
         text="An actor that cannot be loaded fails its call and is never reset.",
         critical=True,
+    ),
+    "ACTOR-EAGER": Requirement(
+        text="Supervised work begins at once where the interpreter has eager tasks, and in the "
+        "loop's next round where it has not.",
     ),
     "ACTOR-FAIRNESS": Requirement(
         text="One hot actor holds the event loop for a bounded number of turns and a bounded time.",
@@ -336,6 +348,9 @@ PROMISES: dict[str, Requirement] = {
     ),
     "ACTOR-MEMORY": Requirement(
         text="An idle resident actor costs at most 512 bytes beside its state.",
+    ),
+    "ACTOR-TUTORIAL": Requirement(
+        text="The tutorial's code runs as it is printed, and does what the text says.",
     ),
     "ACTOR-TRANSFER-CONSERVES": Requirement(
         text="Money moved between actors is neither lost nor made, whatever crashes.",

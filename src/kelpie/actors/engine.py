@@ -42,6 +42,7 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
+from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
@@ -88,13 +89,21 @@ class Engine:
         rng: Rng,
         telemetry: Telemetry,
         supervisor: Supervisor,
+        meter: Meter | None = None,
         resident_max: int = limits.RESIDENT_ACTORS_MAX,
         resident_bytes_max: int = limits.RESIDENT_BYTES_MAX,
     ) -> None:
         self._store = store
         self._clock = clock
         self._supervisor = supervisor
-        ports = Ports(store=store, clock=clock, rng=rng, telemetry=telemetry, supervisor=supervisor)
+        ports = Ports(
+            store=store,
+            clock=clock,
+            rng=rng,
+            telemetry=telemetry,
+            supervisor=supervisor,
+            meter=meter,
+        )
         self._residents = Residents(count_max=resident_max, bytes_max=resident_bytes_max)
         self._turns = Turns(ports, self._residents)
         self._handlers = Handlers(self._turns, self)

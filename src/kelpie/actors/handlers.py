@@ -244,14 +244,11 @@ class Handlers:
 
     def _take_step(self, work: _Work, send: Callable[[Any], Any], value: Any) -> Any:
         """Take one step of a handler, and name it when it holds the loop too long."""
-        began_ns = self._clock.boot_ns()
+        began_ns = self._turns.blocking.begin()
         try:
             return send(value)
         finally:
-            elapsed_ns = self._clock.boot_ns() - began_ns
-            if elapsed_ns > limits.BLOCKING_MS_MAX * NANOSECONDS_PER_MS:
-                actor, message = work.activation.actor, work.envelope.message
-                self._turns.report_blocking(actor, message, elapsed_ns)
+            self._turns.blocking.end(began_ns, work.activation.actor, work.envelope.message)
 
     def _end(self, work: _Work, coroutine: Coroutine[Any, Any, Any]) -> None:
         coroutine.close()  # a task that was cancelled before its first step never awaited it

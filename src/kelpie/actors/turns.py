@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kelpie.actors.activation import Activation, Envelope, Waiter
+from kelpie.actors.blocking import BlockingWatch
 from kelpie.actors.commands import Message, Reply
 from kelpie.actors.commit import Drafted, draft_commit
 from kelpie.actors.hosted import Hosted
@@ -40,13 +41,13 @@ from kelpie.core.errors import (
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
 from kelpie.ports.faults import fault
+from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 
 NANOSECONDS_PER_MS: Final = 1_000_000
-_BLOCKING_NS_MAX: Final = limits.BLOCKING_MS_MAX * NANOSECONDS_PER_MS
 
 CommitListener = Callable[[Commit, CommitReceipt], None]
 """Called on the loop, in order, once a commit is durable; must be quick and must not raise."""
@@ -61,6 +62,7 @@ class Ports:
     rng: Rng
     telemetry: Telemetry
     supervisor: Supervisor
+    meter: Meter | None = None
 
 
 class Turns:
@@ -78,6 +80,9 @@ class Turns:
         self._turn_count = 0
         self._now_ms = ports.clock.now_ms
         self._boot_ns = ports.clock.boot_ns
+        self.blocking = BlockingWatch(
+            clock=ports.clock, telemetry=ports.telemetry, meter=ports.meter
+        )
         self._unsettled = 0
         self._rest: asyncio.Future[None] | None = None
 
@@ -306,7 +311,7 @@ class Turns:
         self, activation: Activation, envelope: Envelope, message: Message, turn: Turn
     ) -> None:
         """Run the transition for ``message``, commit what follows, and answer the envelope."""
-        began_ns = self._boot_ns()
+        began_ns = self.blocking.begin()
         try:
             drafted, state = self._draft(activation, envelope, message, turn)
         except KelpieError as error:
@@ -316,9 +321,8 @@ class Turns:
             envelope.fail(self.failed(activation, error))
             self.renew(activation)
             return
-        elapsed_ns = self._boot_ns() - began_ns
-        if elapsed_ns > _BLOCKING_NS_MAX:
-            self.report_blocking(activation.actor, message, elapsed_ns)
+        finally:
+            elapsed_ns = self.blocking.end(began_ns, activation.actor, message)
         if drafted is None:
             self.answer_when_durable(activation, envelope, state)
             return
@@ -331,18 +335,6 @@ class Turns:
         if drafted.commit.tombstone:
             activation.phase = "leaving"
         self._submit(activation, envelope, drafted)
-
-    def report_blocking(self, actor: ActorId, message: Message, elapsed_ns: int) -> None:
-        """Name the handler that held the event loop."""
-        self.ports.telemetry.count("kelpie.turn.blocking", type=actor.type)
-        self.ports.telemetry.log(
-            "warning",
-            "turn.blocked_loop",
-            actor=str(actor),
-            method=str(type(message).__struct_config__.tag),
-            duration_ms=elapsed_ns // 1_000_000,
-            hint="await what waits, or move the work into an effect",
-        )
 
     def _draft(
         self, activation: Activation, envelope: Envelope, message: Message, turn: Turn
@@ -372,6 +364,7 @@ class Turns:
 
     def _run_query(self, activation: Activation, envelope: Envelope) -> None:
         extras = activation.hosted.extras
+        began_ns = self.blocking.begin()
         try:
             if extras is None:
                 value = activation.hosted.machine.query(activation.state, envelope.message)
@@ -387,6 +380,8 @@ class Turns:
         except Exception as error:  # noqa: BLE001  a machine's bug is this caller's failure alone
             envelope.fail(self.failed(activation, error))
             return
+        finally:
+            self.blocking.end(began_ns, activation.actor, envelope.message)
         self.answer_when_durable(activation, envelope, value)
 
     # --- the output gate ------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from kelpie.sim.world import RecordedTelemetry, SimulatedClock, SimulatedRng
 T = TypeVar("T")
 
 
-def simulate(main: Callable[[], Awaitable[T]]) -> T:
+def simulate(main: Callable[[], Awaitable[T]], *, loop: SimulatedLoop | None = None) -> T:
     """Run ``main`` to its end on a loop of its own, which waits for nothing real."""
 
     async def run() -> T:
         return await main()
 
-    loop = SimulatedLoop()
+    loop = loop or SimulatedLoop()
     try:
         return loop.run_until_complete(run())
     finally:
