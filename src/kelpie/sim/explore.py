@@ -65,6 +65,7 @@ class Model(Generic[S]):
         actions: What can happen in a state, in a fixed order.
         canonical: The same value for states that need not be told apart: symmetric ones, or ones
             that differ only in what no law and no action looks at. By default the state itself.
+            A law about what was done on the way belongs to steps, or its memory in here.
         laws: What must hold of every state.
         step_laws: What must hold of every step.
         is_goal: A state that counts as a good end; None when no goal must stay within reach.
