@@ -23,6 +23,7 @@ from kelpie.cli.processes import name_process
 from kelpie.cli.sse import ServerEvent, read_events
 from kelpie.cli.world import HolderInfo, OpenedApp, World
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS_MAX, STREAM_PING_INTERVAL_MS
+from kelpie.core.quoting import quote_text
 from kelpie.settings import Settings
 from kelpie.settings.start import is_loopback
 
@@ -203,7 +204,9 @@ def _inside(app: OpenedApp, group: asyncio.TaskGroup) -> httpx.AsyncClient:
 def _remote(url: str, key: str) -> httpx.AsyncClient:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise CommandError("invalid_field", f"--url: {url[:80]!r} is not an http or https address")
+        raise CommandError(
+            "invalid_field", f"--url: {quote_text(url)} is not an http or https address"
+        )
     return httpx.AsyncClient(
         base_url=url.rstrip("/"),
         headers={"authorization": f"Bearer {key}"} if key else {},

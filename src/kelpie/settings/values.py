@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from kelpie.core.limits import INTEGER_MAX, NAME_CHARS_MAX, PATH_BYTES_MAX
+from kelpie.core.quoting import quote_text
 from kelpie.settings.secret import SecretRef, expand_path, parse_secret
 
 _HOST: Final = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
@@ -255,4 +256,4 @@ def _describe(value: object) -> str:
 
 
 def _quote(text: str) -> str:
-    return repr(text[:80])
+    return quote_text(text)

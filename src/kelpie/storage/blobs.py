@@ -24,6 +24,7 @@ from kelpie.core.errors import (
     NotFoundError,
 )
 from kelpie.core.limits import BLOB_BYTES_MAX, MIB
+from kelpie.core.quoting import quote_text
 from kelpie.storage.files import flush_to_disk, sync_directory, temporary_file
 
 _COPY_BYTES: Final = 1 * MIB
@@ -55,7 +56,9 @@ class BlobStore:
             InvalidFieldError: ``digest`` does not have the form of one.
         """
         if not is_digest(digest):
-            raise InvalidFieldError("digest", f"{digest[:80]!r} must read sha256:<64 hex digits>")
+            raise InvalidFieldError(
+                "digest", f"{quote_text(digest)} must read sha256:<64 hex digits>"
+            )
         name = digest.removeprefix("sha256:")
         return self._root / name[:2] / name
 
