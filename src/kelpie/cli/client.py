@@ -7,6 +7,7 @@ product itself, opened in this process. Commands cannot tell the roads apart.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -143,7 +144,10 @@ class Api:
             )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return self._silent(error)
-        message = f"{self.where} broke off: {str(error) or type(error).__name__}; it may still act"
+        reason = str(error) or type(error).__name__
+        if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+            reason = "the connection ended in the middle of an answer"
+        message = f"{self.where} broke off: {reason}; it may still act"
         return CommandError("unavailable", message, next_step="kelpie doctor")
 
     def _silent(self, error: httpx.TransportError) -> CommandError:
@@ -185,7 +189,8 @@ async def connect(
                 pid = holder.pid
                 where = name_process(pid)
             else:
-                app = await stack.enter_async_context(world.open_app(settings, drive=drive))
+                opened = world.open_app(_quiet(settings), drive=drive)
+                app = await stack.enter_async_context(opened)
                 http = _inside(app, await stack.enter_async_context(asyncio.TaskGroup()))
                 where = "this process"
             await stack.enter_async_context(http)
@@ -194,6 +199,16 @@ async def connect(
             yield Api(http, where=where, is_local=not url, patience=patience)
     except BaseExceptionGroup as errors:
         raise bare_error(errors) from None
+
+
+def _quiet(settings: Settings) -> Settings:
+    """Return settings that log errors only, unless a person chose: the command says what happens.
+
+    A server's log is read apart from what its clients print; here both come out of one process.
+    """
+    if settings.origin("log.level").layer != "default":
+        return settings
+    return dataclasses.replace(settings, log=dataclasses.replace(settings.log, level="error"))
 
 
 def _inside(app: OpenedApp, group: asyncio.TaskGroup) -> httpx.AsyncClient:

@@ -92,9 +92,10 @@ class Integer:
     def parse(self, value: object, place: ValuePlace) -> int:  # noqa: ARG002 - no path in it
         """Return the number."""
         if not isinstance(value, int) or isinstance(value, bool):
-            raise UnfitValueError(f"must be a whole number, not {_describe(value)}")
+            shown = quote_text(value) if isinstance(value, str) else _describe(value)
+            raise UnfitValueError(f"must be a whole number, not {shown}")
         if not self.least <= value <= self.most:
-            raise UnfitValueError(f"is {value}, the limits are {self.least} and {self.most}")
+            raise UnfitValueError(f"must be from {self.least} to {self.most}, not {value}")
         return value
 
 

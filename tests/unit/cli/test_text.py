@@ -149,3 +149,10 @@ def test_a_card_names_what_will_not_land() -> None:
         "|          (pipes, sockets, devices, names that are not text: no change can carry them)",
     ]
     assert not any("discards" in line for line in _card(100))
+
+
+def test_a_file_that_would_not_change_is_said_to_stay() -> None:
+    file = {"path": "a", "change": "update", "diff": "", "before": "sha256:1", "after": "sha256:1"}
+    assert _card(80, files=[file])[-2:] == ["| update a", "| it stays as it is"]
+    changed = file | {"after": "sha256:2"}
+    assert _card(80, files=[changed])[-1] == "| update a"
