@@ -127,7 +127,8 @@ def main(arguments: list[str] | None = None, *, world: object = None) -> int:
     except BrokenPipeError:
         return close_broken_pipe()
     except (click.Abort, KeyboardInterrupt):
-        print("kelpie: interrupted", file=sys.stderr)
+        # A terminal has echoed ^C where the cursor was.
+        print("\n" * sys.stderr.isatty() + "kelpie: interrupted", file=sys.stderr)
         return INTERRUPTED_STATUS
     except Exception as error:  # noqa: BLE001 - the process's own supervisor
         from kelpie.cli.errors import report  # noqa: PLC0415 - only what runs is imported

@@ -83,6 +83,8 @@ def _file(file: Mapping[str, Any], room: int, paint: Paint) -> Iterator[str]:
     if file.get("binary"):
         change = f"binary, {file.get('before') or 'absent'} -> {file.get('after') or 'absent'}"
         yield from _wrap(safe_line(change), room, "  ")
+    if file.get("before") and file.get("before") == file.get("after"):
+        yield "it stays as it is"
     yield from render_diff(str(file.get("diff") or ""), room, paint)
     if hidden := file.get("lines_hidden"):
         for piece in _wrap(f"... {hidden} more lines of diff are not shown", room, "  "):

@@ -67,7 +67,8 @@ def check_sqlite(settings: Settings) -> Check:
             database.execute("CREATE TABLE probe (value INTEGER)")
             database.commit()
     except (OSError, sqlite3.Error) as error:
-        return Check("sqlite", "fail", f"{version}: {error}", f"make {settings.data_dir} writable")
+        step = f"make {settings.data_dir} writable, with some space"
+        return Check("sqlite", "fail", f"{version}: {error}", step)
     detail = f"{version}, journal mode {mode}"
     if mode != "wal":
         return Check("sqlite", "fail", detail, "move the store to a local file system")
@@ -84,7 +85,9 @@ def check_disk(settings: Settings) -> Check:
             free_bytes = shutil.disk_usage(directory).free
     except OSError as error:
         detail = f"{settings.data_dir}: {error.strerror or error}"
-        return Check("disk", "fail", detail, f"make {settings.data_dir} writable")
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        step = "free some space" if full else f"make {settings.data_dir} writable"
+        return Check("disk", "fail", detail, step)
     detail = f"fsync {latency_ms:.1f} ms (median), {free_bytes // MIB:,} MiB free"
     if free_bytes < DISK_FREE_BYTES_MIN:
         return Check("disk", "warn", detail, "free some space")

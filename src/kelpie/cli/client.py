@@ -7,6 +7,7 @@ product itself, opened in this process. Commands cannot tell the roads apart.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -23,6 +24,7 @@ from kelpie.cli.processes import name_process
 from kelpie.cli.sse import ServerEvent, read_events
 from kelpie.cli.world import HolderInfo, OpenedApp, World
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS_MAX, STREAM_PING_INTERVAL_MS
+from kelpie.core.quoting import quote_text
 from kelpie.settings import Settings
 from kelpie.settings.start import is_loopback
 
@@ -142,7 +144,10 @@ class Api:
             )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return self._silent(error)
-        message = f"{self.where} broke off: {str(error) or type(error).__name__}; it may still act"
+        reason = str(error) or type(error).__name__
+        if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+            reason = "the connection ended in the middle of an answer"
+        message = f"{self.where} broke off: {reason}; it may still act"
         return CommandError("unavailable", message, next_step="kelpie doctor")
 
     def _silent(self, error: httpx.TransportError) -> CommandError:
@@ -184,7 +189,8 @@ async def connect(
                 pid = holder.pid
                 where = name_process(pid)
             else:
-                app = await stack.enter_async_context(world.open_app(settings, drive=drive))
+                opened = world.open_app(_quiet(settings), drive=drive)
+                app = await stack.enter_async_context(opened)
                 http = _inside(app, await stack.enter_async_context(asyncio.TaskGroup()))
                 where = "this process"
             await stack.enter_async_context(http)
@@ -195,6 +201,16 @@ async def connect(
         raise bare_error(errors) from None
 
 
+def _quiet(settings: Settings) -> Settings:
+    """Return settings that log errors only, unless a person chose: the command says what happens.
+
+    A server's log is read apart from what its clients print; here both come out of one process.
+    """
+    if settings.origin("log.level").layer != "default":
+        return settings
+    return dataclasses.replace(settings, log=dataclasses.replace(settings.log, level="error"))
+
+
 def _inside(app: OpenedApp, group: asyncio.TaskGroup) -> httpx.AsyncClient:
     transport = AppTransport(app.asgi, group)
     return httpx.AsyncClient(transport=transport, base_url=_LOCAL_URL, timeout=_ANSWER_TIMEOUT_S)
@@ -203,7 +219,9 @@ def _inside(app: OpenedApp, group: asyncio.TaskGroup) -> httpx.AsyncClient:
 def _remote(url: str, key: str) -> httpx.AsyncClient:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise CommandError("invalid_field", f"--url: {url[:80]!r} is not an http or https address")
+        raise CommandError(
+            "invalid_field", f"--url: {quote_text(url)} is not an http or https address"
+        )
     return httpx.AsyncClient(
         base_url=url.rstrip("/"),
         headers={"authorization": f"Bearer {key}"} if key else {},

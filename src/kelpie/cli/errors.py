@@ -6,6 +6,7 @@ same goes to stderr as one JSON object.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -142,13 +143,22 @@ def report(error: Exception, *, as_json: bool) -> int:
         case KelpieError():
             known = CommandError.of(error)
         case OSError():
-            place = f"{error.filename}: " if error.filename else ""
-            known = CommandError("io_failed", f"{place}{error.strerror or error}", status=74)
+            known = _of_system(error)
         case _:
             traceback.print_exception(error)
             known = CommandError("internal", f"{type(error).__name__}: {error}")
     _print(known, as_json=as_json)
     return known.status
+
+
+def _of_system(error: OSError) -> CommandError:
+    place = f"{error.filename}: " if error.filename else ""
+    message = f"{place}{error.strerror or error}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return CommandError("disk_full", f"{message}; free some space where the store lies")
+    if error.errno in {errno.EEXIST, errno.ENOTDIR}:
+        message = f"{message}; a directory is needed there"
+    return CommandError("io_failed", message, status=74)
 
 
 def _report_usage(error: click.ClickException, *, as_json: bool) -> int:

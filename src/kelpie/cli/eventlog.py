@@ -27,21 +27,22 @@ _COLORS: Final = {
 
 
 class EventLines:
-    """Prints events; the actor they are of stands on a line of its own when it changes."""
+    """Prints events; actor and day stand on a line of their own when one of them changes."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
-        self._actor = ""
+        self._title = ""
 
     def show(self, row: Mapping[str, Any], cursor: int) -> None:
         """Print one event; ``cursor`` is what ``--after`` takes to go on behind it."""
         terminal = self._terminal
-        actor = safe_line(str(row["actor"]))
-        if actor != self._actor:
-            terminal.line(terminal.style(actor, "bold"))
-            self._actor = actor
+        day, _, time = local_time(row["at_ms"]).partition(" ")
+        title = f"{safe_line(str(row['actor']))}  {day}"
+        if title != self._title:
+            terminal.line(terminal.style(title, "bold"))
+            self._title = title
         kind = safe_line(str(row["kind"])).ljust(_KIND_WIDTH)
-        head = f"{cursor:>6}  {local_time(row['at_ms'])}  "
+        head = f"{cursor:>6}  {time}  "
         room = terminal.width - len(head) - len(kind) - 2
         painted = terminal.style(kind, _COLORS.get(str(row["kind"]), "cyan"))
         text = clip(safe_line(summary_of(row)), max(room, 20))
@@ -69,7 +70,7 @@ def summary_of(row: Mapping[str, Any]) -> str:
             parts = (body["summary"], body.get("note"), body.get("effect_id"))
             return "  ".join(str(part) for part in parts if part)
         case _:
-            return _pairs(body)
+            return _pairs(body, key=str(row["actor"]).partition("/")[2])
 
 
 def _message(body: Mapping[str, Any]) -> str:
@@ -78,10 +79,13 @@ def _message(body: Mapping[str, Any]) -> str:
     return f"{body.get('role')}: {' '.join([text, *calls]).strip()}"
 
 
-def _pairs(body: Mapping[str, Any]) -> str:
-    """Return the values that are there with their names, nested ones as JSON."""
+def _pairs(body: Mapping[str, Any], *, key: str) -> str:
+    """Return the values that are there with their names, nested ones as JSON.
+
+    What only repeats the actor's own ``key`` is left out.
+    """
     return " ".join(
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in body.items()
-        if value not in (None, "", [], {})
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in body.items()
+        if value not in (None, "", [], {}, key)
     )

@@ -16,6 +16,7 @@ from kelpie.cli.output import Terminal
 from kelpie.cli.rows import plan_actor, text_of
 from kelpie.cli.text import safe_line
 from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
+from kelpie.core.quoting import quote_text
 
 _SIGNS: Final = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
 
@@ -28,6 +29,7 @@ async def make_plan(api: Api, file: Path, root: Path) -> dict[str, Any]:
     """
     _require_file(file)
     if api.is_local:
+        _require_directory(root)
         body = {"workspace": str(file), "root": str(root)}
     else:
         body = {"yaml": _read_text(file), "root": str(root)}
@@ -104,6 +106,11 @@ def _require_file(file: Path) -> None:
         raise CommandError("invalid_field", f"{file}: is a directory; name the YAML file in it")
     if not file.exists():
         raise CommandError("invalid_field", f"{file}: there is no such file")
+
+
+def _require_directory(root: Path) -> None:
+    if not root.is_dir():
+        raise CommandError("invalid_field", f"--root: {quote_text(str(root))} is no directory")
 
 
 def _read_text(file: Path) -> str:

@@ -33,6 +33,7 @@ from kelpie.core.errors import (
     NotFoundError,
 )
 from kelpie.core.limits import BLOB_BYTES_MAX, BLOB_UNNAMED_KEEP_MS, MIB
+from kelpie.core.quoting import quote_text
 from kelpie.ports.faults import fault
 from kelpie.storage.files import flip_bit, sync_directory, sync_file, temporary_file
 
@@ -74,7 +75,9 @@ class BlobStore:
             InvalidFieldError: ``digest`` does not have the form of one.
         """
         if not is_digest(digest):
-            raise InvalidFieldError("digest", f"{digest[:80]!r} must read sha256:<64 hex digits>")
+            raise InvalidFieldError(
+                "digest", f"{quote_text(digest)} must read sha256:<64 hex digits>"
+            )
         name = digest.removeprefix("sha256:")
         return self._root / name[:2] / name
 

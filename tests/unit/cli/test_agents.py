@@ -137,6 +137,7 @@ def test_a_run_that_fails_in_its_stream_fails_the_command(desk: Desk) -> None:
     outcome = desk.type("messages", "send", "agent-1", "hi", "--stream")
     assert outcome.status == 69
     assert outcome.stderr == "kelpie: no quota\n  next: kelpie doctor\n"
+    assert outcome.stdout == "", "said once"
 
 
 def test_messages_are_listed_oldest_first(desk: Desk) -> None:

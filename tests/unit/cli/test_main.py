@@ -174,6 +174,10 @@ def test_typed_errors_system_errors_and_defects_have_their_own_statuses(
     assert "x\\x1b" in capsys.readouterr().err
     assert report(FileNotFoundError(2, "No such file", "/x"), as_json=False) == 74
     assert capsys.readouterr().err == "kelpie: /x: No such file\n"
+    assert report(OSError(28, "No space left on device"), as_json=False) == 74
+    assert "free some space where the store lies\n  next: kelpie doctor" in capsys.readouterr().err
+    assert report(FileExistsError(17, "File exists", "/x"), as_json=False) == 74
+    assert "/x: File exists; a directory is needed there" in capsys.readouterr().err
     assert report(ValueError("a bug"), as_json=True) == 70
     text = capsys.readouterr().err
     assert "Traceback" in text or "ValueError: a bug" in text

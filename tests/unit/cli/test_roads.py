@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -280,3 +281,39 @@ def test_an_answer_in_time_says_nothing_and_a_late_one_a_line(takes_s: float, li
 def test_the_state_of_a_process_is_read_whatever_it_is_called() -> None:
     assert process_state(os.getpid()) == "R"
     assert process_state(2**22 + 1) == ""
+
+
+def test_a_command_that_opens_the_store_logs_errors_only_unless_a_person_chose(desk: Desk) -> None:
+    levels: list[str] = []
+    opened = desk.product.open
+
+    def watch(settings: Settings, *, drive: bool) -> Any:
+        levels.append(settings.log.level)
+        return opened(settings, drive=drive)
+
+    desk.product.open = watch  # type: ignore[method-assign]
+    desk.product.routes["GET", "/v1/agents/"] = []
+    assert desk.type("agents", "list").status == 0
+    desk.environment["KELPIE_LOG"] = "info"
+    assert desk.type("agents", "list").status == 0
+    assert levels == ["error", "info"]
+
+
+def _hang_up(listener: socket.socket) -> None:
+    caller, _ = listener.accept()
+    caller.close()
+
+
+def test_a_server_that_dies_in_an_answer_is_said_to_have_and_to_act_perhaps(
+    desk: Desk, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(str(path))
+        listener.listen()
+        pool.submit(_hang_up, listener)
+        desk.holder = Holding(pid=os.getpid(), address=str(path))
+        outcome = desk.type("agents", "list", "--json")
+    assert outcome.status == 69
+    expected = "broke off: the connection ended in the middle of an answer; it may still act"
+    assert expected in outcome.error()["message"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,3 +151,22 @@ def test_a_card_names_what_will_not_land() -> None:
         "|          (pipes, sockets, devices, names that are not text: no change can carry them)",
     ]
     assert not any("discards" in line for line in _card(100))
+
+
+def test_a_file_that_would_not_change_is_said_to_stay() -> None:
+    file = {"path": "a", "change": "update", "diff": "", "before": "sha256:1", "after": "sha256:1"}
+    assert _card(80, files=[file])[-2:] == ["| update a", "| it stays as it is"]
+    changed = file | {"after": "sha256:2"}
+    assert _card(80, files=[changed])[-1] == "| update a"
+
+
+def test_a_table_in_a_pipe_is_whole_although_errors_are_looked_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = Terminal(
+        as_json=False, environment={}, is_terminal=lambda stream: stream is sys.stderr
+    )
+    long = "x" * 300
+    terminal.table(["A", "B"], [["1", long]])
+    assert long in capsys.readouterr().out
+    assert terminal.width_of(2) < len(long)

@@ -40,7 +40,7 @@ def create(
     tools: tuple[str, ...],
     blocks: tuple[str, ...],
 ) -> None:
-    """Create an agent."""
+    """Create an agent, and print its id."""
     body = agent_body(
         frame,
         name=name,
@@ -148,9 +148,9 @@ def show(frame: Frame, *, agent: str) -> None:
 def update(
     frame: Frame, *, agent: str, name: str | None, model: str | None, system: str | None
 ) -> None:
-    """Change an agent's name, model or instructions; the rest of it stays as it is.
+    """Change an agent's name, model or instructions.
 
-    A run that is under way goes on with the model it has asked, and asks the new one next.
+    The rest of it stays as it is. A run that is under way asks the new model at its next step.
     """
     given = {"name": name, "model": model, "system": system}
     changes = {field: value for field, value in given.items() if value is not None}

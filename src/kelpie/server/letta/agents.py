@@ -20,6 +20,7 @@ from kelpie.agents.model import (
 from kelpie.core.errors import InvalidFieldError, NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.core.limits import BLOCK_CHARS_DEFAULT, TOOLS_PER_AGENT_MAX
+from kelpie.core.quoting import quote_text
 from kelpie.memory.blocks import Block
 from kelpie.server.decoding import require_storable
 from kelpie.server.http import Response, json_response
@@ -230,7 +231,7 @@ def _bounded(names: list[str]) -> tuple[str, ...]:
 
 def _unknown_tool(field: str, name: str, offered: Mapping[str, ToolInfo]) -> InvalidFieldError:
     known = ", ".join(offered) or "none"
-    return InvalidFieldError(field, f"{name[:100]!r} does not exist; there are {known}")
+    return InvalidFieldError(field, f"{quote_text(name)} does not exist; there are {known}")
 
 
 def _new_block(field: str, block: BlockCreate, ids: Ids) -> Block:
@@ -284,7 +285,7 @@ def _require_provider(handle: str, deps: Deps) -> None:
         return
     known = ", ".join(sorted(deps.model_providers)) or "none"
     problem = (
-        f"{handle[:100]!a} needs the provider {name[:100]!a}, and the configured ones are: "
+        f"{quote_text(handle)} needs the provider {quote_text(name)}, and the configured ones are: "
         f"{known}; set its key's variable, or add it to the settings, and start the server again"
     )
     raise InvalidFieldError("body.model", problem)
