@@ -146,6 +146,10 @@ PROMISES: dict[str, Requirement] = {
         text="A history is held against the versions that its operations committed as."
     ),
     "STORE-ATOMIC": Requirement(text="A commit is kept whole or not at all.", critical=True),
+    "STORE-BLOBS": Requirement(
+        text="Compacting removes no blob that a row names, or that a turn is about to name.",
+        critical=True,
+    ),
     "STORE-CORRUPTION": Requirement(
         text="Damaged data is found, named, and never served or taken for an empty state.",
         critical=True,

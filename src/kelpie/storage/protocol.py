@@ -182,6 +182,13 @@ class EventStore(Protocol):
         """
         ...
 
+    async def event_newest(self, actor: ActorId) -> int | None:
+        """Return the sequence of a living actor's newest event, 0 if it has none.
+
+        None when there is no such actor. Reads no state.
+        """
+        ...
+
     async def events_tail(
         self, tenant: Tenant, after_position: int, limit: int
     ) -> list[StoredEvent]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,28 @@ def test_a_store_that_was_tampered_with_is_found_out(node: Node) -> None:
     assert verified.status == 1, verified.err
     assert not verified.json["ok"]
     assert verified.json["problem"]
+
+
+@pytest.mark.requirement("STORE-BLOBS")
+def test_compacting_leaves_what_a_waiting_question_needs(node: Node) -> None:
+    node.script(*conversation())
+    node.serve()
+    (node.workspace / FILE).write_text(BEFORE, encoding="utf-8")
+    node.ok("agents", "create", "ada", "--workspace", "workspace")
+    assert node.cli("messages", "send", "ada", "write").status == 3
+    root = node.data / "kelpie.db.blobs"
+    blobs = list(root.glob("??/*"))
+    assert blobs
+    unnamed = root / "00" / ("0" * 64)
+    unnamed.parent.mkdir(exist_ok=True)
+    unnamed.write_bytes(b"named by nothing")
+    for path in (*blobs, unnamed):
+        os.utime(path, (0, 0))
+    assert node.ok("store", "compact")["blobs_removed"] == 1
+    assert not unnamed.exists()
+    (waiting,) = node.ok("approvals", "list")
+    node.ok("approvals", "approve", waiting["effect_id"])
+    eventually(lambda: (node.workspace / FILE).read_text() == AFTER, within_s=10, what="the write")
 
 
 @pytest.mark.covers("kelpie backup", "kelpie restore", "kelpie store release")

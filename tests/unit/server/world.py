@@ -179,6 +179,9 @@ class MemoryStore:
             raise CursorAheadError(f"after: {after} is ahead", field="after", after=after)
         return [e for e in self.log if e.actor == actor and e.sequence > after][:limit]
 
+    async def event_newest(self, actor: ActorId) -> int | None:
+        return self._last(actor) if actor in self.alive else None
+
     async def events_tail(self, tenant: Tenant, after: int, limit: int) -> list[StoredEvent]:
         if after > len(self.log):
             raise CursorAheadError(f"after: {after} is ahead", field="after", after=after)

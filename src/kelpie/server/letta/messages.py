@@ -129,10 +129,10 @@ async def _begin(call: Sending) -> _Begun:
 
 
 async def _cursor(call: Sending, agent: ActorId) -> int:
-    stored = await call.deps.store.load(agent)
-    if stored is None or stored.tombstoned:
+    newest = await call.deps.store.event_newest(agent)
+    if newest is None:
         raise NotFoundError("agent", agent.key)
-    return stored.event_sequence
+    return newest
 
 
 async def _start(call: Sending, agent: ActorId, inputs: Any, *, background: bool) -> Run:

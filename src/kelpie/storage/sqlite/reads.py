@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from functools import partial
 
 from kelpie.core.ids import ActorId, Tenant
@@ -22,12 +23,13 @@ from kelpie.storage.records import (
 from kelpie.storage.sqlite import decode
 from kelpie.storage.sqlite.actor_reads import (
     fetch_actor,
+    glance_at_actor,
     is_large,
     read_large_actor,
     stored_actor,
 )
 from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
-from kelpie.storage.sqlite.engine import unseal
+from kelpie.storage.sqlite.engine import translate_error, unseal
 from kelpie.storage.sqlite.log_reads import LogReads
 from kelpie.storage.sqlite.page_reads import PageReads
 from kelpie.storage.sqlite.paging import require_limit
@@ -51,8 +53,13 @@ class SqliteReads(LogReads, PageReads):
             CorruptionError: Its checksum does not match; the error names the actor.
         """
         name = str(actor)
-        with self._snapshot(name):
-            raw = fetch_actor(self._reader, name, is_aside=False)
+        try:
+            raw, has_more = glance_at_actor(self._reader, name)
+        except sqlite3.Error as error:
+            raise translate_error(error, name) from error
+        if has_more:
+            with self._snapshot(name):
+                raw = fetch_actor(self._reader, name, is_aside=False)
         if raw is None:
             return None
         if is_large(raw):
