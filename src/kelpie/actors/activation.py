@@ -96,17 +96,21 @@ class Envelope(msgspec.Struct, kw_only=True, eq=False):
             self.waiting = [future]
         else:
             self.waiting.append(future)
+        assert self.is_answered == future.done(), "an answer that is there is not waited for"
         return future
 
     def _tell(self) -> None:
+        assert self.is_answered, "nobody is told of an answer that is not there"
         waiting, self.waiting = self.waiting, None
         for future in waiting or ():
             self._pass_on(future)
         after, self.after = self.after, None
         if after is not None:
             after()
+        assert self.waiting is None, "whoever comes after the answer does not wait"
 
     def _pass_on(self, future: asyncio.Future[Any]) -> None:
+        assert self.is_answered, "there is no answer yet"
         if future.done():
             return
         if self.error is not None:

@@ -52,6 +52,7 @@ class Deadlines:
         lane = self._lanes.get(timeout_ms)
         if lane is None:
             lane = self._lanes[timeout_ms] = _Lane()
+        assert future not in lane.waits, "one caller waits for one future"
         ends = future.get_loop().time() + timeout_ms / 1_000
         lane.waits[future] = _Wait(actor, ends)
         if lane.timer is None:

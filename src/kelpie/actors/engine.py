@@ -339,6 +339,7 @@ class Engine:
         if not envelope.is_answered or self._streak >= self._quota:
             return False
         self._streak += 1
+        assert self._streak <= self._quota, "no more answers in a tick than it has"
         return True
 
     async def answer(self, envelope: Envelope, timeout_ms: int) -> Any:

@@ -42,7 +42,9 @@ class Hosted:
         known = self._are_async.get(kind)
         if known is None:
             known = self.extras is not None and self.extras.is_async(message)
+            assert kind not in self._are_async, "asked once"
             self._are_async[kind] = known
+            assert not known or self.extras is not None, "a pure machine never waits"
         return known
 
     @property

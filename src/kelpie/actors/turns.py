@@ -296,6 +296,7 @@ class Turns:
         number = self._turn_count + 1
         assert 0 < number < 1 << 64, "a turn's number fits its seed"
         self._turn_count = number
+        assert self._seed, "turns of two processes differ"
         return Turn(
             actor=envelope.actor,
             now_ms=self._now_ms(),
@@ -308,6 +309,7 @@ class Turns:
         self, activation: Activation, envelope: Envelope, message: Message, turn: Turn
     ) -> None:
         """Run the transition for ``message``, commit what follows, and answer the envelope."""
+        assert activation.running is None, "two turns of one actor at once"
         began_ns = self.blocking.begin()
         try:
             drafted, state = self._draft(activation, envelope, message, turn)

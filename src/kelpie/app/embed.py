@@ -39,6 +39,7 @@ from kelpie.effects.model import Effect
 from kelpie.effects.policy import Policy
 from kelpie.effects.rules import GateRules
 from kelpie.host.clock import HostClock
+from kelpie.host.heap import short_pauses
 from kelpie.host.meter import HostMeter
 from kelpie.host.rng import HostRng
 from kelpie.host.telemetry import HostTelemetry
@@ -105,7 +106,9 @@ class Runtime(Gateway):
     ) -> AsyncGenerator[Runtime]:
         """Open the store at ``path`` (created if absent), host the classes and drive what waits.
 
-        At the end nothing new is taken, what runs is finished, and the store is closed.
+        At the end nothing new is taken, what runs is finished, and the store is closed. In the
+        host's own world the process's garbage collector is kept from long pauses meanwhile (see
+        `kelpie.host.heap`).
 
         Args:
             path: The store's file; it has one holder at a time.
@@ -132,6 +135,8 @@ class Runtime(Gateway):
             parts.host(actors)
             stack.push_async_callback(parts.drain)
             await parts.drive()
+            if world is None:
+                stack.enter_context(short_pauses())
             yield cls(
                 engine=parts.engine,
                 store=store,

@@ -84,6 +84,9 @@ class Method(Generic[P, R_co]):
         self._scalars: tuple[type, ...] | None = None
         self._constant: Message | None = None
         self._decode: Callable[[bytes], Message] | None = None
+        self._read_json: Callable[[bytes], msgspec.Struct] = msgspec.json.Decoder(
+            self.payload
+        ).decode
         self.__doc__ = handler.__doc__
 
     @overload
@@ -126,6 +129,8 @@ class Method(Generic[P, R_co]):
             kw_only=True,
             forbid_unknown_fields=True,
         )
+        assert self.payload.__struct_fields__ == self._fields, "in the order of the signature"
+        self._read_json = msgspec.json.Decoder(self.payload).decode
         if not keyword and all(hints[name] in _SCALARS for name in self._fields):
             self._scalars = tuple(hints[name] for name in self._fields)
         self._decode = msgspec.msgpack.Decoder(self.arguments).decode
@@ -187,10 +192,13 @@ class Method(Generic[P, R_co]):
             InvalidFieldError: An argument is missing, unknown or of another type.
         """
         try:
-            payload = msgspec.json.decode(arguments or b"{}", type=self.payload)
+            payload = self._read_json(arguments or b"{}")
         except msgspec.MsgspecError as error:
             raise InvalidFieldError(self.name, str(error)) from error
-        return self.arguments(**{name: getattr(payload, name) for name in self._fields})
+        values = msgspec.structs.astuple(payload)
+        if self._positional == len(values):
+            return self.arguments(*values)
+        return self.arguments(**dict(zip(self._fields, values, strict=True)))
 
     def run(self, instance: Any, message: Message) -> Any:
         """Call the function with the message's arguments."""

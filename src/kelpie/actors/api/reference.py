@@ -68,6 +68,8 @@ class Address:
         if known is None or known.tenant != (self.tenant or tenant):
             owner = Tenant(self.tenant) if self.tenant else tenant
             known = self._known = ActorId(owner, self.type_name, self.key)
+            assert known.tenant == owner, "a name belongs to its tenant"
+            assert known.key == self.key, "a reference means one actor"
         return known
 
     def resolve(self) -> Caller:
