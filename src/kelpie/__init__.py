@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kelpie.actors.api.context import Context
     from kelpie.actors.api.definition import Actor
     from kelpie.actors.api.gateway import Event
+    from kelpie.actors.api.handle import CallHandle
     from kelpie.actors.api.method import command, outcome, query, reminder
     from kelpie.actors.api.reference import ref
     from kelpie.actors.api.settled import Settled
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Actor",
+    "CallHandle",
     "Context",
     "Event",
     "KelpieError",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "Actor": "kelpie.actors.api.definition",
+    "CallHandle": "kelpie.actors.api.handle",
     "Context": "kelpie.actors.api.context",
     "Event": "kelpie.actors.api.gateway",
     "KelpieError": "kelpie.core.errors",

@@ -21,7 +21,8 @@ class Envelope:
 
     ``message_id`` is set when the message came through the outbox, ``fired`` when a reminder
     caused it, ``key`` when the caller gave an idempotency key; a query changes nothing. ``chain``
-    are the actors that wait for this call, outermost first. ``deadline_ns`` is boot time, 0 for a
+    are the actors that wait for this call, outermost first. ``is_call`` says that the message is a
+    submitted call, whose end the turn's commit writes. ``deadline_ns`` is boot time, 0 for a
     message that has all the time in the world until its turn begins.
     """
 
@@ -31,6 +32,7 @@ class Envelope:
         "deadline_ns",
         "fired",
         "future",
+        "is_call",
         "is_query",
         "key",
         "message",
@@ -47,6 +49,7 @@ class Envelope:
         principal: str,
         future: asyncio.Future[Any],
         is_query: bool = False,
+        is_call: bool = False,
         message_id: int | None = None,
         fired: tuple[str, int] | None = None,
         chain: tuple[ActorId, ...] = (),
@@ -57,6 +60,7 @@ class Envelope:
         self.principal = principal
         self.future = future
         self.is_query = is_query
+        self.is_call = is_call
         self.message_id = message_id
         self.fired = fired
         self.key: str | None = None

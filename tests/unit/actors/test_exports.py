@@ -10,7 +10,8 @@ import pytest
 import kelpie
 
 FROZEN = [
-    *("Actor", "Context", "Event", "KelpieError", "Remote", "Runtime", "Settled", "State"),
+    *("Actor", "CallHandle", "Context", "Event", "KelpieError", "Remote", "Runtime"),
+    *("Settled", "State"),
     "__version__",
     *("command", "connect", "outcome", "query", "ref", "reminder", "upcast"),
 ]
