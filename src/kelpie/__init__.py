@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from kelpie.actors.api.upcast import State, upcast
     from kelpie.app.embed import Runtime
     from kelpie.app.remote import Remote, connect
+    from kelpie.app.remote_desks import ApprovalInfo, CallInfo, RunInfo
     from kelpie.core.errors import KelpieError
 
 __all__ = [
     "Actor",
+    "ApprovalInfo",
     "CallHandle",
+    "CallInfo",
     "Context",
     "Event",
     "KelpieError",
     "Remote",
+    "RunInfo",
     "Runtime",
     "Settled",
     "State",
@@ -46,11 +50,14 @@ __all__ = [
 
 _HOMES = {
     "Actor": "kelpie.actors.api.definition",
+    "ApprovalInfo": "kelpie.app.remote_desks",
     "CallHandle": "kelpie.actors.api.handle",
+    "CallInfo": "kelpie.app.remote_desks",
     "Context": "kelpie.actors.api.context",
     "Event": "kelpie.actors.api.gateway",
     "KelpieError": "kelpie.core.errors",
     "Remote": "kelpie.app.remote",
+    "RunInfo": "kelpie.app.remote_desks",
     "Runtime": "kelpie.app.embed",
     "Settled": "kelpie.actors.api.settled",
     "State": "kelpie.actors.api.upcast",

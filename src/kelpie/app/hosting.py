@@ -99,7 +99,7 @@ class HostedActors:
     @property
     def calls(self) -> Submissions:
         """The submitted calls, by id."""
-        return self._gateway.calls
+        return self._gateway.submissions
 
     def is_command(self, type_name: str, method: str) -> bool:
         """Whether this is a method that can be submitted."""

@@ -249,7 +249,7 @@ class Gateway:
         await self._calls.cancel(self._tenant, call_id)
 
     @property
-    def calls(self) -> Submissions:
+    def submissions(self) -> Submissions:
         """The submitted calls of this process's store, by id."""
         return self._calls
 
