@@ -18,7 +18,7 @@ from kelpie.actors.callers import CallStatus
 from kelpie.actors.described import Described
 from kelpie.app.card import render_card
 from kelpie.app.wire import Wire, decoder_of
-from kelpie.core.errors import DeadlineError, InvalidFieldError
+from kelpie.core.errors import ConflictError, DeadlineError, InvalidFieldError
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.effects.model import DiffCard
 from kelpie.host.clock import HostClock
@@ -266,6 +266,10 @@ class RemoteApprovals:
             AlreadyDecidedError: It was answered before, or its time has passed.
             ConflictError: The effect is another by now; look again.
         """
+        if not approval.digest:
+            # Without one the server would take a yes to whatever the effect is by then.
+            text = f"effect {approval.effect_id} has not been shown yet; look again"
+            raise ConflictError(text, effect_id=approval.effect_id)
         body = {"digest": approval.digest, "reason": reason}
         return await self._answer(approval, "approve", body)
 

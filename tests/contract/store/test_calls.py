@@ -173,7 +173,7 @@ async def test_an_end_counts_until_its_time_is_over_and_then_leaves_the_store(
         engine.clock.wall_ms = NOW_MS + TTL_MS
         assert await store.call(TENANT_DEFAULT, "call-0") is None
         assert [row.call_id for row in await store.calls(page())] == ["call-3"]
-        later = {"now_ms": engine.clock.wall_ms, "request": digest_bytes(b"two")}
+        later: dict[str, Any] = {"now_ms": engine.clock.wall_ms, "request": digest_bytes(b"two")}
         renewed = await submit(store, submission(7, key="k0", **later))
         assert renewed.call_id == "call-7"
         engine.clock.wall_ms = NOW_MS  # what was removed is not there at any time
