@@ -299,8 +299,11 @@ class Engine:
         principal: str,
         message_id: int | None = None,
         fired: tuple[str, int] | None = None,
+        is_call: bool = False,
     ) -> asyncio.Future[Any]:
         """Run one turn for a stored message or a fired reminder, which the turn consumes.
+
+        With ``is_call`` the message is a submitted call, whose end is part of the turn's commit.
 
         Raises (when awaited): as `call`; `InvalidFieldError` when the body does not decode.
         """
@@ -312,7 +315,12 @@ class Engine:
         except msgspec.MsgspecError as error:
             return _failed(InvalidFieldError("message", str(error)))
         envelope = Envelope(
-            actor=actor, message=message, principal=principal, message_id=message_id, fired=fired
+            actor=actor,
+            message=message,
+            principal=principal,
+            is_call=is_call,
+            message_id=message_id,
+            fired=fired,
         )
         self._turns.dispatch(envelope)
         return envelope.listen()
@@ -416,9 +424,9 @@ class Engine:
     def pause(self, actor: ActorId) -> None:
         """Let commands, messages and reminders of ``actor`` wait; queries are still answered.
 
-        A pause lasts until `resume` or the end of this process. Harmless when paused before.
+        A pause lasts until `resume`; `Pauses` keeps it in the store. Harmless when paused before.
         """
-        assert actor.type in self._turns.types, f"{actor.type} is not hosted here"
+        self._hosted(actor)
         self._turns.paused.add(actor)
         activation = self._residents.get(actor)
         if activation is not None:
@@ -452,6 +460,36 @@ class Engine:
         assert not activation.open, "a killed actor takes no turn before it is loaded again"
         assert activation.mailbox is None
         return True
+
+    def is_hosted(self, type_name: str) -> bool:
+        """Whether actors of this type have their turns here."""
+        return type_name in self._turns.types
+
+    def is_paused(self, actor: ActorId) -> bool:
+        """Whether the actor's commands wait until somebody resumes it."""
+        return actor in self._turns.paused
+
+    def is_running(self, actor: ActorId, message_id: int) -> bool:
+        """Whether the actor's handler runs for this stored message now."""
+        activation = self._residents.get(actor)
+        running = activation.running if activation is not None else None
+        return running is not None and running.envelope.message_id == message_id
+
+    def withdraw(self, actor: ActorId, message_id: int) -> bool:
+        """Take a stored message out of the mailbox, where it waits for its turn to begin.
+
+        Whoever delivered it is told to try again. Returns whether it was there.
+        """
+        activation = self._residents.get(actor)
+        for envelope in (activation.mailbox if activation is not None else None) or ():
+            if envelope.message_id == message_id:
+                assert activation is not None, "only an actor in memory has a mailbox"
+                assert activation.mailbox is not None
+                activation.mailbox.remove(envelope)
+                text = f"message {message_id} to {actor} was withdrawn"
+                envelope.fail(VersionConflictError(text, actor=str(actor)))
+                return True
+        return False
 
     def inspect(self, actor: ActorId) -> Inspection:
         """Return the actor as this process has it."""

@@ -23,7 +23,7 @@ from kelpie.actors.pump import (
     describe_failure,
     judge_failure,
 )
-from kelpie.core.errors import DrainingError, MessageGoneError, StoreError
+from kelpie.core.errors import BusyError, DrainingError, MessageGoneError, StoreError
 from kelpie.core.ids import ActorId
 from kelpie.ports.telemetry import Level
 from kelpie.storage.records import (
@@ -191,7 +191,7 @@ class ReminderPump:
                     error=f"reminder {row.name!r}: {describe_failure(error)}",
                     now_ms=self._clock.now_ms(),
                 )
-            except StoreError:
+            except (BusyError, StoreError):
                 delay_ms = RETRY_DELAY_MS_MAX
             else:
                 self._telemetry.count("kelpie.reminder.dead_letters", type=row.actor.type)

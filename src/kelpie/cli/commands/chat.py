@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kelpie.app.text import safe_line
 from kelpie.cli import INTERRUPTED_STATUS
 from kelpie.cli.client import Api, items_of
 from kelpie.cli.commands.agents import agent_body
@@ -15,7 +16,6 @@ from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.interrupts import Interrupts
 from kelpie.cli.rows import find_agent
-from kelpie.cli.text import safe_line
 
 
 @click.command()

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import click
 
+from kelpie.app.text import clip, safe_line
 from kelpie.cli.client import Api, items_of
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.output import local_time
-from kelpie.cli.text import clip, safe_line
 
 _PAGE_ROWS: Final = 1_000
 
