@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -110,6 +111,7 @@ class Engine:
         self._turns.begin_handler = self._handlers.begin
         self._keyed: dict[tuple[ActorId, str, str], Envelope] = {}
         self._deadlines = Deadlines()
+        self._resume_listeners: list[Callable[[ActorId], None]] = []
         self._accepting = True
         self._streak = 0
         self._quota = limits.TURNS_PER_TICK_MAX
@@ -124,15 +126,17 @@ class Engine:
         assert machine.schema_version >= 1, "schema versions count from one"
         types[machine.type_name] = Hosted(machine)
 
-    def hosts(self, type_name: str) -> bool:
-        """Whether a machine of this type is registered."""
-        return type_name in self._turns.types
-
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
         assert listener not in self._turns.listeners, "a listener is told once"
         self._turns.listeners.append(listener)
         assert self._turns.listeners
+
+    def listen_resumed(self, listener: Callable[[ActorId], None]) -> None:
+        """Tell ``listener`` of every actor that is resumed from now on."""
+        assert listener not in self._resume_listeners, "a listener is told once"
+        self._resume_listeners.append(listener)
+        assert self._resume_listeners
 
     @property
     def resident_count(self) -> int:
@@ -440,6 +444,8 @@ class Engine:
         if activation is not None and activation.paused:
             activation.paused = False
             self._turns.run_mailbox(activation)
+        for listener in self._resume_listeners:
+            listener(actor)
         assert activation is None or not activation.paused
         assert actor not in self._turns.paused
 

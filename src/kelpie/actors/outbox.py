@@ -4,7 +4,7 @@ The receiver's commit consumes the row, so a message whose row is gone has had i
 that fails is retried with growing pauses; after ``MESSAGE_ATTEMPTS_MAX`` it is a dead letter, and
 its lane goes on. A submitted call is a message too: what its actor refuses on purpose is its end,
 and it can be withheld until its turn begins. The pump reads rows by id and never trusts memory: a
-wake-up is a hint.
+wake-up is a hint. What is for a paused actor stays on disk until the actor is resumed.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class OutboxPump:
         self._telemetry = deps.telemetry
         self._supervisor = deps.supervisor
         self._lanes: dict[Lane, deque[StoredMessage]] = {}
+        self._known: set[int] = set()  # the messages in all lanes
+        self._parked: dict[ActorId, int] = {}  # paused receivers: their first message on disk alone
         self._unhosted: set[str] = set()
         self._cursor = 0
         self._backlog = 0
@@ -77,6 +79,7 @@ class OutboxPump:
         self._news = asyncio.Event()
         self._news.set()
         deps.runtime.listen(self._on_commit)
+        deps.runtime.listen_resumed(self._unpark)
 
     @property
     def backlog(self) -> int:
@@ -125,6 +128,7 @@ class OutboxPump:
         for message in queue:
             if message.message_id == message_id:
                 queue.remove(message)
+                self._known.remove(message_id)
                 self._backlog -= 1
                 return
 
@@ -136,20 +140,53 @@ class OutboxPump:
         while True:
             await self._news.wait()
             self._news.clear()
-            while self._backlog < BACKLOG_ROWS_MAX:
-                page = await self._store.outbox(self._cursor, PAGE_ROWS)
+            while self._has_room():
+                cursor = self._cursor
+                page = await self._store.outbox(cursor, PAGE_ROWS)
+                if self._cursor != cursor:
+                    continue  # somebody was resumed meanwhile
                 if not page:
                     break
                 self._cursor = page[-1].message_id
                 for message in page:
                     self._enqueue(message)
 
+    def _has_room(self) -> bool:
+        """Whether more may be read; once full, what paused actors hold makes room first."""
+        if self._backlog >= BACKLOG_ROWS_MAX:
+            for lane in [lane for lane in self._lanes if self._runtime.is_paused(lane[1])]:
+                self._park_rest(lane)
+        return self._backlog < BACKLOG_ROWS_MAX
+
+    def _park_rest(self, lane: Lane) -> None:
+        """Leave what is behind the first message of a lane on disk, until its actor is resumed."""
+        queue, receiver = self._lanes[lane], lane[1]
+        while len(queue) > 1:
+            first_id = queue.pop().message_id
+            self._known.remove(first_id)
+            self._backlog -= 1
+            self._parked[receiver] = min(first_id, self._parked.get(receiver, first_id))
+
+    def _unpark(self, receiver: ActorId) -> None:
+        """Read again from the first message that was left on disk for a paused actor."""
+        first_id = self._parked.pop(receiver, None)
+        if first_id is not None:
+            self._cursor = min(self._cursor, first_id - 1)
+            self._news.set()
+
     def _enqueue(self, message: StoredMessage) -> None:
-        if not self._runtime.hosts(message.receiver.type):
-            self._leave(message.receiver)
+        receiver = message.receiver
+        if not self._runtime.is_hosted(receiver.type):
+            self._leave(receiver)
             return
-        lane = (message.sender, message.receiver)
+        if message.message_id in self._known:
+            return
+        if receiver in self._parked or self._runtime.is_paused(receiver):
+            self._parked.setdefault(receiver, message.message_id)
+            return
+        lane = (message.sender, receiver)
         queue = self._lanes.get(lane)
+        self._known.add(message.message_id)
         self._backlog += 1
         if queue is None:
             self._lanes[lane] = deque((message,))
@@ -261,7 +298,9 @@ class OutboxPump:
 
     def _advance(self, lane: Lane) -> None:
         queue = self._lanes[lane]
-        self._gone.discard(queue.popleft().message_id)
+        settled_id = queue.popleft().message_id
+        self._gone.discard(settled_id)
+        self._known.remove(settled_id)
         self._backlog -= 1
         assert self._backlog >= 0, "settled more messages than were read"
         if queue:

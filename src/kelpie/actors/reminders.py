@@ -86,6 +86,7 @@ class ReminderPump:
         self._is_full = False
         self._news = asyncio.Event()
         deps.runtime.listen(self._on_commit)
+        deps.runtime.listen_resumed(lambda _: self._news.set())
 
     def start(self) -> None:
         """Begin firing, beginning with what became due while no process ran."""
@@ -134,8 +135,8 @@ class ReminderPump:
 
     def _may_fire(self, actor: ActorId) -> bool:
         """Whether the actor's type is hosted here and nobody paused the actor."""
-        if self._runtime.hosts(actor.type):
-            return not self._runtime.inspect(actor).paused
+        if self._runtime.is_hosted(actor.type):
+            return not self._runtime.is_paused(actor)
         if actor.type not in self._unhosted:
             self._unhosted.add(actor.type)
             self._telemetry.log("warning", "reminder.unhosted", actor=str(actor))
