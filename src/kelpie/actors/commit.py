@@ -12,6 +12,7 @@ from kelpie.core import limits
 from kelpie.core.errors import LimitExceededError
 from kelpie.storage.records import (
     AuditAppend,
+    CallEnd,
     Commit,
     EffectRow,
     EventAppend,
@@ -167,9 +168,20 @@ def draft_commit(
         lists=tuple(draft.lists),
         audit=tuple(draft.audit),
         reply=_reply_record(envelope, draft.reply, now_ms),
+        call=complete_call(draft.reply, now_ms) if envelope.is_call else None,
         tombstone=draft.tombstone,
     )
     return Drafted(commit, draft.reply)
+
+
+def complete_call(result: Any, now_ms: int) -> CallEnd:
+    """Return the end of a submitted call that came to ``result``.
+
+    Raises:
+        LimitExceededError: The result is larger than its limit.
+    """
+    data = encode_bounded("result", result, limits.MESSAGE_BYTES_MAX)
+    return CallEnd("completed", data, now_ms, now_ms + limits.CALL_TTL_MS)
 
 
 def _reply_record(envelope: Envelope, value: Any, now_ms: int) -> ReplyRecord | None:

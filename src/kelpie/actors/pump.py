@@ -9,7 +9,7 @@ from typing import Final
 from kelpie.actors.engine import Engine
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core import limits
-from kelpie.core.errors import ActorFailedError, InputError, KelpieError
+from kelpie.core.errors import ActorFailedError, DeadlineError, InputError, KelpieError
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
@@ -36,29 +36,35 @@ class Setback:
     Attributes:
         error: Why it failed.
         attempts: How many deliveries have counted, this one included where it counts.
+        is_counted: Whether this one counted.
         is_final: Whether there is no further attempt.
         delay_ms: How long to wait before the next one.
     """
 
     error: KelpieError
     attempts: int
+    is_counted: bool
     is_final: bool
     delay_ms: int
 
 
-def judge_failure(error: BaseException, attempts: int) -> Setback:
+def judge_failure(
+    error: BaseException, attempts: int, *, counts_deadlines: bool = False
+) -> Setback:
     """Return what follows from a failure after ``attempts`` earlier ones.
 
-    A retriable failure does not count. What its receiver refuses as malformed will be refused
-    again, so it is final at once.
+    A retriable failure does not count, but for a deadline with ``counts_deadlines``. What its
+    receiver refuses as malformed will be refused again, so it is final at once.
     """
     assert attempts >= 0, "attempts count from zero"
     known = error if isinstance(error, KelpieError) else ActorFailedError(repr(error))
-    attempts += 0 if known.retriable else 1
-    is_spent = not known.retriable and attempts >= limits.MESSAGE_ATTEMPTS_MAX
+    is_counted = not known.retriable or (counts_deadlines and isinstance(known, DeadlineError))
+    attempts += is_counted
+    is_spent = is_counted and attempts >= limits.MESSAGE_ATTEMPTS_MAX
     return Setback(
         error=known,
         attempts=attempts,
+        is_counted=is_counted,
         is_final=is_spent or isinstance(known, InputError),
         delay_ms=min(RETRY_DELAY_MS_MIN << min(attempts, 10), RETRY_DELAY_MS_MAX),
     )
@@ -66,7 +72,9 @@ def judge_failure(error: BaseException, attempts: int) -> Setback:
 
 def describe_failure(error: KelpieError) -> str:
     """Return the error and, when a bug caused it, the end of that bug's traceback."""
-    if error.__cause__ is None:
-        return str(error)
-    trace = "".join(traceback.format_exception(error.__cause__))
-    return f"{error}\n{trace[-limits.FAILURE_TRACE_CHARS_MAX :]}"
+    text = str(error)[: limits.FAILURE_TRACE_CHARS_MAX // 2]
+    if error.__cause__ is not None:
+        trace = "".join(traceback.format_exception(error.__cause__))
+        text = f"{text}\n{trace[-limits.FAILURE_TRACE_CHARS_MAX :]}"
+    # What a program says may have lone surrogates, which no store takes.
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -23,8 +23,10 @@ from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.machine import Machine
 from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.pauses import Pauses
 from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
+from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.app.wiring import kinds_of
 from kelpie.app.world import open_sqlite
@@ -134,6 +136,7 @@ class Runtime(Gateway):
             stack.push_async_callback(parts.supervisor.close)
             parts.host(actors)
             stack.push_async_callback(parts.drain)
+            await parts.pauses.load()
             await parts.drive()
             if world is None:
                 stack.enter_context(short_pauses())
@@ -142,6 +145,8 @@ class Runtime(Gateway):
                 store=store,
                 hub=parts.hub,
                 wake_outbox=parts.outbox.wake,
+                calls=parts.calls,
+                pauses=parts.pauses,
                 kinds=actors,
                 tenant=Tenant(tenant),
             )
@@ -203,6 +208,8 @@ class _Parts:
         )
         self._is_held = store.held
         self.outbox = OutboxPump(deps)
+        self.calls = Submissions(deps, self.outbox, rng=world.rng)
+        self.pauses = Pauses(store=store, engine=self.engine, clock=world.clock)
         self._reminders = ReminderPump(deps)
 
     def host(self, kinds: Sequence[type[Actor[Any]]]) -> None:

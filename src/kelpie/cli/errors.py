@@ -15,8 +15,8 @@ from typing import Any, Final, cast
 
 import click
 
+from kelpie.app.text import safe_line, safe_text
 from kelpie.cli import INTERNAL_STATUS, USAGE_STATUS
-from kelpie.cli.text import safe_line, safe_text
 from kelpie.core.errors import STATUS, KelpieError
 
 EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (

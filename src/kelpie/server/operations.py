@@ -47,6 +47,7 @@ class Call(Generic[Q, B]):
         last_event: The ``Last-Event-ID`` header, empty without.
         raw: The body as it came.
         timeout_ms: The deadline that the caller asked for, if it did.
+        prefers_async: Whether the caller would rather not wait (RFC 7240, ``respond-async``).
     """
 
     deps: Deps
@@ -61,6 +62,7 @@ class Call(Generic[Q, B]):
     last_event: str = ""
     raw: bytes = b""
     timeout_ms: int | None = None
+    prefers_async: bool = False
 
     def ids(self, purpose: str) -> Ids:
         """Return a source of ids for what this request creates.
@@ -114,6 +116,7 @@ class Operation(Generic[Q, B]):
         body: Type of the JSON body.
         response: Type of the JSON response; None when `media` is not JSON.
         media: Media type of the response.
+        accepted: The type of a 202 answer, for callers that would rather not wait.
         errors: Codes beside the ones every operation may answer with.
         streams: Whether it can answer with server-sent events.
         waits: Whether it may take long; then it ends when the caller leaves.
@@ -130,6 +133,7 @@ class Operation(Generic[Q, B]):
     body: type[B]
     response: Any = None
     media: str = "application/json"
+    accepted: Any = None
     errors: tuple[str, ...] = ()
     streams: bool = False
     waits: bool = False

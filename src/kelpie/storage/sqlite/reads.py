@@ -28,15 +28,15 @@ from kelpie.storage.sqlite.actor_reads import (
     read_large_actor,
     stored_actor,
 )
+from kelpie.storage.sqlite.call_reads import CallReads
 from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
 from kelpie.storage.sqlite.engine import translate_error, unseal
 from kelpie.storage.sqlite.log_reads import LogReads
-from kelpie.storage.sqlite.page_reads import PageReads
 from kelpie.storage.sqlite.paging import require_limit
 from kelpie.storage.sqlite.reader import LIVING
 
 
-class SqliteReads(LogReads, PageReads):
+class SqliteReads(LogReads, CallReads):
     """The reading half of the store."""
 
     __slots__ = ()
@@ -124,12 +124,22 @@ class SqliteReads(LogReads, PageReads):
         query += " FROM outbox WHERE message_id > ? ORDER BY message_id LIMIT ?"
         return list(map(decode.stored_message, self._fetch(query, (after_id, limit), "outbox")))
 
-    async def dead_letters(self, tenant: Tenant, limit: int) -> list[DeadLetter]:
+    async def dead_letters(
+        self, tenant: Tenant, limit: int, *, type_name: str | None = None
+    ) -> list[DeadLetter]:
         """Return the tenant's newest dead letters, newest first. A letter is its receiver's."""
         require_limit(limit, LIST_PAGE_ROWS_MAX)
         query = "SELECT message_id, sender, receiver, attempts, error, at_ms, checksum, body"
-        query += " FROM dead_letters WHERE tenant = ? ORDER BY at_ms DESC, message_id DESC LIMIT ?"
-        return list(map(decode.dead_letter, self._fetch(query, (tenant, limit), "dead letters")))
+        query += " FROM dead_letters WHERE tenant = ?"
+        values: list[object] = [tenant]
+        if type_name is not None:
+            text_bytes("type", type_name)
+            prefix = f"{tenant}/{type_name}/"
+            query += " AND receiver > ? AND receiver < ?"
+            values += [prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)]
+        query += " ORDER BY at_ms DESC, message_id DESC LIMIT ?"
+        rows = self._fetch(query, (*values, limit), "dead letters")
+        return list(map(decode.dead_letter, rows))
 
     async def reminders_due(
         self, now_ms: int, limit: int, *, after: ReminderCursor = REMINDERS_FIRST
