@@ -38,7 +38,6 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.faults import fault
-from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
 from kelpie.storage.records import CallEnd, CallState, Commit, CommitReceipt, StoredMessage
 
 PAGE_ROWS: Final = 500

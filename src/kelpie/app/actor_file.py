@@ -16,9 +16,8 @@ from typing import Any, Final, cast
 
 from kelpie.actors.api.definition import Actor, definition_of
 from kelpie.actors.api.method import Method
-from kelpie.core.errors import InvalidFieldError, KelpieError
-from kelpie.core.quoting import quote_text
 from kelpie.core.errors import DefinitionError, InvalidFieldError, KelpieError
+from kelpie.core.quoting import quote_text
 
 FIELD: Final = "APP"
 LIST_NAME: Final = "actors"

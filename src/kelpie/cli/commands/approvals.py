@@ -9,7 +9,6 @@ from urllib.parse import quote
 import click
 
 from kelpie.app.card import render_card
-from kelpie.app.text import safe_line
 from kelpie.cli.client import Json, items_of
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import show_fields, text_of

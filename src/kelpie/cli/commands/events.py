@@ -10,9 +10,6 @@ import click
 from kelpie.cli.client import Api, Parameters, items_of
 from kelpie.cli.eventlog import EventLines
 from kelpie.cli.frame import Frame, framed
-from kelpie.app.text import clip, safe_line
-from kelpie.cli.client import Api, items_of
-from kelpie.cli.output import local_time
 
 _PAGE_ROWS: Final = 1_000
 

@@ -20,10 +20,8 @@ from zlib import crc32
 
 from kelpie.core.limits import STATE_CHUNK_BYTES
 from kelpie.storage.records import Commit, CommitReceipt, KvPut, ReminderRow, ReplyRecord
-from kelpie.storage.sqlite.transaction import Counter, Member, Transaction
-from kelpie.storage.records import Commit, CommitReceipt, KvPut, ReminderRow
 from kelpie.storage.sqlite.calls import COMPLETE_CALL, end_values
-from kelpie.storage.sqlite.transaction import Member, Transaction
+from kelpie.storage.sqlite.transaction import Counter, Member, Transaction
 
 BULK_COMMITS_MIN: Final = 3
 """Fewer commits than this are not worth a plan."""

@@ -24,8 +24,6 @@ from kelpie.core.limits import COMPACT_SLICE_PAGES, FAILURE_BYTES_MAX
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.storage.blobs import BlobStore, Swept, blobs_path
-from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
-from kelpie.storage.blobs import BlobStore, blobs_path
 from kelpie.storage.bounds import (
     body_bytes,
     commit_bytes,
