@@ -144,19 +144,24 @@ class Submissions:
             left_s = (until_ns - self._clock.boot_ns()) / 1e9
             if left_s <= 0:
                 break
-            message_id = call.stored.message_id
-            group = self._watches.setdefault(message_id, set())
-            group.add(watch)
-            try:
-                # Looked at again before every wait: the end may have come before the watch.
-                call = await self.show(tenant, call_id)
-                if not call.is_over:
-                    await watch.wait(min(left_s, LOOK_S))
-                    call = await self.show(tenant, call_id)
-            finally:
-                group.discard(watch)
-                if not group and self._watches.get(message_id) is group:
-                    del self._watches[message_id]
+            call = await self._await_news(call, watch, min(left_s, LOOK_S))
+        return call
+
+    async def _await_news(self, call: SubmittedCall, watch: Watch, wait_s: float) -> SubmittedCall:
+        """Return the call as it is once something may have become of it, or after ``wait_s``."""
+        message_id, tenant = call.stored.message_id, call.stored.actor.tenant
+        group = self._watches.setdefault(message_id, set())
+        group.add(watch)
+        try:
+            # Looked at before the wait too: the end may have come before the watch.
+            call = await self.show(tenant, call.stored.call_id)
+            if not call.is_over:
+                await watch.wait(wait_s)
+                call = await self.show(tenant, call.stored.call_id)
+        finally:
+            group.discard(watch)
+            if not group and self._watches.get(message_id) is group:
+                del self._watches[message_id]
         return call
 
     async def find(
