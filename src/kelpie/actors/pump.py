@@ -1,4 +1,4 @@
-"""What a pump works with: the store it reads, the runtime it feeds, and the world around both."""
+"""What the workers beside the engine share: the store, the runtime, and the world around both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kelpie.storage.protocol import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PumpDeps:
-    """The collaborators of the outbox pump and the reminder pump."""
+    """The collaborators of the pumps, of submitted calls and of pauses."""
 
     store: Store
     runtime: Engine

@@ -28,7 +28,6 @@ from kelpie.core.errors import (
     DrainingError,
     FencedError,
     InvalidFieldError,
-    KelpieError,
     LimitExceededError,
     NotFoundError,
 )
@@ -195,31 +194,19 @@ class Submissions:
             NotFoundError: As `show`.
             StoreError: The call is as it was.
         """
-        done: asyncio.Future[SubmittedCall] = asyncio.get_running_loop().create_future()
-        # A caller who leaves half-way leaves nothing half done.
-        task = self._supervisor.spawn("actors.calls.cancel", self._cancel(tenant, call_id, done))
-        if task is None:
-            raise DrainingError("the node is shutting down; try again")
-        call = await done
+        work = self._cancel(tenant, call_id)
+        call = await self._supervisor.finish("actors.calls.cancel", work)
         if call.status != "cancelled":
             raise CallBegunError(call_id, call.status)
         return call
 
-    async def _cancel(
-        self, tenant: Tenant, call_id: str, done: asyncio.Future[SubmittedCall]
-    ) -> None:
-        try:
-            async with self._cancelling:
+    async def _cancel(self, tenant: Tenant, call_id: str) -> SubmittedCall:
+        async with self._cancelling:
+            call = await self.show(tenant, call_id)
+            if call.status == "pending":
+                await self._take_back(call.stored)
                 call = await self.show(tenant, call_id)
-                if call.status == "pending":
-                    await self._take_back(call.stored)
-                    call = await self.show(tenant, call_id)
-        except KelpieError as error:
-            if not done.done():
-                done.set_exception(error)
-            return
-        if not done.done():
-            done.set_result(call)
+        return call
 
     async def _take_back(self, stored: StoredCall) -> None:
         """End a pending call, after making sure that its turn cannot begin meanwhile."""
