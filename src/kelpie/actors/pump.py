@@ -20,7 +20,7 @@ RETRY_DELAY_MS_MAX: Final = 30_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PumpDeps:
-    """The collaborators of the outbox pump and the reminder pump."""
+    """The collaborators of the pumps, of submitted calls and of pauses."""
 
     store: Store
     runtime: Engine
