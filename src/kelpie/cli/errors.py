@@ -49,6 +49,7 @@ _NEXT_STEPS: Final[Mapping[str, str]] = {
     "cursor_expired": "kelpie events tail",
     "disk_full": "kelpie doctor",
     "invalid_setting": "kelpie config show --origin",
+    "local_only": "on the server's machine, the same command without --url",
     "model_failed": "kelpie doctor",
     "pending_approval": "kelpie approvals list",
     "run_failed": "kelpie doctor",

@@ -115,8 +115,8 @@ def test_a_server_that_is_none_is_a_typed_error(desk: Desk) -> None:
     url = f"http://127.0.0.1:{server.server_port}/broken"
     with _serving(server):
         outcome = desk.type("agents", "list", "--url", url)
-    assert outcome.status == 70
-    assert "HTTP status 500" in outcome.stderr
+    assert outcome.status == 69
+    assert "HTTP status 500, and not as Kelpie does; is the address right" in outcome.stderr
 
 
 @pytest.mark.parametrize("url", ["localhost:8283", "ftp://x", "http://"])
