@@ -20,7 +20,7 @@ import httpx
 from kelpie.cli.asgi import AppTransport
 from kelpie.cli.errors import CommandError, bare_error
 from kelpie.cli.patience import Patience
-from kelpie.cli.processes import name_process
+from kelpie.cli.processes import STOPPED, name_process, process_state
 from kelpie.cli.sse import ServerEvent, read_events
 from kelpie.cli.world import HolderInfo, OpenedApp, World
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS_MAX, STREAM_PING_INTERVAL_MS
@@ -132,7 +132,8 @@ class Api:
 
     async def _exchange(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         try:
-            with self._patience.during(request.method):
+            # What is posted may ask a model, and what is followed may not have happened yet.
+            with self._patience.during(may_be_long=stream or request.method == "POST"):
                 return await self._http.send(request, stream=stream)
         except httpx.TransportError as error:
             raise self._broken(error) from None
@@ -240,8 +241,11 @@ def _remote(url: str, key: str) -> httpx.AsyncClient:
 
 def _held(settings: Settings, holder: HolderInfo) -> httpx.AsyncClient:
     if not holder.address:
-        who = name_process(holder.pid)
-        message = f"{who} holds {settings.store.path} and does not listen; wait until it ends"
+        found = f"{name_process(holder.pid)} holds {settings.store.path} and takes no requests"
+        advice = "a command that runs, or a server that starts; wait for it"
+        if process_state(holder.pid) in STOPPED:
+            advice = "it is stopped; let it go on (fg in its terminal), or end it"
+        message = f"{found}: {advice}"
         step = f"ps -p {holder.pid}" if holder.pid else "kelpie doctor"
         raise CommandError("store_held", message, next_step=step)
     transport = httpx.AsyncHTTPTransport(uds=holder.address.removeprefix("unix:"))
