@@ -16,6 +16,7 @@ from kelpie.cli.talk import content_text
 from kelpie.cli.text import clip, safe_line
 
 _KIND_WIDTH: Final = 16
+_LAST: Final = ("_id", "digest")
 _COLORS: Final = {
     "effect.waiting": "yellow",
     "run.waiting": "yellow",
@@ -82,10 +83,10 @@ def _message(body: Mapping[str, Any]) -> str:
 def _pairs(body: Mapping[str, Any], *, key: str) -> str:
     """Return the values that are there with their names, nested ones as JSON.
 
-    What only repeats the actor's own ``key`` is left out.
+    What only repeats the actor's own ``key`` is left out; ids and digests come last.
     """
     return " ".join(
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in body.items()
+        for name, value in sorted(body.items(), key=lambda pair: pair[0].endswith(_LAST))
         if value not in (None, "", [], {}, key)
     )
