@@ -78,7 +78,7 @@ def _open_locked(path: Path, lock: HolderLock, *, clock: Clock, rng: Rng) -> Ope
     try:
         migrate(writer)
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"
-        grants = _take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
+        grants = take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         held = is_held(writer)
         reader = connect_reader(path)
     except BaseException:
@@ -88,13 +88,14 @@ def _open_locked(path: Path, lock: HolderLock, *, clock: Clock, rng: Rng) -> Ope
     return Opened(reader, writer, lock, session, grants, held)
 
 
-def _take_over(
+def take_over(
     writer: sqlite3.Connection, session: str, now_ms: int, incarnation: str
 ) -> tuple[ShardGrant, ...]:
     """End every earlier session, raise every epoch and own every shard, in one transaction.
 
     ``incarnation`` names the store if it has no name yet.
     """
+    assert not writer.in_transaction, "a take-over is a transaction of its own"
     writer.execute("BEGIN IMMEDIATE")
     try:
         writer.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
@@ -110,6 +111,7 @@ def _take_over(
     finally:
         if writer.in_transaction:
             writer.execute("ROLLBACK")
+    assert min(row[1] for row in rows) >= 1, "an epoch counts take-overs"
     return tuple(ShardGrant(*row) for row in rows)
 
 
