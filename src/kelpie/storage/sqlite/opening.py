@@ -95,7 +95,7 @@ def take_over(
 
     ``incarnation`` names the store if it has no name yet.
     """
-    assert not writer.in_transaction, "a take-over is a transaction of its own"
+    assert session, "a session has a name"
     writer.execute("BEGIN IMMEDIATE")
     try:
         writer.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
