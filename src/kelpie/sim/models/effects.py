@@ -50,7 +50,7 @@ GRANT_REF: Final = "the grant"
 # --- the actor behind the gate ------------------------------------------------------------------
 
 
-class Wish(Message, frozen=True, tag="wisher.wish"):
+class WishAll(Message, frozen=True, tag="wisher.wish"):
     """Ask for the effects that the model is about."""
 
 
@@ -90,7 +90,7 @@ class Wisher:
     @property
     def message_type(self) -> Any:
         """What it takes."""
-        return Wish | GiveUp | CloseGrantOf
+        return WishAll | GiveUp | CloseGrantOf
 
     def create(self, actor: ActorId) -> Told:
         """Return the memory of an actor that was told nothing."""
@@ -109,7 +109,7 @@ class Wisher:
         """Ask the gate, or remember what it says."""
         assert turn.actor.type == self.type_name, "another actor's turn"
         match message:
-            case Wish():
+            case WishAll():
                 return Decision(state=state, commands=self.first)
             case GiveUp(ref=ref):
                 return Decision(state=state, commands=(m.CancelEffect(ref=ref),))
@@ -480,7 +480,7 @@ def _build(subject: _Subject, name: str) -> Model[EffectWorld]:
     fresh = EffectWorld(gate=GatedState(subject.wisher.create(ACTOR), {}))
     return Model(
         name=name,
-        initial=[subject.tell(fresh, Wish())],
+        initial=[subject.tell(fresh, WishAll())],
         actions=lambda world: _actions(subject, world),
         canonical=_canonical,
         laws=[
