@@ -43,6 +43,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Final, NamedTuple
 
+from kelpie.core.quoting import quote_text
+
 
 class Status(NamedTuple):
     """What an error code becomes at the edges."""
@@ -129,7 +131,7 @@ class TargetMovedError(ConflictError):
 
     def __init__(self, path: str, *, applied: int) -> None:
         touched = f"{applied} path(s) had been written" if applied else "nothing was touched"
-        shown = ascii(path[:200])
+        shown = quote_text(path)
         message = f"{shown} changed meanwhile; {touched}; look at it again and ask again"
         super().__init__(message, path=path, applied=applied)
         self.path = path

@@ -36,6 +36,7 @@ RESIDENT_ACTORS_MAX: Final = 1_000_000  # the design point of one process
 RESIDENT_BYTES_MAX: Final = 1_024 * MIB  # states in memory with their actors' own records
 RESIDENT_RECORD_BYTES: Final = 512  # what an idle actor costs beside its state
 TURNS_PER_TICK_MAX: Final = 256  # answered inline before the loop gets a chance
+TURNS_MS_PER_TICK_MAX: Final = 10  # of one mailbox, however many turns that is
 TURNS_PER_STEP_MIN: Final = 4  # of one caller among many, before the next one's
 BLOCKING_MS_MAX: Final = 100  # code that holds the loop longer is named in the log
 FAILURE_TRACE_CHARS_MAX: Final = 16 * KIB  # of a traceback kept with a dead letter

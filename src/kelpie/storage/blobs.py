@@ -13,6 +13,7 @@ All methods block on the disk: call them off the event loop when a blob may be l
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -32,7 +33,9 @@ from kelpie.core.errors import (
     NotFoundError,
 )
 from kelpie.core.limits import BLOB_BYTES_MAX, BLOB_UNNAMED_KEEP_MS, MIB
-from kelpie.storage.files import sync_directory, sync_file, temporary_file
+from kelpie.core.quoting import quote_text
+from kelpie.ports.faults import fault
+from kelpie.storage.files import flip_bit, sync_directory, sync_file, temporary_file
 
 _COPY_BYTES: Final = 1 * MIB
 _TEMPORARY: Final = "incoming"
@@ -72,7 +75,9 @@ class BlobStore:
             InvalidFieldError: ``digest`` does not have the form of one.
         """
         if not is_digest(digest):
-            raise InvalidFieldError("digest", f"{digest[:80]!r} must read sha256:<64 hex digits>")
+            raise InvalidFieldError(
+                "digest", f"{quote_text(digest)} must read sha256:<64 hex digits>"
+            )
         name = digest.removeprefix("sha256:")
         return self._root / name[:2] / name
 
@@ -117,6 +122,8 @@ class BlobStore:
                 path = self._temporary(len(digests))
                 digests.append(self._write(content, path, written, temporaries))
             for path in written.values():
+                if fault("storage.blob_disk_full"):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
                 sync_file(path)
             self._publish(written)
         assert len(digests) == len(contents), "every content has a name"
@@ -156,6 +163,8 @@ class BlobStore:
             data = path.read_bytes()
         except FileNotFoundError:
             raise NotFoundError("blob", digest) from None
+        if fault("storage.blob_corruption"):
+            data = flip_bit(data)
         if digest_bytes(data) != digest:
             message = f"blob {digest} is damaged at {path}; restore it from a backup"
             raise CorruptionError(message, digest=digest)
@@ -267,6 +276,7 @@ class BlobStore:
             path.parent.mkdir(exist_ok=True, mode=0o700)
             temporary.replace(path)
             folders.add(path.parent)
+        fault("crash.before_directory_sync")
         for folder in sorted(folders):
             sync_directory(folder)
         if folders:

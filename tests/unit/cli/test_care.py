@@ -135,3 +135,13 @@ def test_restoring_under_a_running_server_is_refused(desk: Desk) -> None:
     assert outcome.status == 73
     assert "process 4242 holds" in outcome.stderr
     assert desk.restored == []
+
+
+def test_a_restore_beside_a_store_says_that_it_makes_a_new_one(desk: Desk) -> None:
+    desk.environment["KELPIE_DATA_DIR"] = str(desk.directory)
+    (desk.directory / "kelpie.db").touch()
+    outcome = desk.type("restore", "b", "--json")
+    assert (outcome.status, desk.restored) == (5, [])
+    assert "there is a store already" in outcome.error()["message"]
+    assert outcome.error()["next"] == "kelpie restore b --data-dir DIR"
+    assert desk.type("restore", "b", "--data-dir", "new").status == 0

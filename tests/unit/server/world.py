@@ -544,6 +544,7 @@ class World:
             actors=cast("Any", self.actors),
             version="1.2.3",
             model_default=self.model_default,
+            model_providers=frozenset({"anthropic", "openai"}),
             tools=TOOLS,
             api_keys=self.api_keys,
         )

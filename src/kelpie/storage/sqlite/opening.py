@@ -10,10 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kelpie.core.errors import LogMissingError, NotFoundError, StoreVersionError
+from kelpie.core.errors import (
+    CorruptionError,
+    LogMissingError,
+    NotFoundError,
+    StoreVersionError,
+)
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.ports.clock import Clock
+from kelpie.ports.faults import fault
 from kelpie.ports.rng import Rng
 from kelpie.storage.holder import HolderLock
 from kelpie.storage.records import ShardGrant
@@ -88,13 +94,13 @@ def _open_locked(
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"
         grants = _take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         held = is_held(writer)
+        fault("crash.while_opening")
         checkpoint(writer)
     except BaseException:
         writer.close()
         if reader is not None:
             reader.close()
         raise
-    assert len(grants) == SHARD_COUNT, "one holder owns every shard"
     return Opened(reader, writer, lock, session, grants, held)
 
 
@@ -125,6 +131,7 @@ def _take_over(
             ((shard, session) for shard in range(SHARD_COUNT)),
         )
         rows = writer.execute("SELECT shard, epoch FROM shards ORDER BY shard").fetchall()
+        _require_shards(rows)
         writer.execute("COMMIT")
     finally:
         if writer.in_transaction:
@@ -144,6 +151,18 @@ def begin_incarnation(connection: sqlite3.Connection, now_ms: int, incarnation: 
     connection.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
     connection.execute("COMMIT")
     assert not connection.in_transaction, "the new incarnation is durable"
+
+
+def _require_shards(rows: Sequence[tuple[object, object]]) -> None:
+    """Return if the rows are those of every shard, with epochs that can be.
+
+    Raises:
+        CorruptionError: One is missing, doubled or malformed.
+    """
+    shards = [shard for shard, epoch in rows if isinstance(epoch, int) and epoch >= 1]
+    if shards != list(range(SHARD_COUNT)):
+        message = "the store's table of shards is damaged; run a check, then restore a backup"
+        raise CorruptionError(message, subject="shards")
 
 
 def end_session(writer: sqlite3.Connection, session: str, now_ms: int) -> None:

@@ -26,7 +26,13 @@ from kelpie.ports.rng import Rng
 from kelpie.storage.blobs import BlobStore, Swept, blobs_path
 from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
 from kelpie.storage.protocol import Compaction, StoreStats
-from kelpie.storage.records import Commit, CommitReceipt, ShardGrant, StreamChunk
+from kelpie.storage.records import (
+    Commit,
+    CommitReceipt,
+    ReminderRow,
+    ShardGrant,
+    StreamChunk,
+)
 from kelpie.storage.sqlite import rows
 from kelpie.storage.sqlite.backup import write_backup
 from kelpie.storage.sqlite.batch import Work
@@ -216,6 +222,20 @@ class SqliteStore(SqliteReads):
             ),
             size_bytes,
         )
+
+    async def bury_reminder(
+        self, reminder: ReminderRow, *, attempts: int, error: str, now_ms: int
+    ) -> None:
+        """Make a reminder a dead letter from its actor to itself, with a message's new id.
+
+        Harmless when it fired, was cancelled or moved meanwhile.
+        """
+        require_integers("reminder", reminder.due_ms, attempts, now_ms)
+        size_bytes = text_bytes("error", error)
+        bury = partial(
+            rows.bury_reminder, reminder=reminder, attempts=attempts, error=error, now_ms=now_ms
+        )
+        await self._submit(bury, size_bytes)
 
     async def replay_dead_letter(self, tenant: Tenant, message_id: int) -> int:
         """Move a dead letter back into the outbox, with all its attempts; return its new id.

@@ -25,6 +25,7 @@ from kelpie.core.limits import (
     COMMIT_QUEUE_BYTES_MAX,
     COMMIT_QUEUE_DEPTH_MAX,
 )
+from kelpie.ports.faults import fault
 from kelpie.storage.sqlite.batch import BatchResult, Work, run_batch
 from kelpie.storage.sqlite.engine import checkpoint
 from kelpie.storage.sqlite.pace import LogGauge
@@ -85,7 +86,9 @@ class GroupWriter:
         future: asyncio.Future[Any] = self._loop.create_future()
         queued_bytes = self._queued_bytes + size_bytes
         is_full = (
-            len(self._queue) >= COMMIT_QUEUE_DEPTH_MAX or queued_bytes > COMMIT_QUEUE_BYTES_MAX
+            len(self._queue) >= COMMIT_QUEUE_DEPTH_MAX
+            or queued_bytes > COMMIT_QUEUE_BYTES_MAX
+            or fault("resource.commit_queue_full")
         )
         if is_full or self._is_closed or self._failure is not None:
             future.set_exception(self._refusal())
