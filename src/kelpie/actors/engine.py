@@ -436,6 +436,7 @@ class Engine:
         if activation is not None:
             activation.paused = True
         assert actor in self._turns.paused
+        assert activation is None or activation.paused
 
     def resume(self, actor: ActorId) -> None:
         """Give the waiting calls of a paused actor their turns; harmless when not paused."""

@@ -190,7 +190,7 @@ MakeStore = Callable[[sqlite3.Connection, int], HeldStore]
 # --- callers ------------------------------------------------------------------------------------
 
 
-class Caller(NamedTuple):
+class Asker(NamedTuple):
     """Somebody who calls once: what, and under which key."""
 
     name: str
@@ -204,10 +204,10 @@ class Caller(NamedTuple):
         return None if self.kind == "get" else (self.key or self.name, self.amount)
 
 
-ANN: Final = Caller("ann", "add", 1)
-BEN: Final = Caller("ben", "add", 10, "k")
-CAY: Final = Caller("cay", "add", 10, "k")
-DAN: Final = Caller("dan", "get")
+ANN: Final = Asker("ann", "add", 1)
+BEN: Final = Asker("ben", "add", 10, "k")
+CAY: Final = Asker("cay", "add", 10, "k")
+DAN: Final = Asker("dan", "get")
 
 Event = tuple[str, str]
 """A kind of event, and whom it concerns or how it goes."""
@@ -240,7 +240,7 @@ class _Play:
 
     loop: SimulatedLoop
     make_store: MakeStore
-    callers: tuple[Caller, ...]
+    callers: tuple[Asker, ...]
     troubles_max: int
     image: bytes
 
@@ -271,7 +271,7 @@ class _Stage:
         self._history = History()
         self._reports = FailureReports()
         self._calls: dict[str, tuple[int, asyncio.Task[Any]]] = {}
-        self._called: list[Caller] = []
+        self._called: list[Asker] = []
         self._told: dict[str, str] = {}
         self._dead: deque[Commit] = deque()
         self._processes = 0
@@ -339,7 +339,7 @@ class _Stage:
             case _:
                 raise AssertionError(f"nothing is called {kind!r}")
 
-    def _call(self, caller: Caller) -> None:
+    def _call(self, caller: Asker) -> None:
         token = self._history.call(
             caller.name, "total", caller.kind, caller.argument, at_ns=self._now()
         )
@@ -496,7 +496,7 @@ def _actions(play: _Play, state: ReplayedState) -> Iterable[Action]:
 def activation_model(
     loop: SimulatedLoop,
     *,
-    callers: tuple[Caller, ...] = (ANN, BEN, CAY),
+    callers: tuple[Asker, ...] = (ANN, BEN, CAY),
     troubles_max: int = 1,
     make_store: MakeStore = HeldStore,
 ) -> Model[ReplayedState]:
