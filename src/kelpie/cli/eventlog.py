@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from kelpie.app.text import clip, safe_line
 from kelpie.cli.output import Terminal, local_time
@@ -52,18 +52,19 @@ class EventLines:
 
 def summary_of(row: Mapping[str, Any]) -> str:
     """Return what an event says in a few words; the text is untrusted."""
-    kind, body = str(row["kind"]), row["body"]
-    if not isinstance(body, Mapping):
-        return json.dumps(body)
+    kind = str(row["kind"])
+    if not isinstance(row["body"], Mapping):
+        return json.dumps(row["body"])
+    body = cast("Mapping[str, Any]", row["body"])
     match kind:
         case "message":
             return _message(body)
         case "run.finished" if isinstance(body.get("run"), Mapping):
-            run = body["run"]
+            run = cast("Mapping[str, Any]", body["run"])
             parts = (run.get("status"), run.get("stop_reason"), run.get("error"))
             return ", ".join(str(part) for part in parts if part)
         case "step.finished" if isinstance(body.get("usage"), Mapping):
-            usage = body["usage"]
+            usage = cast("Mapping[str, Any]", body["usage"])
             return f"{usage.get('prompt_tokens')} tokens in, {usage.get('completion_tokens')} out"
         case "unit.started" | "unit.finished":
             return describe_event(row).strip()
