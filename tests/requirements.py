@@ -134,6 +134,17 @@ PROMISES: dict[str, Requirement] = {
     "SETTINGS-SECRETS": Requirement(
         text="A secret in a settings file is refused, and no message repeats it.", critical=True
     ),
+    "SIM-EXPLORED": Requirement(
+        text="A model checker that was cut off says unknown, and one that finds a violation prints "
+        "a shortest way to it."
+    ),
+    "SIM-LINEARIZABLE": Requirement(
+        text="The checker of histories agrees with trying every order, and says unknown when it "
+        "gave up."
+    ),
+    "SIM-VERSIONS": Requirement(
+        text="A history is held against the versions that its operations committed as."
+    ),
     "STORE-ATOMIC": Requirement(text="A commit is kept whole or not at all.", critical=True),
     "STORE-CORRUPTION": Requirement(
         text="Damaged data is found, named, and never served or taken for an empty state.",
@@ -143,6 +154,10 @@ PROMISES: dict[str, Requirement] = {
         text="What was acknowledged is there after the process was killed.", critical=True
     ),
     "STORE-FENCED": Requirement(text="A commit of an earlier owner is refused.", critical=True),
+    "STORE-LOG": Requirement(
+        text="A store whose newest commits were in a log that is gone is refused, by name.",
+        critical=True,
+    ),
     "STORE-ONE-HOLDER": Requirement(
         text="A second process is refused and told who holds the store.", critical=True
     ),
@@ -379,6 +394,11 @@ PROMISES: dict[str, Requirement] = {
 KNOWN_DEFECTS: dict[str, Requirement] = {
     "K-05": Requirement(text="Settings are checked at the start, with the field named."),
     "K-06": Requirement(text="The simulator compares values and histories after every crash."),
+    "K-07": Requirement(
+        text="The transition functions that ship are explored exhaustively, and breaking one is "
+        "found.",
+        critical=True,
+    ),
     "K-10": Requirement(
         text="State changes only inside the owning actor's turns, one after the other.",
         critical=True,

@@ -37,6 +37,7 @@ from kelpie.core.errors import (
     StoreError,
 )
 from kelpie.core.ids import ActorId
+from kelpie.ports.faults import fault
 from kelpie.storage.records import CallEnd, CallState, Commit, CommitReceipt, StoredMessage
 
 PAGE_ROWS: Final = 500
@@ -212,15 +213,22 @@ class OutboxPump:
             name = f"actors.outbox.retry:{message.message_id}"
             self._supervisor.spawn(name, self._deliver_later(lane, message, delay_ms))
             return
+        outcome = self._hand_over(message)
+        outcome.add_done_callback(lambda done: self._settled(lane, message, done))
+        if fault("concurrency.duplicate_delivery"):
+            # Delivered while it is on its way already; the row lets it have one turn.
+            again = self._hand_over(message)
+            again.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _hand_over(self, message: StoredMessage) -> asyncio.Future[Any]:
         caller = principal_of(message.sender)
-        outcome = self._runtime.deliver(
+        return self._runtime.deliver(
             message.receiver,
             message.body,
             principal=f"actor:{message.sender}" if caller is None else caller,
             message_id=message.message_id,
             is_call=caller is not None,
         )
-        outcome.add_done_callback(lambda done: self._settled(lane, message, done))
 
     async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
         await self._clock.sleep(min(delay_ms, RETRY_DELAY_MS_MAX) / 1000)

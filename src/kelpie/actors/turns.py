@@ -40,6 +40,7 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
+from kelpie.ports.faults import fault
 from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
@@ -154,6 +155,8 @@ class Turns:
     async def _load_or_fail(self, activation: Activation) -> None:
         try:
             stored = await self.ports.store.load(activation.actor)
+            if fault("concurrency.data_race"):
+                await asyncio.sleep(0)
             self._install(activation, stored)
         except KelpieError as error:
             self.discard(activation, error)
@@ -350,6 +353,8 @@ class Turns:
         epoch = self._epochs.get(activation.shard)
         if epoch is None:
             raise FencedError(f"this node does not own the shard of {activation.actor}")
+        if fault("model.agent_loop_panic"):
+            raise RuntimeError("the machine panicked")
         drafted = draft_commit(
             activation,
             envelope,

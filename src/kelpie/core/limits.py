@@ -75,6 +75,7 @@ WAL_CHECKPOINT_PAGES: Final = 1_000  # 4 MB of log: twice as much stalls commits
 BACKUP_STEP_PAGES: Final = 1_024  # 4 MB between two chances for other work
 DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
 BLOB_BYTES_MAX: Final = 256 * MIB
+BLOB_UNNAMED_KEEP_MS: Final = 86_400_000  # put, and not named by a commit yet
 SNAPSHOT_BYTES_MAX: Final = 1024 * MIB
 
 # --- effects ----------------------------------------------------------------------------------
@@ -177,6 +178,7 @@ assert RESIDENT_RECORD_BYTES * RESIDENT_ACTORS_MAX < RESIDENT_BYTES_MAX, "a mill
 assert TURNS_PER_STEP_MIN <= TURNS_PER_TICK_MAX
 assert HEARTBEAT_INTERVAL_MS * 3 <= HEARTBEAT_TIMEOUT_MS, "two lost heartbeats are no suspicion"
 assert HEARTBEAT_TIMEOUT_MS < LEASE_DURATION_MS, "suspicion comes before the lease ends"
+assert BLOB_UNNAMED_KEEP_MS > 10 * INVOCATION_TIMEOUT_MS_MAX, "a turn names its blobs in time"
 assert IDEMPOTENCY_TTL_MS > 2 * INVOCATION_TIMEOUT_MS_MAX, "a key outlives every deadline"
 assert INVOCATION_TIMEOUT_MS <= INVOCATION_TIMEOUT_MS_MAX
 assert CORE_MEMORY_BYTES_MAX >= BLOCK_CHARS_DEFAULT, "one default block fits core memory"

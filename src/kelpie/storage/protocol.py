@@ -320,10 +320,12 @@ class StoreStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
-    """What compacting did to the file's size."""
+    """What compacting did to the file's size, and which blobs it removed."""
 
     before_bytes: int
     after_bytes: int
+    blobs_removed: int
+    blob_bytes_removed: int
 
 
 class AdminStore(Protocol):
@@ -360,13 +362,15 @@ class AdminStore(Protocol):
         ...
 
     async def compact(self) -> Compaction:
-        """Give the space of removed rows back to the file system, beside a running server.
+        """Give the space of removed rows and unnamed blobs back, beside a running server.
 
         Works in slices between commits; free space that appears meanwhile is left for the next
-        time. What was done before a failure stays done.
+        time. A blob goes when no row names it, and nobody put it within
+        ``BLOB_UNNAMED_KEEP_MS``. What was done before a failure stays done.
 
         Raises:
-            ConflictError: The file was made without the bookkeeping that this needs.
+            ConflictError: The file was made without the bookkeeping that this needs, or a backup
+                is being made.
         """
         ...
 
