@@ -144,8 +144,8 @@ class Activation:
     ``state`` is the state after the last finished turn, ``version`` its version, and
     ``durable_version`` the newest version known to be on disk: ``durable_version <= version``.
     ``running`` is the async handler in progress, ``paused`` a person's wish, and ``blocked`` says
-    that the next handler waits for a free slot of its type. ``touched`` spares it from the next
-    sweep of the memory.
+    that the next handler waits for a free slot of its type. ``query_count`` async queries run.
+    ``touched`` spares it from the next sweep of the memory.
     """
 
     __slots__ = (
@@ -157,6 +157,7 @@ class Activation:
         "mailbox",
         "paused",
         "phase",
+        "query_count",
         "running",
         "shard",
         "size_bytes",
@@ -179,6 +180,7 @@ class Activation:
         self.paused = False
         self.blocked = False
         self.touched = False
+        self.query_count = 0
         self.running: Running | None = None
         self.mailbox: deque[Envelope] | None = None
         self.waiters: deque[Waiter] | None = None
@@ -191,6 +193,7 @@ class Activation:
             and not self.mailbox
             and not self.waiters
             and self.running is None
+            and self.query_count == 0
             and self.durable_version == self.version
         )
 
@@ -207,3 +210,4 @@ class Activation:
         assert self.incarnation >= 1, "incarnations count from one"
         assert self.phase == "ready" or self.phase != "gone" or not self.mailbox
         assert self.size_bytes >= 0
+        assert self.query_count >= 0, "more queries ended than began"

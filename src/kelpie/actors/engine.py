@@ -42,6 +42,7 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
+from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
@@ -88,13 +89,21 @@ class Engine:
         rng: Rng,
         telemetry: Telemetry,
         supervisor: Supervisor,
+        meter: Meter | None = None,
         resident_max: int = limits.RESIDENT_ACTORS_MAX,
         resident_bytes_max: int = limits.RESIDENT_BYTES_MAX,
     ) -> None:
         self._store = store
         self._clock = clock
         self._supervisor = supervisor
-        ports = Ports(store=store, clock=clock, rng=rng, telemetry=telemetry, supervisor=supervisor)
+        ports = Ports(
+            store=store,
+            clock=clock,
+            rng=rng,
+            telemetry=telemetry,
+            supervisor=supervisor,
+            meter=meter,
+        )
         self._residents = Residents(count_max=resident_max, bytes_max=resident_bytes_max)
         self._turns = Turns(ports, self._residents)
         self._handlers = Handlers(self._turns, self)
@@ -114,6 +123,10 @@ class Engine:
         assert machine.type_name not in types, f"{machine.type_name} registered twice"
         assert machine.schema_version >= 1, "schema versions count from one"
         types[machine.type_name] = Hosted(machine)
+
+    def hosts(self, type_name: str) -> bool:
+        """Whether a machine of this type is registered."""
+        return type_name in self._turns.types
 
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
@@ -142,9 +155,13 @@ class Engine:
         assert not self.accepting()
 
     async def drain(self) -> None:
-        """Refuse new calls from this moment, and return when every finished turn is settled."""
+        """Refuse new calls from this moment, and return when every turn that began is settled.
+
+        Calls that still wait (for a paused actor) fail as retriable, and hooks run.
+        """
         self.close_gate()
         await self._turns.settled()
+        self._turns.retire()
         assert not self._accepting
 
     def freeze_memory(self) -> int:
@@ -341,9 +358,11 @@ class Engine:
     async def _rest_a_tick(self) -> None:
         """Let the loop go round: answers that are there at once would otherwise never yield.
 
-        Callers of one tick share its budget, so that each gets a turn of the same length.
+        Callers of one tick share its budget: once it is spent, each that comes takes a step and
+        rests; the next tick gives each that rested the same share.
         """
         self._streak = 0
+        self._quota = limits.TURNS_PER_STEP_MIN
         self._resting += 1
         if self._resting == 1:
             asyncio.get_running_loop().call_soon(self._begin_tick)

@@ -180,8 +180,13 @@ class Extras(Protocol[S_contra]):
         """Answer as ``query`` does, for machines that need to know whom they answer for."""
         ...
 
-    def evicted(self, actor: ActorId, state: S_contra) -> None:
-        """Hear that an idle actor leaves memory; nothing done here is kept."""
+    @property
+    def has_hooks(self) -> bool:
+        """Whether `deactivated` has anything to do."""
+        ...
+
+    def deactivated(self, actor: ActorId, state: S_contra) -> None:
+        """Hear that an actor left memory, for whatever reason; nothing done here is kept."""
         ...
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kelpie.actors.activation import Activation, Envelope, Waiter
+from kelpie.actors.blocking import BlockingWatch
 from kelpie.actors.commands import Message, Reply
 from kelpie.actors.commit import Drafted, draft_commit
 from kelpie.actors.hosted import Hosted
@@ -29,6 +30,7 @@ from kelpie.core.errors import (
     ActorFailedError,
     CommitUnknownError,
     DeadlineError,
+    DrainingError,
     FencedError,
     KelpieError,
     NotFoundError,
@@ -38,13 +40,14 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
+from kelpie.ports.faults import fault
+from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 
 NANOSECONDS_PER_MS: Final = 1_000_000
-_BLOCKING_NS_MAX: Final = limits.BLOCKING_MS_MAX * NANOSECONDS_PER_MS
 
 CommitListener = Callable[[Commit, CommitReceipt], None]
 """Called on the loop, in order, once a commit is durable; must be quick and must not raise."""
@@ -59,6 +62,7 @@ class Ports:
     rng: Rng
     telemetry: Telemetry
     supervisor: Supervisor
+    meter: Meter | None = None
 
 
 class Turns:
@@ -76,6 +80,9 @@ class Turns:
         self._turn_count = 0
         self._now_ms = ports.clock.now_ms
         self._boot_ns = ports.clock.boot_ns
+        self.blocking = BlockingWatch(
+            clock=ports.clock, telemetry=ports.telemetry, meter=ports.meter
+        )
         self._unsettled = 0
         self._rest: asyncio.Future[None] | None = None
 
@@ -123,20 +130,33 @@ class Turns:
         activation.mailbox = deque((envelope,))
         self.ports.supervisor.start(f"actors.load:{envelope.actor}", self._load(activation))
         for gone in self.residents.sweep():
-            self._tell_evicted(gone)
+            self.deactivate(gone)
 
-    def _tell_evicted(self, activation: Activation) -> None:
-        extras = activation.hosted.extras
-        if extras is None:
+    def deactivate(self, activation: Activation) -> None:
+        """Run the hook of an activation that left memory, once and after its last handler."""
+        extras, state = activation.hosted.extras, activation.state
+        if extras is None or not extras.has_hooks or state is None:
             return
+        if activation.running is not None:
+            return
+        activation.state = None
         try:
-            extras.evicted(activation.actor, activation.state)
+            extras.deactivated(activation.actor, state)
         except Exception as error:  # noqa: BLE001  a hook's bug is reported; the actor has left
             self.report_failure(activation, error)
 
     async def _load(self, activation: Activation) -> None:
+        self.unsettle()
+        try:
+            await self._load_or_fail(activation)
+        finally:
+            self.settle()
+
+    async def _load_or_fail(self, activation: Activation) -> None:
         try:
             stored = await self.ports.store.load(activation.actor)
+            if fault("concurrency.data_race"):
+                await asyncio.sleep(0)
             self._install(activation, stored)
         except KelpieError as error:
             self.discard(activation, error)
@@ -166,7 +186,11 @@ class Turns:
 
     def run_mailbox(self, activation: Activation) -> None:
         """Give queued messages their turns, until the actor is busy or the loop wants a chance."""
-        for _ in range(limits.TURNS_PER_TICK_MAX):
+        now_ns = self.ports.clock.boot_ns
+        ends_ns = now_ns() + limits.TURNS_MS_PER_TICK_MAX * 1_000_000
+        for number in range(limits.TURNS_PER_TICK_MAX):
+            if number and now_ns() >= ends_ns:
+                break
             mailbox = activation.mailbox
             if not mailbox:
                 activation.mailbox = None
@@ -208,6 +232,15 @@ class Turns:
         for envelope in activation.mailbox or ():
             envelope.fail(error)
         activation.mailbox = None
+        self.deactivate(activation)
+
+    def retire(self) -> None:
+        """Let go of actors that have a hook to run or calls that wait, at the end of a drain."""
+        error = DrainingError("the node is shutting down; try again")
+        for activation in list(self.residents):
+            extras = activation.hosted.extras
+            if activation.mailbox or (extras is not None and extras.has_hooks):
+                self.discard(activation, error)
 
     def renew(self, activation: Activation) -> None:
         """Load the actor again before its next turn, once what it wrote is durable."""
@@ -226,6 +259,7 @@ class Turns:
         in_flight = activation.durable_version < activation.version or activation.waiters
         if activation.phase != "settling" or in_flight or activation.running is not None:
             return
+        self.deactivate(activation)
         if not activation.mailbox:
             activation.mailbox = None
             activation.phase = "gone"
@@ -279,7 +313,7 @@ class Turns:
     ) -> None:
         """Run the transition for ``message``, commit what follows, and answer the envelope."""
         assert activation.running is None, "two turns of one actor at once"
-        began_ns = self._boot_ns()
+        began_ns = self.blocking.begin()
         try:
             drafted, state = self._draft(activation, envelope, message, turn)
         except KelpieError as error:
@@ -289,9 +323,8 @@ class Turns:
             envelope.fail(self.failed(activation, error))
             self.renew(activation)
             return
-        elapsed_ns = self._boot_ns() - began_ns
-        if elapsed_ns > _BLOCKING_NS_MAX:
-            self.report_blocking(activation.actor, message, elapsed_ns)
+        finally:
+            elapsed_ns = self.blocking.end(began_ns, activation.actor, message)
         if drafted is None:
             self.answer_when_durable(activation, envelope, state)
             return
@@ -304,18 +337,6 @@ class Turns:
         if drafted.commit.tombstone:
             activation.phase = "leaving"
         self._submit(activation, envelope, drafted)
-
-    def report_blocking(self, actor: ActorId, message: Message, elapsed_ns: int) -> None:
-        """Name the handler that held the event loop."""
-        self.ports.telemetry.count("kelpie.turn.blocking", type=actor.type)
-        self.ports.telemetry.log(
-            "warning",
-            "turn.blocked_loop",
-            actor=str(actor),
-            method=str(type(message).__struct_config__.tag),
-            duration_ms=elapsed_ns // 1_000_000,
-            hint="await what waits, or move the work into an effect",
-        )
 
     def _draft(
         self, activation: Activation, envelope: Envelope, message: Message, turn: Turn
@@ -332,6 +353,8 @@ class Turns:
         epoch = self._epochs.get(activation.shard)
         if epoch is None:
             raise FencedError(f"this node does not own the shard of {activation.actor}")
+        if fault("model.agent_loop_panic"):
+            raise RuntimeError("the machine panicked")
         drafted = draft_commit(
             activation,
             envelope,
@@ -343,6 +366,7 @@ class Turns:
 
     def _run_query(self, activation: Activation, envelope: Envelope) -> None:
         extras = activation.hosted.extras
+        began_ns = self.blocking.begin()
         try:
             if extras is None:
                 value = activation.hosted.machine.query(activation.state, envelope.message)
@@ -358,6 +382,8 @@ class Turns:
         except Exception as error:  # noqa: BLE001  a machine's bug is this caller's failure alone
             envelope.fail(self.failed(activation, error))
             return
+        finally:
+            self.blocking.end(began_ns, activation.actor, envelope.message)
         self.answer_when_durable(activation, envelope, value)
 
     # --- the output gate ------------------------------------------------------------------------

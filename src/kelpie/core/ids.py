@@ -15,6 +15,7 @@ import msgspec
 
 from kelpie.core.errors import InvalidFieldError, LimitExceededError
 from kelpie.core.limits import ACTOR_ID_BYTES_MAX, SHARD_COUNT
+from kelpie.core.quoting import quote_text
 
 Tenant = NewType("Tenant", str)
 TENANT_DEFAULT: Final = Tenant("default")
@@ -96,5 +97,5 @@ def require_prefixed_id(field: str, value: str, prefix: str) -> str:
     """
     head, _, tail = value.partition("-")
     if head != prefix or not _UUID4.match(tail):
-        raise InvalidFieldError(field, f"{value[:80]!r} must read {prefix}-<uuid4>")
+        raise InvalidFieldError(field, f"{quote_text(value)} must read {prefix}-<uuid4>")
     return value

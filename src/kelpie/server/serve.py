@@ -8,6 +8,7 @@ before both do. Handles no signal; whoever asked for serving asks for the end by
 from __future__ import annotations
 
 import asyncio
+import os
 import socket  # noqa: TID251  the server's own listeners; a simulation enters at the ASGI callable
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -140,6 +141,12 @@ def _bind_unix(path: Path) -> Generator[socket.socket]:
     """
     if path.is_socket():
         path.unlink()
+    elif os.path.lexists(path):
+        message = (
+            f"{path} is where the store's socket goes, and is no socket; look at what it is, "
+            "and move it away"
+        )
+        raise UnavailableError(message, address=str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.settimeout(0.0)
         _bind(listener, str(path), str(path))

@@ -111,10 +111,15 @@ class ActorMachine:
             shared.pop(name, None)
         return Kept(encoded, shared)
 
-    def evicted(self, actor: ActorId, state: Held) -> None:
+    @property
+    def has_hooks(self) -> bool:
+        """Whether the class has `on_activate` or `on_deactivate`."""
+        return self.definition.has_hooks
+
+    def deactivated(self, actor: ActorId, state: Held) -> None:
         """Run the class's hook."""
         if isinstance(state, Kept):
-            self._outside_turns(actor, state).on_evict()
+            self._outside_turns(actor, state).on_deactivate()
 
     def _outside_turns(self, actor: ActorId, state: Held) -> Actor[Any]:
         """Return an instance for a hook: it has a name, and no context."""
