@@ -435,6 +435,7 @@ class Engine:
         activation = self._residents.get(actor)
         if activation is not None:
             activation.paused = True
+        assert activation is None or not activation.open, "a paused actor takes no command"
         assert actor in self._turns.paused
         assert activation is None or activation.paused
 

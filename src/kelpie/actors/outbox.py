@@ -213,27 +213,22 @@ class OutboxPump:
             name = f"actors.outbox.retry:{message.message_id}"
             self._supervisor.spawn(name, self._deliver_later(lane, message, delay_ms))
             return
+        outcome = self._hand_over(message)
+        outcome.add_done_callback(lambda done: self._settled(lane, message, done))
+        if fault("concurrency.duplicate_delivery"):
+            # Delivered while it is on its way already; the row lets it have one turn.
+            again = self._hand_over(message)
+            again.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _hand_over(self, message: StoredMessage) -> asyncio.Future[Any]:
         caller = principal_of(message.sender)
-        outcome = self._runtime.deliver(
+        return self._runtime.deliver(
             message.receiver,
             message.body,
             principal=f"actor:{message.sender}" if caller is None else caller,
             message_id=message.message_id,
             is_call=caller is not None,
         )
-        outcome.add_done_callback(lambda done: self._settled(lane, message, done))
-        if fault("concurrency.duplicate_delivery"):
-            self._deliver_again(message)
-
-    def _deliver_again(self, message: StoredMessage) -> None:
-        """Deliver a message that is on its way already; the row lets it have one turn."""
-        again = self._runtime.deliver(
-            message.receiver,
-            message.body,
-            principal=f"actor:{message.sender}",
-            message_id=message.message_id,
-        )
-        again.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
         await self._clock.sleep(min(delay_ms, RETRY_DELAY_MS_MAX) / 1000)

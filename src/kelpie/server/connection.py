@@ -226,7 +226,7 @@ class BoundedProtocol(HttpToolsProtocol):
         now = self.loop.time()
         if now >= self._due:
             self._give_up()
-        if not self.transport.is_closing():
+        if now < self._due:
             longest_s = min(self.receive_timeout_s, self.timeout_keep_alive)
             self._timer = self.loop.call_at(min(self._due, now + longest_s), self._look)
 
