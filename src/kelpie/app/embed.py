@@ -39,8 +39,8 @@ from kelpie.effects.model import Effect
 from kelpie.effects.policy import Policy
 from kelpie.effects.rules import GateRules
 from kelpie.host.clock import HostClock
-from kelpie.host.meter import HostMeter
 from kelpie.host.heap import short_pauses
+from kelpie.host.meter import HostMeter
 from kelpie.host.rng import HostRng
 from kelpie.host.telemetry import HostTelemetry
 from kelpie.ports.clock import Clock
