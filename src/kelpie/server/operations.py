@@ -30,9 +30,8 @@ Q = TypeVar("Q", bound=msgspec.Struct)
 B = TypeVar("B", bound=msgspec.Struct)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[Q, B]):
-    """One decoded request.
+class Call(msgspec.Struct, Generic[Q, B], frozen=True, kw_only=True):
+    """One decoded request. A struct, because every request makes one.
 
     Attributes:
         deps: The collaborators.
