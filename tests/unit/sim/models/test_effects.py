@@ -17,11 +17,11 @@ from kelpie.effects.model import EffectRecord, Promise
 from kelpie.sim.explore import Exploration, explore
 from kelpie.sim.models.effects import (
     Decide,
-    Told,
     decide_as_shipped,
     effect_model,
     grant_model,
 )
+from kelpie.sim.models.wisher import Told
 
 pytestmark = pytest.mark.requirement("K-07")
 
