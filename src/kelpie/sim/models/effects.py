@@ -46,7 +46,6 @@ from kelpie.storage.records import EffectState
 
 PERSON: Final = "person:ann"
 TICK_MS: Final = 1_500
-APPROVAL_TICKS: Final = 2
 SESSIONS_MAX: Final = 3
 WRITE: Final = "files.apply"
 GRANT: Final = "plan.apply"
@@ -128,6 +127,7 @@ class _Subject:
     promise: Promise
     policies: Sequence[Policy]
     sessions_max: int = SESSIONS_MAX
+    approval_ticks: int = 2
     may_restore: bool = False
     covered: frozenset[str] = frozenset()
 
@@ -143,7 +143,7 @@ class _Subject:
         return GateRules(
             policy=self.policies[world.rules],
             kinds={WRITE: write, GRANT: grant},
-            approval_ttl_ms=APPROVAL_TICKS * TICK_MS,
+            approval_ttl_ms=self.approval_ticks * TICK_MS,
         )
 
     def tell(self, world: EffectWorld, message: Message, *, by: str = "system") -> EffectWorld:
@@ -455,6 +455,7 @@ def grant_model(*, decide: Decide = decide_as_shipped) -> Model[EffectWorld]:
         promise="once",
         policies=[Policy()],
         sessions_max=1,
+        approval_ticks=1,
         covered=frozenset(covers),
     )
     return _build(subject, "a grant and its members")

@@ -119,6 +119,7 @@ class HeldStore(SqliteReads):
 
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         """Queue a commit; strangers' are written at once."""
+        assert commit.epoch >= 1, "a process owns what it writes to"
         future: asyncio.Future[CommitReceipt] = asyncio.get_running_loop().create_future()
         if self.has_failed:
             future.set_exception(StoreError("the store stopped"))
