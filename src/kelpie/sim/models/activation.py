@@ -16,181 +16,46 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
-import msgspec
-
-from kelpie.actors.commands import Message, Reply
 from kelpie.actors.engine import Engine
-from kelpie.actors.machine import Decision, Turn
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import CommitUnknownError, KelpieError, StoreError
-from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.sim.explore import Action, Law, Model
 from kelpie.sim.history import History
 from kelpie.sim.linearizability import Judgement, check_linearizability
 from kelpie.sim.loop import SimulatedLoop
-from kelpie.sim.models.still import NOW_MS, FailureReports, StillClock, StillRng, run_at_once
+from kelpie.sim.models.held import (
+    ACTOR,
+    STRANGERS,
+    HeldStore,
+    RaiseTotal,
+    ShowTotal,
+    TotalMachine,
+)
+from kelpie.sim.models.still import FailureReports, StillClock, StillRng, run_at_once
 from kelpie.sim.specifications import OnceSpecification
 from kelpie.storage.protocol import Store
-from kelpie.storage.records import Commit, CommitReceipt, ShardGrant, StoredActor
-from kelpie.storage.sqlite.batch import run_batch
+from kelpie.storage.records import Commit
 from kelpie.storage.sqlite.migrations import migrate
-from kelpie.storage.sqlite.opening import take_over
 from kelpie.storage.sqlite.reads import SqliteReads
 
-ACTOR: Final = ActorId(TENANT_DEFAULT, "total", "t")
-STRANGERS: Final = tuple(ActorId(TENANT_DEFAULT, "total", f"stranger-{n}") for n in range(2))
 TICKS_MAX: Final = 1_000
 """An event that keeps the loop busy for longer than this never comes to rest."""
 
 
-# --- the actor ----------------------------------------------------------------------------------
-
-
-class RaiseTotal(Message, frozen=True, tag="total.raise"):
-    """Add to the total; replies with the new one."""
-
-    reply_type: ClassVar[Any] = int
-
-    amount: int
-
-
-class ShowTotal(Message, frozen=True, tag="total.show"):
-    """Query: the total."""
-
-
-class TotalMachine:
-    """A number that grows."""
-
-    type_name: str = "total"
-    schema_version: int = 1
-    message_type: Any = RaiseTotal | ShowTotal
-
-    def create(self, actor: ActorId) -> int:
-        """Return the number of an actor that nobody called."""
-        assert actor.type == self.type_name, "a total machine keeps totals"
-        return 0
-
-    def load(self, stored: StoredActor) -> int:
-        """Decode a number."""
-        return msgspec.msgpack.decode(stored.state, type=int)
-
-    def dump(self, state: int) -> bytes:
-        """Encode a number."""
-        return msgspec.msgpack.encode(state)
-
-    def decide(self, state: int, message: Message, turn: Turn) -> Decision[int]:
-        """Add."""
-        assert isinstance(message, RaiseTotal), f"{turn.actor} can only be raised"
-        total = state + message.amount
-        return Decision(state=total, commands=(Reply(value=total),))
-
-    def query(self, state: int, query: Message) -> int:
-        """Return the number."""
-        assert isinstance(query, ShowTotal), "there is one question"
-        return state
-
-
-# --- the store, which answers when it is told to ------------------------------------------------
-
-
-class Waiting(NamedTuple):
-    """A commit on its way to the disk, and who waits for it."""
-
-    commit: Commit
-    future: asyncio.Future[CommitReceipt]
-
-
-class HeldStore(SqliteReads):
-    """The shipped reads and statements, each let go by an event.
-
-    Attributes:
-        loads: Loads that have not ended.
-        waiting: Commits on their way, in order.
-    """
-
-    __slots__ = ("_grants", "connection", "has_failed", "loads", "waiting")
-
-    def __init__(self, connection: sqlite3.Connection, number: int) -> None:
-        super().__init__(Path("memory"), connection, StillClock())
-        self.connection = connection
-        self.loads: deque[asyncio.Future[None]] = deque()
-        self.waiting: deque[Waiting] = deque()
-        self.has_failed = False
-        self._grants = take_over(connection, f"session-{number}", NOW_MS, "incarnation")
-
-    def grants(self) -> Sequence[ShardGrant]:
-        """Return what this process owns."""
-        return self._grants
-
-    async def load(self, actor: ActorId) -> StoredActor | None:
-        """Load once an event lets go; strangers at once."""
-        if actor == ACTOR:
-            gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.loads.append(gate)
-            await gate
-        assert not self.loads or actor == ACTOR or actor in STRANGERS, "nobody else is here"
-        return await super().load(actor)
-
-    def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
-        """Queue a commit; strangers' are written at once."""
-        future: asyncio.Future[CommitReceipt] = asyncio.get_running_loop().create_future()
-        if self.has_failed:
-            future.set_exception(StoreError("the store stopped"))
-        else:
-            self.waiting.append(Waiting(commit, future))
-        assert future.done() == self.has_failed, "a stopped store takes nothing"
-        return future
-
-    def write(self, count: int) -> None:
-        """Let the oldest ``count`` commits reach the disk together, and tell."""
-        assert count <= len(self.waiting), "only what waits is written"
-        batch = [self.waiting.popleft() for _ in range(count)]
-        outcomes = self.put([waiting.commit for waiting in batch])
-        assert len(outcomes) == count, "each commit has an outcome"
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            settle(waiting.future, outcome)
-
-    def put(self, commits: Sequence[Commit]) -> Sequence[Any]:
-        """Write a batch and return its outcomes."""
-        return run_batch(self.connection, commits, None).outcomes
-
-    def fail(self, *, is_kept: bool) -> None:
-        """Let the disk fail under the oldest commit, which may be there or not; then stop."""
-        assert self.waiting, "a disk fails under a commit"
-        oldest = self.waiting.popleft()
-        if is_kept:
-            self.put([oldest.commit])
-        self.has_failed = True
-        settle(oldest.future, CommitUnknownError("the disk failed"))
-        while self.waiting:
-            settle(self.waiting.popleft().future, StoreError("the store stopped"))
-        assert not self.waiting, "nothing waits for a stopped store"
-
-
-def settle(future: asyncio.Future[CommitReceipt], outcome: Any) -> None:
-    """Tell who waits, unless it is gone."""
-    if future.done():
-        return
-    if isinstance(outcome, KelpieError):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
-
-
 MakeStore = Callable[[sqlite3.Connection, int], HeldStore]
+"""Opens the store for the n-th process."""
 
 
 # --- callers ------------------------------------------------------------------------------------
 
 
-class Asker(NamedTuple):
+class SingleCall(NamedTuple):
     """Somebody who calls once: what, and under which key."""
 
     name: str
@@ -204,10 +69,10 @@ class Asker(NamedTuple):
         return None if self.kind == "get" else (self.key or self.name, self.amount)
 
 
-ANN: Final = Asker("ann", "add", 1)
-BEN: Final = Asker("ben", "add", 10, "k")
-CAY: Final = Asker("cay", "add", 10, "k")
-DAN: Final = Asker("dan", "get")
+ANN: Final = SingleCall("ann", "add", 1)
+BEN: Final = SingleCall("ben", "add", 10, "k")
+CAY: Final = SingleCall("cay", "add", 10, "k")
+DAN: Final = SingleCall("dan", "get")
 
 Event = tuple[str, str]
 """A kind of event, and whom it concerns or how it goes."""
@@ -240,7 +105,7 @@ class _Play:
 
     loop: SimulatedLoop
     make_store: MakeStore
-    callers: tuple[Asker, ...]
+    callers: tuple[SingleCall, ...]
     troubles_max: int
     image: bytes
 
@@ -271,7 +136,7 @@ class _Stage:
         self._history = History()
         self._reports = FailureReports()
         self._calls: dict[str, tuple[int, asyncio.Task[Any]]] = {}
-        self._called: list[Asker] = []
+        self._called: list[SingleCall] = []
         self._told: dict[str, str] = {}
         self._dead: deque[Commit] = deque()
         self._processes = 0
@@ -339,7 +204,7 @@ class _Stage:
             case _:
                 raise AssertionError(f"nothing is called {kind!r}")
 
-    def _call(self, caller: Asker) -> None:
+    def _call(self, caller: SingleCall) -> None:
         token = self._history.call(
             caller.name, "total", caller.kind, caller.argument, at_ns=self._now()
         )
@@ -488,6 +353,10 @@ class _Stage:
 # --- the model ----------------------------------------------------------------------------------
 
 
+def _find_problem(state: ReplayedState) -> str | None:
+    return state.problem or None
+
+
 def _actions(play: _Play, state: ReplayedState) -> Iterable[Action]:
     for event, text in state.possible:
         yield Action(event[0], text, partial(play.replay, (*state.events, event)))
@@ -496,7 +365,7 @@ def _actions(play: _Play, state: ReplayedState) -> Iterable[Action]:
 def activation_model(
     loop: SimulatedLoop,
     *,
-    callers: tuple[Asker, ...] = (ANN, BEN, CAY),
+    callers: tuple[SingleCall, ...] = (ANN, BEN, CAY),
     troubles_max: int = 1,
     make_store: MakeStore = HeldStore,
 ) -> Model[ReplayedState]:
@@ -516,7 +385,7 @@ def activation_model(
         initial=[play.replay(())],
         actions=lambda state: _actions(play, state),
         canonical=lambda state: state.key,
-        laws=[Law("callers see one actor", lambda state: state.problem or None)],
+        laws=[Law("callers see one actor", _find_problem)],
         is_goal=lambda state: state.is_quiet,
         is_over=lambda state: state.is_quiet,
         describe=lambda state: str(state.key),

@@ -17,11 +17,11 @@ from kelpie.sim.models.activation import (
     BEN,
     CAY,
     DAN,
-    Caller,
-    HeldStore,
     MakeStore,
+    SingleCall,
     activation_model,
 )
+from kelpie.sim.models.held import HeldStore
 from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 
 pytestmark = pytest.mark.requirement("K-07")
@@ -40,7 +40,7 @@ def loop() -> Iterator[SimulatedLoop]:
     ids=["a write and a read", "one key twice", "three writes"],
 )
 def test_callers_see_one_actor_in_every_order_of_events(
-    loop: SimulatedLoop, callers: tuple[Caller, ...], troubles_max: int, states_least: int
+    loop: SimulatedLoop, callers: tuple[SingleCall, ...], troubles_max: int, states_least: int
 ) -> None:
     found = explore(activation_model(loop, callers=callers, troubles_max=troubles_max))
     assert found.outcome == "holds", str(found.broken)
@@ -128,7 +128,10 @@ class ForgetfulStore(HeldStore):
     ids=["answers too early", "takes failed for empty", "forgets replies"],
 )
 def test_a_store_that_lies_is_found_with_a_shortest_trace(
-    loop: SimulatedLoop, make_store: MakeStore, callers: tuple[Caller, ...], trace: tuple[str, ...]
+    loop: SimulatedLoop,
+    make_store: MakeStore,
+    callers: tuple[SingleCall, ...],
+    trace: tuple[str, ...],
 ) -> None:
     found = explore(activation_model(loop, callers=callers, make_store=make_store))
     assert found.broken is not None
