@@ -57,6 +57,7 @@ _NEXT_STEPS: Final[Mapping[str, str]] = {
     "store_corrupt": "kelpie store check",
     "store_failed": "kelpie doctor",
     "store_held": "kelpie store stats",
+    "store_log_missing": "kelpie store accept-loss",
     "unauthorized": "KELPIE_API_KEY=... kelpie agents list",
 }
 _NEXT_BY_KIND: Final[Mapping[str, str]] = {

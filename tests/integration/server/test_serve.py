@@ -16,7 +16,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from kelpie.core.errors import UnavailableError
-from kelpie.server.serve import BoundedProtocol, Listening, serve
+from kelpie.server.connection import BoundedProtocol
+from kelpie.server.serve import Listening, serve
 from tests.unit.server.world import World, require_error
 
 

@@ -434,7 +434,12 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
         assert (await http.post("/v1/store/release")).json() == {"held": False}
         assert (await http.post("/v1/store/backup", json={"target": "/x"})).status_code == 200
         compacted = await http.post("/v1/store/compact")
-        assert compacted.json() == {"before_bytes": 8192, "after_bytes": 4096}
+        assert compacted.json() == {
+            "before_bytes": 8192,
+            "after_bytes": 4096,
+            "blobs_removed": 2,
+            "blob_bytes_removed": 10,
+        }
         relative = await http.post("/v1/store/backup", json={"target": "x"})
         require_error(relative, 422, "invalid_field")
     assert world.store.backups == ["/x"]

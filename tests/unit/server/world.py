@@ -235,7 +235,9 @@ class MemoryStore:
         self.backups.append(str(target))
 
     async def compact(self) -> Compaction:
-        return Compaction(before_bytes=8192, after_bytes=4096)
+        return Compaction(
+            before_bytes=8192, after_bytes=4096, blobs_removed=2, blob_bytes_removed=10
+        )
 
 
 def _page(rows: list[Any], page: Page, key: Callable[[Any], str]) -> list[Any]:

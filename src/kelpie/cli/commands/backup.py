@@ -38,11 +38,7 @@ def restore(frame: Frame, *, source: str) -> None:
     "kelpie store release".
     """
     settings = frame.settings()
-    holder = frame.world.read_holder(settings.store.path)
-    if holder is not None:
-        message = f"{name_process(holder.pid)} holds {settings.store.path}; stop it first"
-        step = f"kill {holder.pid}" if holder.pid else "kelpie doctor"
-        raise CommandError("store_held", message, next_step=step)
+    require_unheld(frame)
     if settings.store.path.exists():
         message = (
             f"{settings.store.path}: there is a store already, and a restore makes a new one; "
@@ -56,6 +52,20 @@ def restore(frame: Frame, *, source: str) -> None:
         return
     frame.terminal.say(f"The store is in {settings.store.path}, and is held.")
     frame.terminal.say("  next: kelpie approvals list, then kelpie store release")
+
+
+def require_unheld(frame: Frame) -> None:
+    """Return if no process holds the settings' store.
+
+    Raises:
+        CommandError: One does.
+    """
+    path = frame.settings().store.path
+    holder = frame.world.read_holder(path)
+    if holder is not None:
+        message = f"{name_process(holder.pid)} holds {path}; stop it first"
+        step = f"kill {holder.pid}" if holder.pid else "kelpie doctor"
+        raise CommandError("store_held", message, next_step=step)
 
 
 async def _restore(frame: Frame, source: str) -> dict[str, object]:
