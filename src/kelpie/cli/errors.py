@@ -120,6 +120,8 @@ def next_step_for(code: str, fields: Mapping[str, Any]) -> str:
     """Return the command that helps after an error of this code; empty for none."""
     if code == "not_found":
         return _NEXT_BY_KIND.get(str(fields.get("kind", "")), "")
+    if code == "store_held" and fields.get("restored"):
+        return "kelpie store release"
     if code == "store_held" and fields.get("pid") and not fields.get("address"):
         return f"ps -p {fields['pid']}"
     return _NEXT_STEPS.get(code, "")

@@ -129,6 +129,11 @@ def test_a_backup_beside_a_server_restores_held_and_goes_on_when_released(node: 
     assert node.ok("restore", "backup")["held"]
     held = node.serve()
     assert json.loads(held.process.out)["held"]
+    refused = node.cli("messages", "send", "ada", "hello", "--json")
+    assert refused.status == CONFLICT, "it waits for an approval, and that comes first"
+    node.ok("agents", "create", "bob")
+    refused = node.cli("messages", "send", "bob", "hello", "--json")
+    assert (refused.status, refused.error["next"]) == (HELD, "kelpie store release")
     (waiting,) = node.ok("approvals", "list")
     node.ok("approvals", "approve", waiting["effect_id"])
     assert held.stats()["effects_open"] == 1

@@ -145,7 +145,7 @@ class MemoryStore:
         self.chunks: list[StreamChunk] = []
         self.links: list[AuditRecord] = []
         self.alive: set[ActorId] = set()
-        self.held = True
+        self.held = False
         self.backups: list[str] = []
 
     async def load(self, actor: ActorId) -> StoredActor | None:
