@@ -429,6 +429,9 @@ class Engine:
         """Let commands, messages and reminders of ``actor`` wait; queries are still answered.
 
         A pause lasts until `resume`; `Pauses` keeps it in the store. Harmless when paused before.
+
+        Raises:
+            NotFoundError: The actor's type is not hosted here.
         """
         self._hosted(actor)
         self._turns.paused.add(actor)
@@ -469,7 +472,7 @@ class Engine:
         assert activation.mailbox is None
         return True
 
-    def is_hosted(self, type_name: str) -> bool:
+    def hosts(self, type_name: str) -> bool:
         """Whether actors of this type have their turns here."""
         return type_name in self._turns.types
 
@@ -489,15 +492,17 @@ class Engine:
         Whoever delivered it is told to try again. Returns whether it was there.
         """
         activation = self._residents.get(actor)
-        for envelope in (activation.mailbox if activation is not None else None) or ():
-            if envelope.message_id == message_id:
-                assert activation is not None, "only an actor in memory has a mailbox"
-                assert activation.mailbox is not None
-                activation.mailbox.remove(envelope)
-                text = f"message {message_id} to {actor} was withdrawn"
-                envelope.fail(VersionConflictError(text, actor=str(actor)))
-                return True
-        return False
+        mailbox = activation.mailbox if activation is not None else None
+        if mailbox is None:
+            return False
+        found = [envelope for envelope in mailbox if envelope.message_id == message_id]
+        for envelope in found:
+            mailbox.remove(envelope)
+            text = f"message {message_id} to {actor} was withdrawn"
+            envelope.fail(VersionConflictError(text, actor=str(actor)))
+        assert all(envelope.message_id != message_id for envelope in mailbox)
+        assert all(envelope.is_answered for envelope in found)
+        return bool(found)
 
     def inspect(self, actor: ActorId) -> Inspection:
         """Return the actor as this process has it."""
