@@ -260,7 +260,7 @@ def take_ordinary(
     epochs = transaction.read_epochs()
     for index in range(start, len(members)):
         member = members[index]
-        if type(member) is not Commit or epochs.get(member.shard) != member.epoch:
+        if not isinstance(member, Commit) or epochs.get(member.shard) != member.epoch:
             break
         if not _is_ordinary(member):
             break
