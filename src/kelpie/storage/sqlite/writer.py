@@ -162,7 +162,7 @@ class GroupWriter:
             return batch
         taken: list[_Queued] = []
         taken_bytes = 0
-        while queue and len(batch) < COMMIT_BATCH_ROWS_MAX:
+        while queue and len(taken) < COMMIT_BATCH_ROWS_MAX:
             size_bytes = queue[0][1]
             if taken and taken_bytes + size_bytes > COMMIT_BATCH_BYTES_MAX:
                 break
