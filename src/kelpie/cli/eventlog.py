@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kelpie.app.text import clip, safe_line
 from kelpie.cli.output import Terminal, local_time
 from kelpie.cli.plans import describe_event
 from kelpie.cli.talk import content_text
-from kelpie.cli.text import clip, safe_line
 
 _KIND_WIDTH: Final = 16
 _COLORS: Final = {
