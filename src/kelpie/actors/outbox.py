@@ -10,7 +10,6 @@ wake-up is a hint.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -19,52 +18,27 @@ import msgspec
 
 from kelpie.actors.callers import principal_of
 from kelpie.actors.described import describe
-from kelpie.actors.pump import PumpDeps
-from kelpie.core import limits
-from kelpie.core.errors import (
-    ActorFailedError,
-    BusyError,
-    DeadlineError,
-    DiskFullError,
-    DrainingError,
-    InputError,
-    KelpieError,
-    MessageGoneError,
-    NotFoundError,
-    StoreError,
+from kelpie.actors.pump import (
+    RETRY_DELAY_MS_MAX,
+    PumpDeps,
+    Setback,
+    describe_failure,
+    judge_failure,
 )
+from kelpie.core import limits
+from kelpie.core.errors import BusyError, DrainingError, MessageGoneError, StoreError
 from kelpie.core.ids import ActorId
+from kelpie.ports.faults import fault
 from kelpie.storage.records import CallEnd, CallState, Commit, CommitReceipt, StoredMessage
 
 PAGE_ROWS: Final = 500
 BACKLOG_ROWS_MAX: Final = 5_000  # read ahead this far; the rest waits in the store
-RETRY_DELAY_MS_MIN: Final = 100
-RETRY_DELAY_MS_MAX: Final = 30_000
 
 Lane = tuple[ActorId, ActorId]
 
 
-def describe_failure(error: KelpieError) -> str:
-    """Return the error and, when a bug caused it, the end of that bug's traceback."""
-    text = str(error)[: limits.FAILURE_TRACE_CHARS_MAX // 2]
-    if error.__cause__ is not None:
-        trace = "".join(traceback.format_exception(error.__cause__))
-        text = f"{text}\n{trace[-limits.FAILURE_TRACE_CHARS_MAX :]}"
-    # What a program says may have lone surrogates, which no store takes.
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _end_of_call(message: StoredMessage, error: KelpieError, now_ms: int) -> CallEnd | None:
-    """Return how a submitted call ends with this failure; None when it is tried again."""
-    state: CallState = "failed"
-    if error.retriable and not isinstance(error, DeadlineError):
-        return None
-    if isinstance(error, DeadlineError | ActorFailedError | StoreError):
-        state = "dead"
-        if message.attempts + 1 < limits.MESSAGE_ATTEMPTS_MAX:
-            return None
-    body = msgspec.msgpack.encode(describe(error))
-    return CallEnd(state, body, now_ms, now_ms + limits.CALL_TTL_MS)
+def _is_call(message: StoredMessage) -> bool:
+    return principal_of(message.sender) is not None
 
 
 class OutboxPump:
@@ -77,6 +51,7 @@ class OutboxPump:
         self._telemetry = deps.telemetry
         self._supervisor = deps.supervisor
         self._lanes: dict[Lane, deque[StoredMessage]] = {}
+        self._unhosted: set[str] = set()
         self._cursor = 0
         self._backlog = 0
         self._withheld: dict[int, StoredMessage | None] = {}
@@ -153,6 +128,9 @@ class OutboxPump:
                     self._enqueue(message)
 
     def _enqueue(self, message: StoredMessage) -> None:
+        if not self._runtime.hosts(message.receiver.type):
+            self._leave(message.receiver)
+            return
         lane = (message.sender, message.receiver)
         queue = self._lanes.get(lane)
         self._backlog += 1
@@ -161,6 +139,12 @@ class OutboxPump:
             self._deliver(lane, message)
         else:
             queue.append(message)
+
+    def _leave(self, receiver: ActorId) -> None:
+        """Another program hosts that type: its messages wait in the store for it to start."""
+        if receiver.type not in self._unhosted:
+            self._unhosted.add(receiver.type)
+            self._telemetry.log("warning", "message.unhosted", receiver=str(receiver))
 
     def _deliver(self, lane: Lane, message: StoredMessage) -> None:
         if message.message_id in self._withheld:
@@ -174,15 +158,25 @@ class OutboxPump:
             name = f"actors.outbox.retry:{message.message_id}"
             self._supervisor.spawn(name, self._deliver_later(lane, message, delay_ms))
             return
+        outcome = self._hand_over(message)
+        outcome.add_done_callback(lambda done: self._settled(lane, message, done))
+        if fault("concurrency.duplicate_delivery"):
+            self._deliver_again(message)
+
+    def _hand_over(self, message: StoredMessage) -> asyncio.Future[Any]:
         caller = principal_of(message.sender)
-        outcome = self._runtime.deliver(
+        return self._runtime.deliver(
             message.receiver,
             message.body,
             principal=f"actor:{message.sender}" if caller is None else caller,
             message_id=message.message_id,
             is_call=caller is not None,
         )
-        outcome.add_done_callback(lambda done: self._settled(lane, message, done))
+
+    def _deliver_again(self, message: StoredMessage) -> None:
+        """Deliver a message that is on its way already; the row lets it have one turn."""
+        again = self._hand_over(message)
+        again.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
         await self._clock.sleep(min(delay_ms, RETRY_DELAY_MS_MAX) / 1000)
@@ -192,73 +186,63 @@ class OutboxPump:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, DrainingError):
             return
-        if isinstance(error, NotFoundError) and error.fields["kind"] == "actor type":
-            # Another program hosts that type: the message waits in the store for it to start.
-            self._telemetry.log("warning", "message.unhosted", receiver=str(message.receiver))
-            return
         if error is None or isinstance(error, MessageGoneError):
             self._advance(lane)
             return
-        known = error if isinstance(error, KelpieError) else ActorFailedError(repr(error))
+        setback = judge_failure(error, message.attempts, is_call=_is_call(message))
         name = f"actors.outbox.failed:{message.message_id}"
-        self._supervisor.spawn(name, self._failed(lane, message, known))
+        self._supervisor.spawn(name, self._failed(lane, message, setback))
 
-    async def _failed(self, lane: Lane, message: StoredMessage, error: KelpieError) -> None:
-        now_ms = self._clock.now_ms()
-        is_call = principal_of(message.sender) is not None
-        end = _end_of_call(message, error, now_ms) if is_call else None
-        if end is not None:
-            await self._end_call(lane, message, error, end)
-            return
-        is_attempt = not error.retriable or (is_call and isinstance(error, DeadlineError))
-        attempts = message.attempts + is_attempt
-        # A message that its receiver refuses as malformed will be refused again.
-        hopeless = isinstance(error, InputError) or attempts >= limits.MESSAGE_ATTEMPTS_MAX
-        delay_ms = min(RETRY_DELAY_MS_MIN << min(attempts, 10), RETRY_DELAY_MS_MAX)
-        retry_at_ms = None if hopeless else now_ms + delay_ms
-        if is_attempt or hopeless:
-            await self._store.outbox_failed(
-                message.message_id,
-                error=describe_failure(error),
-                retry_at_ms=retry_at_ms,
-                now_ms=now_ms,
-            )
-        if hopeless:
-            self._report_dead(message, error)
+    async def _failed(self, lane: Lane, message: StoredMessage, setback: Setback) -> None:
+        if setback.is_final or setback.counts:
+            try:
+                await self._note(message, setback)
+            except (BusyError, StoreError):
+                # The row says what it said before: this delivery did not count.
+                await self._clock.sleep(RETRY_DELAY_MS_MAX / 1000)
+                self._deliver(lane, message)
+                return
+        if setback.is_final:
+            self._tell_end(message, setback)
             self._advance(lane)
             return
-        await self._clock.sleep(delay_ms / 1000)
+        await self._clock.sleep(setback.delay_ms / 1000)
         again = StoredMessage(
             message_id=message.message_id,
             sender=message.sender,
             receiver=message.receiver,
             body=message.body,
-            attempts=attempts,
+            attempts=setback.attempts,
             not_before_ms=0,
         )
         self._deliver(lane, again)
 
-    async def _end_call(
-        self, lane: Lane, message: StoredMessage, error: KelpieError, end: CallEnd
-    ) -> None:
-        text = describe_failure(error)
-        while True:
-            try:
-                await self._store.end_call(message.message_id, end, error=text)
-                break
-            except (BusyError, DiskFullError):
-                await self._clock.sleep(RETRY_DELAY_MS_MAX / 1000)
-        if end.state == "dead":
-            self._report_dead(message, error)
-        for listener in self._ended:
-            listener(message.message_id)
-        self._advance(lane)
-
-    def _report_dead(self, message: StoredMessage, error: KelpieError) -> None:
-        self._telemetry.count("kelpie.message.dead_letters", type=message.receiver.type)
-        self._telemetry.log(
-            "error", "message.dead", receiver=str(message.receiver), error=str(error)
+    async def _note(self, message: StoredMessage, setback: Setback) -> None:
+        """Write down what the failed delivery comes to: a count, a dead letter, a call's end."""
+        now_ms = self._clock.now_ms()
+        error = describe_failure(setback.error)
+        if setback.is_final and _is_call(message):
+            body = msgspec.msgpack.encode(describe(setback.error))
+            state: CallState = "failed" if setback.is_refused else "dead"
+            end = CallEnd(state, body, now_ms, now_ms + limits.CALL_TTL_MS)
+            await self._store.end_call(message.message_id, end, error=error)
+            return
+        await self._store.outbox_failed(
+            message.message_id,
+            error=error,
+            retry_at_ms=None if setback.is_final else now_ms + setback.delay_ms,
+            now_ms=now_ms,
         )
+
+    def _tell_end(self, message: StoredMessage, setback: Setback) -> None:
+        if _is_call(message):
+            for listener in self._ended:
+                listener(message.message_id)
+            if setback.is_refused:
+                return
+        receiver, error = message.receiver, setback.error
+        self._telemetry.count("kelpie.message.dead_letters", type=receiver.type)
+        self._telemetry.log("error", "message.dead", receiver=str(receiver), error=str(error))
 
     def _advance(self, lane: Lane) -> None:
         queue = self._lanes[lane]

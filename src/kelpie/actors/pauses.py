@@ -32,7 +32,7 @@ class Pauses:
         Actors of types that are not hosted here have no turns here.
         """
         for pause in await self._store.pauses():
-            if self._engine.is_hosted(pause.actor.type):
+            if self._engine.hosts(pause.actor.type):
                 self._engine.pause(pause.actor)
                 assert self._engine.is_paused(pause.actor)
 

@@ -91,10 +91,14 @@ class HostedActors:
             InvalidFieldError: An argument is missing, unknown or of another type.
             KelpieError: As `Gateway.call`.
         """
-        decode_body(arguments, self._method(actor.type, method).payload)
-        return await self._gateway.call(
-            actor, method, arguments, principal=principal, key=key, timeout_ms=timeout_ms
-        )
+        found = self._method(actor.type, method)
+        try:
+            return await self._gateway.call(
+                actor, method, arguments, principal=principal, key=key, timeout_ms=timeout_ms
+            )
+        except InvalidFieldError:
+            decode_body(arguments, found.payload)  # names an argument in the edge's words
+            raise
 
     @property
     def calls(self) -> Submissions:

@@ -8,6 +8,7 @@ last look at a file and its rename lies a window of microseconds that only a loc
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from kelpie.core.errors import (
     TargetMovedError,
 )
 from kelpie.core.limits import WORKSPACE_ENTRIES_MAX
+from kelpie.core.quoting import quote_text
+from kelpie.ports.faults import fault
 from kelpie.sandbox.blobs import Blobs
 from kelpie.sandbox.paths import BlockedPathError, Root, adopt_owner, parse_path
 from kelpie.sandbox.protocol import FileChange, FileState
@@ -107,7 +110,7 @@ def apply_changes(root: Path, changes: Sequence[FileChange], blobs: Blobs) -> in
             try:
                 _apply_one(opened, change, blobs, applied=count)
             except OSError as error:
-                message = f"cannot write {change.path[:200]!a}: {error.strerror}"
+                message = f"cannot write {quote_text(change.path)}: {error.strerror}"
                 raise SandboxError(message, path=change.path, applied=count) from error
         assert all(look.is_applied for look in _look(opened, changes)), "every change is there"
         return len(pending)
@@ -122,7 +125,7 @@ def _look(root: Root, changes: Sequence[FileChange]) -> list[Look]:
     for change in changes:
         parts = parse_path(change.path, field="changes.path")
         if not parts or parts in by_parts:
-            problem = f"{change.path[:200]!a} is the root or named twice"
+            problem = f"{quote_text(change.path)} is the root or named twice"
             raise InvalidFieldError("changes.path", problem)
         if change.mode & ~0o777:
             problem = f"{change.mode:o} has more than permission bits"
@@ -197,7 +200,7 @@ def _apply_one(root: Root, change: FileChange, blobs: Blobs, *, applied: int) ->
     parts = parse_path(change.path)
     with root.directory(parts[:-1], create_mode=_PARENT_MODE) as parent:
         state = state_beneath(root, parts)
-        if state.digest != change.before:
+        if state.digest != change.before or fault("concurrency.target_moved"):
             raise TargetMovedError(change.path, applied=applied)
         _carry_out(parent, parts[-1], state, change, blobs)
         os.fsync(parent)
@@ -240,6 +243,10 @@ def _write_temporary(
     parent: int, temporary: str, name: str, change: FileChange, content: bytes
 ) -> None:
     _unlink(parent, temporary)  # of an attempt that was cut short
+    if fault("storage.workspace_disk_full"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if fault("storage.workspace_write_fail"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
     if change.kind == "link":
         os.symlink(link_target(content), temporary, dir_fd=parent)
         return

@@ -13,6 +13,8 @@ with ``held`` set that turns approved or started ``once`` effects into ``unknown
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -22,10 +24,17 @@ from typing import Final
 import msgspec
 
 from kelpie.core.digests import Digest
-from kelpie.core.errors import ConflictError, CorruptionError, DiskFullError, NotFoundError
+from kelpie.core.errors import (
+    ConflictError,
+    CorruptionError,
+    DiskFullError,
+    NotFoundError,
+    StoreError,
+)
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import BACKUP_STEP_PAGES
 from kelpie.ports.clock import Clock
+from kelpie.ports.faults import fault
 from kelpie.ports.rng import Rng
 from kelpie.storage.blobs import BlobStore, blobs_path
 from kelpie.storage.files import (
@@ -38,6 +47,7 @@ from kelpie.storage.files import (
 from kelpie.storage.sqlite.check import check_store
 from kelpie.storage.sqlite.engine import AUTO_VACUUM_INCREMENTAL, connect_writer, translate_error
 from kelpie.storage.sqlite.migrations import migrate, read_version
+from kelpie.storage.sqlite.opening import begin_incarnation
 
 _DATABASE: Final = "store.db"
 _BLOBS: Final = "blobs"
@@ -76,11 +86,12 @@ def write_backup(
         raise NotFoundError("directory", str(target.parent))
     with temporary_directory(target.with_name(f".{target.name}.partial")) as folder:
         try:
-            manifest = _fill_backup(source, blobs, folder, now_ms)
+            with blobs.kept():
+                manifest = _fill_backup(source, blobs, folder, now_ms)
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"no space left for a backup in {target.parent}") from error
-            raise
+            raise _unwritable(target.parent, error) from error
         except sqlite3.Error as error:
             raise translate_error(error, f"backup {target}") from error
         folder.rename(target)
@@ -101,6 +112,8 @@ def _fill_backup(
         source.backup(copy, pages=BACKUP_STEP_PAGES, sleep=0)
     version = read_version(source)
     source.execute("ROLLBACK")
+    if fault("snapshot.backup_fail"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(database))
     sync_file(database)
     copied = BlobStore(folder / _BLOBS)
     copied.root.mkdir(mode=0o700)
@@ -145,7 +158,7 @@ def restore_store(backup: Path, target: Path, *, clock: Clock, rng: Rng) -> Mani
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"no space left for a store in {target.parent}") from error
-            raise
+            raise _unwritable(target.parent, error) from error
         except sqlite3.Error as error:
             raise translate_error(error, f"backup {backup}") from error
         (folder / _BLOBS).rename(blobs)
@@ -169,7 +182,7 @@ def _fill_store(backup: Path, folder: Path, manifest: Manifest, *, clock: Clock,
         if not report.is_sound:
             message = f"backup {backup} is damaged: {report.problems[0]}; use another backup"
             raise CorruptionError(message, backup=str(backup), problems=len(report.problems))
-        _begin_incarnation(connection, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
+        begin_incarnation(connection, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
     sync_file(database)
     copied = BlobStore(folder / _BLOBS)
     copied.root.mkdir(mode=0o700)
@@ -187,19 +200,6 @@ def _make_compactable(connection: sqlite3.Connection) -> None:
         connection.execute("VACUUM")
 
 
-def _begin_incarnation(connection: sqlite3.Connection, now_ms: int, incarnation: str) -> None:
-    """Set the copy apart from the store it was made of, in one transaction."""
-    connection.execute("BEGIN IMMEDIATE")
-    query = "INSERT OR REPLACE INTO meta SELECT 'origin', value FROM meta WHERE name = ?"
-    connection.execute(query, ("incarnation",))
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('incarnation', ?)", (incarnation,))
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('held', ?)", (str(now_ms),))
-    connection.execute("UPDATE shards SET epoch = epoch + 1, session = ''")
-    connection.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
-    connection.execute("COMMIT")
-    assert not connection.in_transaction, "the new incarnation is durable"
-
-
 def _read_manifest(backup: Path) -> Manifest:
     path = backup / _MANIFEST
     try:
@@ -209,6 +209,12 @@ def _read_manifest(backup: Path) -> Manifest:
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         message = f"{path} is not a manifest ({error}); use another backup"
         raise CorruptionError(message, backup=str(backup)) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> StoreError:
+    """Return the typed error for a disk that failed; nothing was left behind."""
+    message = f"{folder}: {error.strerror or error}; check the disk and try again"
+    return StoreError(message, path=str(folder))
 
 
 def _require_absent(path: Path) -> None:
