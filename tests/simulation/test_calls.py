@@ -175,6 +175,8 @@ class Host:
         if not survived and self._store is not None:
             self._store.abandon()
         self._store = None
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
         loop.abandon()
         return survived
 

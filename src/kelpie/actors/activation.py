@@ -25,8 +25,8 @@ class Envelope(msgspec.Struct, kw_only=True, eq=False):
     ``message_id`` is set when the message came through the outbox, ``fired`` when a reminder
     caused it, ``key`` when the caller gave an idempotency key; a query changes nothing. ``chain``
     are the actors that wait for this call, outermost first. ``is_call`` says that the message is a
-    submitted call, whose end the turn's commit writes. ``timeout_ms`` is what the caller gives it,
-    0 for a message that has all the time in the world until its turn begins;
+    submitted call, whose end the turn's commit writes. ``timeout_ms`` is what the caller
+    gives it, 0 for a message that has all the time in the world until its turn begins;
     ``deadline_ns`` is the same in boot time, set when the message has to wait.
 
     A struct, and without a future until somebody has to wait: on an idle actor the answer is there

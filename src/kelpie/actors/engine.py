@@ -126,6 +126,10 @@ class Engine:
         assert machine.schema_version >= 1, "schema versions count from one"
         types[machine.type_name] = Hosted(machine)
 
+    def hosts(self, type_name: str) -> bool:
+        """Whether a machine of this type is registered."""
+        return type_name in self._turns.types
+
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
         assert listener not in self._turns.listeners, "a listener is told once"
@@ -429,8 +433,12 @@ class Engine:
         """Let commands, messages and reminders of ``actor`` wait; queries are still answered.
 
         A pause lasts until `resume`; `Pauses` keeps it in the store. Harmless when paused before.
+
+        Raises:
+            NotFoundError: The actor's type is not hosted here.
         """
-        self._hosted(actor)
+        hosted = self._hosted(actor)
+        assert hosted.machine.type_name == actor.type, "a type has one machine"
         self._turns.paused.add(actor)
         activation = self._residents.get(actor)
         if activation is not None:
@@ -468,10 +476,6 @@ class Engine:
         assert activation.mailbox is None
         return True
 
-    def is_hosted(self, type_name: str) -> bool:
-        """Whether actors of this type have their turns here."""
-        return type_name in self._turns.types
-
     def is_paused(self, actor: ActorId) -> bool:
         """Whether the actor's commands wait until somebody resumes it."""
         return actor in self._turns.paused
@@ -488,15 +492,17 @@ class Engine:
         Whoever delivered it is told to try again. Returns whether it was there.
         """
         activation = self._residents.get(actor)
-        for envelope in (activation.mailbox if activation is not None else None) or ():
-            if envelope.message_id == message_id:
-                assert activation is not None, "only an actor in memory has a mailbox"
-                assert activation.mailbox is not None
-                activation.mailbox.remove(envelope)
-                text = f"message {message_id} to {actor} was withdrawn"
-                envelope.fail(VersionConflictError(text, actor=str(actor)))
-                return True
-        return False
+        mailbox = activation.mailbox if activation is not None else None
+        if mailbox is None:
+            return False
+        found = [envelope for envelope in mailbox if envelope.message_id == message_id]
+        for envelope in found:
+            mailbox.remove(envelope)
+            text = f"message {message_id} to {actor} was withdrawn"
+            envelope.fail(VersionConflictError(text, actor=str(actor)))
+        assert all(envelope.message_id != message_id for envelope in mailbox)
+        assert all(envelope.is_answered for envelope in found)
+        return bool(found)
 
     def inspect(self, actor: ActorId) -> Inspection:
         """Return the actor as this process has it."""

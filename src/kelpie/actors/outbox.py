@@ -26,16 +26,7 @@ from kelpie.actors.pump import (
     judge_failure,
 )
 from kelpie.core import limits
-from kelpie.core.errors import (
-    ActorFailedError,
-    BusyError,
-    DeadlineError,
-    DiskFullError,
-    DrainingError,
-    KelpieError,
-    MessageGoneError,
-    StoreError,
-)
+from kelpie.core.errors import BusyError, DrainingError, MessageGoneError, StoreError
 from kelpie.core.ids import ActorId
 from kelpie.ports.faults import fault
 from kelpie.storage.records import CallEnd, CallState, Commit, CommitReceipt, StoredMessage
@@ -46,17 +37,8 @@ BACKLOG_ROWS_MAX: Final = 5_000  # read ahead this far; the rest waits in the st
 Lane = tuple[ActorId, ActorId]
 
 
-def _end_of_call(message: StoredMessage, error: KelpieError, now_ms: int) -> CallEnd | None:
-    """Return how a submitted call ends with this failure; None when it is tried again."""
-    state: CallState = "failed"
-    if error.retriable and not isinstance(error, DeadlineError):
-        return None
-    if isinstance(error, DeadlineError | ActorFailedError | StoreError):
-        state = "dead"
-        if message.attempts + 1 < limits.MESSAGE_ATTEMPTS_MAX:
-            return None
-    body = msgspec.msgpack.encode(describe(error))
-    return CallEnd(state, body, now_ms, now_ms + limits.CALL_TTL_MS)
+def _is_call(message: StoredMessage) -> bool:
+    return principal_of(message.sender) is not None
 
 
 class OutboxPump:
@@ -177,7 +159,7 @@ class OutboxPump:
 
     def _enqueue(self, message: StoredMessage) -> None:
         receiver = message.receiver
-        if not self._runtime.is_hosted(receiver.type):
+        if not self._runtime.hosts(receiver.type):
             self._leave(receiver)
             return
         if message.message_id in self._known:
@@ -216,9 +198,7 @@ class OutboxPump:
         outcome = self._hand_over(message)
         outcome.add_done_callback(lambda done: self._settled(lane, message, done))
         if fault("concurrency.duplicate_delivery"):
-            # Delivered while it is on its way already; the row lets it have one turn.
-            again = self._hand_over(message)
-            again.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._deliver_again(message)
 
     def _hand_over(self, message: StoredMessage) -> asyncio.Future[Any]:
         caller = principal_of(message.sender)
@@ -229,6 +209,11 @@ class OutboxPump:
             message_id=message.message_id,
             is_call=caller is not None,
         )
+
+    def _deliver_again(self, message: StoredMessage) -> None:
+        """Deliver a message that is on its way already; the row lets it have one turn."""
+        again = self._hand_over(message)
+        again.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
         await self._clock.sleep(min(delay_ms, RETRY_DELAY_MS_MAX) / 1000)
@@ -241,34 +226,21 @@ class OutboxPump:
         if error is None or isinstance(error, MessageGoneError):
             self._advance(lane)
             return
-        is_call = principal_of(message.sender) is not None
-        setback = judge_failure(error, message.attempts, counts_deadlines=is_call)
+        setback = judge_failure(error, message.attempts, is_call=_is_call(message))
         name = f"actors.outbox.failed:{message.message_id}"
         self._supervisor.spawn(name, self._failed(lane, message, setback))
 
     async def _failed(self, lane: Lane, message: StoredMessage, setback: Setback) -> None:
-        now_ms = self._clock.now_ms()
-        error, is_final = setback.error, setback.is_final
-        is_call = principal_of(message.sender) is not None
-        end = _end_of_call(message, error, now_ms) if is_call else None
-        if end is not None:
-            await self._end_call(lane, message, error, end)
-            return
-        if is_final or setback.is_counted:
+        if setback.is_final or setback.counts:
             try:
-                await self._store.outbox_failed(
-                    message.message_id,
-                    error=describe_failure(error),
-                    retry_at_ms=None if is_final else now_ms + setback.delay_ms,
-                    now_ms=now_ms,
-                )
+                await self._note(message, setback)
             except (BusyError, StoreError):
                 # The row says what it said before: this delivery did not count.
                 await self._clock.sleep(RETRY_DELAY_MS_MAX / 1000)
                 self._deliver(lane, message)
                 return
-        if is_final:
-            self._report_dead(message, error)
+        if setback.is_final:
+            self._tell_end(message, setback)
             self._advance(lane)
             return
         await self._clock.sleep(setback.delay_ms / 1000)
@@ -282,27 +254,32 @@ class OutboxPump:
         )
         self._deliver(lane, again)
 
-    async def _end_call(
-        self, lane: Lane, message: StoredMessage, error: KelpieError, end: CallEnd
-    ) -> None:
-        text = describe_failure(error)
-        while True:
-            try:
-                await self._store.end_call(message.message_id, end, error=text)
-                break
-            except (BusyError, DiskFullError):
-                await self._clock.sleep(RETRY_DELAY_MS_MAX / 1000)
-        if end.state == "dead":
-            self._report_dead(message, error)
-        for listener in self._ended:
-            listener(message.message_id)
-        self._advance(lane)
-
-    def _report_dead(self, message: StoredMessage, error: KelpieError) -> None:
-        self._telemetry.count("kelpie.message.dead_letters", type=message.receiver.type)
-        self._telemetry.log(
-            "error", "message.dead", receiver=str(message.receiver), error=str(error)
+    async def _note(self, message: StoredMessage, setback: Setback) -> None:
+        """Write down what the failed delivery comes to: a count, a dead letter, a call's end."""
+        now_ms = self._clock.now_ms()
+        error = describe_failure(setback.error)
+        if setback.is_final and _is_call(message):
+            body = msgspec.msgpack.encode(describe(setback.error))
+            state: CallState = "failed" if setback.is_refused else "dead"
+            end = CallEnd(state, body, now_ms, now_ms + limits.CALL_TTL_MS)
+            await self._store.end_call(message.message_id, end, error=error)
+            return
+        await self._store.outbox_failed(
+            message.message_id,
+            error=error,
+            retry_at_ms=None if setback.is_final else now_ms + setback.delay_ms,
+            now_ms=now_ms,
         )
+
+    def _tell_end(self, message: StoredMessage, setback: Setback) -> None:
+        if _is_call(message):
+            for listener in self._ended:
+                listener(message.message_id)
+            if setback.is_refused:
+                return
+        receiver, error = message.receiver, setback.error
+        self._telemetry.count("kelpie.message.dead_letters", type=receiver.type)
+        self._telemetry.log("error", "message.dead", receiver=str(receiver), error=str(error))
 
     def _advance(self, lane: Lane) -> None:
         queue = self._lanes[lane]

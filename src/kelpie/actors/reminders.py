@@ -135,7 +135,7 @@ class ReminderPump:
 
     def _may_fire(self, actor: ActorId) -> bool:
         """Whether the actor's type is hosted here and nobody paused the actor."""
-        if self._runtime.is_hosted(actor.type):
+        if self._runtime.hosts(actor.type):
             return not self._runtime.is_paused(actor)
         if actor.type not in self._unhosted:
             self._unhosted.add(actor.type)

@@ -28,7 +28,6 @@ from kelpie.core.errors import (
     DrainingError,
     FencedError,
     InvalidFieldError,
-    KelpieError,
     LimitExceededError,
     NotFoundError,
 )
@@ -144,19 +143,24 @@ class Submissions:
             left_s = (until_ns - self._clock.boot_ns()) / 1e9
             if left_s <= 0:
                 break
-            message_id = call.stored.message_id
-            group = self._watches.setdefault(message_id, set())
-            group.add(watch)
-            try:
-                # Looked at again before every wait: the end may have come before the watch.
-                call = await self.show(tenant, call_id)
-                if not call.is_over:
-                    await watch.wait(min(left_s, LOOK_S))
-                    call = await self.show(tenant, call_id)
-            finally:
-                group.discard(watch)
-                if not group and self._watches.get(message_id) is group:
-                    del self._watches[message_id]
+            call = await self._await_news(call, watch, min(left_s, LOOK_S))
+        return call
+
+    async def _await_news(self, call: SubmittedCall, watch: Watch, wait_s: float) -> SubmittedCall:
+        """Return the call as it is once something may have become of it, or after ``wait_s``."""
+        message_id, tenant = call.stored.message_id, call.stored.actor.tenant
+        group = self._watches.setdefault(message_id, set())
+        group.add(watch)
+        try:
+            # Looked at before the wait too: the end may have come before the watch.
+            call = await self.show(tenant, call.stored.call_id)
+            if not call.is_over:
+                await watch.wait(wait_s)
+                call = await self.show(tenant, call.stored.call_id)
+        finally:
+            group.discard(watch)
+            if not group and self._watches.get(message_id) is group:
+                del self._watches[message_id]
         return call
 
     async def find(
@@ -190,31 +194,19 @@ class Submissions:
             NotFoundError: As `show`.
             StoreError: The call is as it was.
         """
-        done: asyncio.Future[SubmittedCall] = asyncio.get_running_loop().create_future()
-        # A caller who leaves half-way leaves nothing half done.
-        task = self._supervisor.spawn("actors.calls.cancel", self._cancel(tenant, call_id, done))
-        if task is None:
-            raise DrainingError("the node is shutting down; try again")
-        call = await done
+        work = self._cancel(tenant, call_id)
+        call = await self._supervisor.finish("actors.calls.cancel", work)
         if call.status != "cancelled":
             raise CallBegunError(call_id, call.status)
         return call
 
-    async def _cancel(
-        self, tenant: Tenant, call_id: str, done: asyncio.Future[SubmittedCall]
-    ) -> None:
-        try:
-            async with self._cancelling:
+    async def _cancel(self, tenant: Tenant, call_id: str) -> SubmittedCall:
+        async with self._cancelling:
+            call = await self.show(tenant, call_id)
+            if call.status == "pending":
+                await self._take_back(call.stored)
                 call = await self.show(tenant, call_id)
-                if call.status == "pending":
-                    await self._take_back(call.stored)
-                    call = await self.show(tenant, call_id)
-        except KelpieError as error:
-            if not done.done():
-                done.set_exception(error)
-            return
-        if not done.done():
-            done.set_result(call)
+        return call
 
     async def _take_back(self, stored: StoredCall) -> None:
         """End a pending call, after making sure that its turn cannot begin meanwhile."""

@@ -209,7 +209,7 @@ class _Parts:
         self._is_held = store.held
         self.outbox = OutboxPump(deps)
         self.calls = Submissions(deps, self.outbox, rng=world.rng)
-        self.pauses = Pauses(store=store, engine=self.engine, clock=world.clock)
+        self.pauses = Pauses(deps)
         self._reminders = ReminderPump(deps)
 
     def host(self, kinds: Sequence[type[Actor[Any]]]) -> None:

@@ -21,7 +21,7 @@ from kelpie.actors.api.handle import CallDesk, CallHandle
 from kelpie.actors.api.method import Method
 from kelpie.actors.api.reference import Address
 from kelpie.app.remote_desks import RemoteApprovals, RemoteCalls, RemoteRuns
-from kelpie.app.wire import Wire, decoder_of
+from kelpie.app.wire import ServerWire, decoder_of
 from kelpie.core.errors import InvalidFieldError, OrderError
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.core.quoting import quote_text
@@ -51,7 +51,7 @@ class Remote:
     """
 
     def __init__(self, http: httpx.AsyncClient, url: str) -> None:
-        self._wire = Wire(http, url)
+        self._wire = ServerWire(http, url)
         self.calls = RemoteCalls(self._wire)
         self.runs = RemoteRuns(self._wire)
         self.approvals = RemoteApprovals(self._wire)

@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from kelpie.actors.api.handle import Look
+from kelpie.actors.api.handle import CallLook
 from kelpie.actors.api.method import Method
 from kelpie.actors.callers import CallStatus
 from kelpie.actors.described import Described
 from kelpie.app.card import render_card
-from kelpie.app.wire import Wire, decoder_of
+from kelpie.app.wire import ServerWire, decoder_of
 from kelpie.core.errors import ConflictError, DeadlineError, InvalidFieldError
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.effects.model import DiffCard
@@ -60,7 +60,7 @@ class _CallPage(msgspec.Struct):
 class RemoteCalls:
     """The submitted calls of the caller's tenant. Implements `CallDesk`."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: ServerWire) -> None:
         self._wire = wire
 
     async def find(
@@ -85,7 +85,7 @@ class RemoteCalls:
         asked = {"actor": actor, "state": state, "after": after, "limit": limit}
         return (await self._wire.get("/v1/calls", _CallPage, asked)).calls
 
-    async def look(self, call_id: str, method: Method[Any, Any], *, wait_s: float) -> Look:
+    async def look(self, call_id: str, method: Method[Any, Any], *, wait_s: float) -> CallLook:
         """Return a call as it is once it ended, or after ``wait_s``; see `CallDesk`.
 
         Raises:
@@ -100,8 +100,8 @@ class RemoteCalls:
                 value = decoder_of(method.result).decode(found.result)
             except msgspec.MsgspecError as error:
                 raise InvalidFieldError("result", f"{method.name}: {error}") from error
-            return Look(found.state, value)
-        return Look(found.state, error=found.error.restore() if found.error else None)
+            return CallLook(found.state, value)
+        return CallLook(found.state, error=found.error.restore() if found.error else None)
 
     async def cancel(self, call_id: str) -> None:
         """Take a call back that has not begun; see `CallDesk`.
@@ -141,7 +141,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
 class RemoteRuns:
     """The runs of the server's agents."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: ServerWire) -> None:
         self._wire = wire
 
     async def start(
@@ -238,7 +238,7 @@ class _ApprovalPage(msgspec.Struct):
 class RemoteApprovals:
     """The questions that wait for a person."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: ServerWire) -> None:
         self._wire = wire
 
     async def find(self, *, after: str | None = None, limit: int = 100) -> list[ApprovalInfo]:

@@ -28,7 +28,7 @@ class _Refusal(msgspec.Struct):
     error: Described
 
 
-class Wire:
+class ServerWire:
     """Requests to one server."""
 
     def __init__(self, http: httpx.AsyncClient, url: str) -> None:

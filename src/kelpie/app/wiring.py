@@ -196,7 +196,7 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         sandbox=sandbox,
         outbox=outbox,
         calls=Submissions(deps, outbox, rng=world.rng),
-        pauses=Pauses(store=store, engine=runtime, clock=world.clock),
+        pauses=Pauses(deps),
         reminders=ReminderPump(deps),
         supervisor=supervisor,
         tools=tools,

@@ -169,3 +169,13 @@ def test_a_program_that_does_not_load_is_refused_with_its_line(node: Node) -> No
     assert (done.status, done.error["code"]) == (INPUT, "invalid_field")
     assert "broken.py:2 does not load: ValueError: no" in done.error["message"]
     assert done.error["fields"]["line"] == 2
+
+
+def test_a_class_that_cannot_be_hosted_is_refused_with_its_file_and_line(node: Node) -> None:
+    text = Path(PROGRAM).read_text(encoding="utf-8").replace("amount: int", "amount")
+    (node.directory / "wrong.py").write_text(text, encoding="utf-8")
+    done = node.cli("serve", "wrong.py", "--json")
+    assert (done.status, done.error["code"]) == (INPUT, "invalid_field")
+    line = next(n for n, each in enumerate(text.splitlines(), 1) if "def add(" in each) - 1
+    assert f"wrong.py:{line}: Counter.add: parameter 'amount'" in done.error["message"]
+    assert done.error["fields"]["line"] == line

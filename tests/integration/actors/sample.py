@@ -138,6 +138,11 @@ class Account(Actor[Ledger]):
         return await ref(Account, f"depth-{depth}").descend(depth - 1)
 
     @command
+    def close(self) -> int:
+        self.ctx.delete()
+        return self.state.total
+
+    @command
     async def submit_in_a_handler(self, other: str) -> None:
         await ref(Account, other).add.submit(1)
 

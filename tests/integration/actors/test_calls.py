@@ -18,6 +18,7 @@ from kelpie.core.errors import (
     CallCancelledError,
     ConflictError,
     DeadlineError,
+    DiskFullError,
     DrainingError,
     InvalidFieldError,
     KeyReusedError,
@@ -182,6 +183,53 @@ async def test_a_cancelled_call_that_waits_in_a_mailbox_never_begins(tmp_path: P
 
 async def _has_mail(runtime: Runtime) -> bool:
     return runtime.inspect(runtime.ref(Account, "a")).mailbox == 1
+
+
+class RefusingStore:
+    """The real store, whose disk is full when a call is to be taken back."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def end_call(self, *_: Any, **__: Any) -> bool:
+        raise DiskFullError("no space is left")
+
+
+@pytest.mark.requirement("CALL-CANCEL")
+@pytest.mark.parametrize("is_delivered", [True, False])
+async def test_a_call_that_could_not_be_taken_back_still_runs(
+    tmp_path: Path, is_delivered: bool
+) -> None:
+    async with opened(tmp_path) as runtime:
+        account, book = runtime.ref(Account, "a"), runtime.submissions
+        await runtime.pause(account)
+        first = await account.add.submit(1)
+        second = await account.add.submit(2)
+        if is_delivered:
+            await eventually_async(
+                lambda: _has_mail(runtime), within_s=DEAD_S, what="the call to be delivered"
+            )
+        whole, book._store = book._store, cast("Any", RefusingStore(book._store))
+        for handle in (first, second):
+            with pytest.raises(DiskFullError):
+                await handle.cancel()
+            assert await handle.status() == "pending"
+        book._store = whole
+        await runtime.resume(account)
+        assert [await first.result(), await second.result()] == [1, 3]
+
+
+async def test_a_call_that_deletes_its_actor_keeps_its_result(tmp_path: Path) -> None:
+    async with opened(tmp_path) as runtime:
+        account = runtime.ref(Account, "a")
+        await account.add(5)
+        handle = await account.close.submit()
+        assert await handle.result() == 5
+        assert await account.total() == 0
+        assert await handle.status() == "completed"
 
 
 @pytest.mark.requirement("CALL-ENDS")

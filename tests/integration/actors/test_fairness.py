@@ -96,7 +96,7 @@ def test_a_hot_actors_mailbox_lets_others_in_after_a_bounded_number_of_turns(
             await cold.work()
             await runtime.pause(hot)
             calls = await queue_up(runtime, [hot.work() for _ in range(4 * TURNS_PER_TICK_MAX)])
-            await runtime.resume(hot)
+            runtime.engine.resume(runtime.actor_of(hot))
             await cold.work()
             await asyncio.gather(*calls)
             before = Worker.log.index("cold", 1)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from kelpie import Remote
+from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import (
     ActorFailedError,
     CallBegunError,
@@ -20,6 +22,8 @@ from kelpie.core.errors import (
     NotFoundError,
     OrderError,
 )
+from kelpie.core.ids import TENANT_DEFAULT, ActorId
+from kelpie.storage.records import CallEnd, Submission
 from tests.integration.server.test_actor_routes import BASE, Counter, client, opened, runs
 from tests.waiting import eventually_async
 
@@ -190,6 +194,34 @@ async def test_a_call_that_failed_too_often_is_dead_with_its_error_and_its_lette
         assert letter["built_in"] is False
         of_others = await http.get("/v1/dead-letters", params={"type": "Other"})
         assert of_others.json()["dead_letters"] == []
+
+
+async def test_letters_to_types_of_kelpies_own_are_listed_without_what_they_say(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as app, client(app, local=True) as http:
+        agent = ActorId(TENANT_DEFAULT, "agent", "agent-1")
+        epochs = {grant.shard: grant.epoch for grant in app.node.store.grants()}
+        submission = Submission(
+            call_id="call-1",
+            actor=agent,
+            method="m",
+            sender=ActorId(TENANT_DEFAULT, "plan", "plan-1"),
+            principal="local",
+            key="",
+            request=digest_bytes(b""),
+            body=msgspec.msgpack.encode({"secret": 1}),
+            now_ms=1,
+        )
+        kept = await app.node.store.submit_call(submission, epoch=epochs[agent.shard])
+        end = CallEnd("dead", b"", 1, 2)
+        await app.node.store.end_call(kept.message_id, end, error="it failed")
+        for asked in ({}, {"type": "agent"}):
+            (letter,) = (await http.get("/v1/dead-letters", params=asked)).json()["dead_letters"]
+            assert (letter["built_in"], letter["body"]) == (True, None)
+            assert (letter["receiver"], letter["error"]) == ("agent/agent-1", "it failed")
+        others = await http.get("/v1/dead-letters", params={"type": "Counter"})
+        assert others.json()["dead_letters"] == []
 
 
 async def test_a_wait_ends_when_the_server_begins_to_drain(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kelpie.actors.api.definition import Actor, Definition, definition_of
-from kelpie.actors.api.handle import CallDesk, CallHandle, Look
+from kelpie.actors.api.handle import CallDesk, CallHandle, CallLook
 from kelpie.actors.api.method import Kind, Method
 from kelpie.actors.api.reference import Address
 from kelpie.actors.commands import Message
@@ -241,7 +241,7 @@ class Gateway:
         """Return this: the submitted calls of the tenant are asked about here."""
         return self
 
-    async def look(self, call_id: str, method: Method[Any, Any], *, wait_s: float) -> Look:
+    async def look(self, call_id: str, method: Method[Any, Any], *, wait_s: float) -> CallLook:
         """Return a call as it is once it ended, or after ``wait_s``; see `CallDesk`.
 
         Raises:
@@ -366,21 +366,21 @@ class Gateway:
         self._wake_outbox()
 
 
-def look_at(call: SubmittedCall, result_type: Any) -> Look:
+def look_at(call: SubmittedCall, result_type: Any) -> CallLook:
     """Return what a call came to: its result as ``result_type``, or its error."""
     body = call.stored.body
     match call.status:
         case "completed":
             try:
-                return Look(call.status, msgspec.msgpack.decode(body, type=result_type))
+                return CallLook(call.status, msgspec.msgpack.decode(body, type=result_type))
             except msgspec.ValidationError as error:
                 problem = f"{call.stored.method} had another type then: {error}"
                 raise InvalidFieldError("result", problem) from error
         case "failed" | "dead":
             described = msgspec.msgpack.decode(body, type=Described)
-            return Look(call.status, error=described.restore())
+            return CallLook(call.status, error=described.restore())
         case _:
-            return Look(call.status)
+            return CallLook(call.status)
 
 
 def _type_info(definition: Definition) -> TypeInfo:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Look(NamedTuple):
+class CallLook(NamedTuple):
     """What a look at a call found: its result when it completed, its error when it did not."""
 
     status: CallStatus
@@ -32,7 +32,7 @@ class Look(NamedTuple):
 class CallDesk(Protocol):
     """Where submitted calls are asked about: this process's runtime, or a server."""
 
-    async def look(self, call_id: str, method: Method[Any, Any], *, wait_s: float) -> Look:
+    async def look(self, call_id: str, method: Method[Any, Any], *, wait_s: float) -> CallLook:
         """Return the call as it is once it ended, or after ``wait_s``.
 
         Raises:

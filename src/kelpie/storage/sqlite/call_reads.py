@@ -57,7 +57,7 @@ class CallReads(PageReads):
             (*values, *sliced.values),
             "calls",
         )
-        found = list(map(decode.stored_call, rows))
+        found = list(map(decode.call_head, rows))
         return found[::-1] if sliced.is_reversed else found
 
     async def pauses(self) -> list[StoredPause]:

@@ -80,8 +80,12 @@ def dead_letter(row: Row) -> DeadLetter:
 
 
 def stored_call(row: Row) -> StoredCall:
-    """Return the call in ``CALL_COLUMNS``, or in ``CALL_HEAD_COLUMNS`` without its body."""
-    body = unseal(row[11], row[12], f"call {row[0]} of {row[1]}") if len(row) > 11 else b""
+    """Return the call in ``CALL_COLUMNS``."""
+    return call_head(row, unseal(row[11], row[12], f"call {row[0]} of {row[1]}"))
+
+
+def call_head(row: Row, body: bytes = b"") -> StoredCall:
+    """Return the call in ``CALL_HEAD_COLUMNS``, without its body."""
     return StoredCall(
         call_id=row[0],
         actor=parse_actor(row[1]),
