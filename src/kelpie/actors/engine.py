@@ -126,6 +126,10 @@ class Engine:
         assert machine.schema_version >= 1, "schema versions count from one"
         types[machine.type_name] = Hosted(machine)
 
+    def hosts(self, type_name: str) -> bool:
+        """Whether a machine of this type is registered."""
+        return type_name in self._turns.types
+
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
         assert listener not in self._turns.listeners, "a listener is told once"
@@ -433,14 +437,14 @@ class Engine:
         Raises:
             NotFoundError: The actor's type is not hosted here.
         """
-        self._hosted(actor)
+        hosted = self._hosted(actor)
+        assert hosted.machine.type_name == actor.type, "a type has one machine"
         self._turns.paused.add(actor)
         activation = self._residents.get(actor)
         if activation is not None:
             activation.paused = True
         assert activation is None or not activation.open, "a paused actor takes no command"
         assert actor in self._turns.paused
-        assert activation is None or activation.paused
 
     def resume(self, actor: ActorId) -> None:
         """Give the waiting calls of a paused actor their turns; harmless when not paused."""
@@ -471,10 +475,6 @@ class Engine:
         assert not activation.open, "a killed actor takes no turn before it is loaded again"
         assert activation.mailbox is None
         return True
-
-    def hosts(self, type_name: str) -> bool:
-        """Whether actors of this type have their turns here."""
-        return type_name in self._turns.types
 
     def is_paused(self, actor: ActorId) -> bool:
         """Whether the actor's commands wait until somebody resumes it."""

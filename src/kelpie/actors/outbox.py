@@ -26,12 +26,7 @@ from kelpie.actors.pump import (
     judge_failure,
 )
 from kelpie.core import limits
-from kelpie.core.errors import (
-    BusyError,
-    DrainingError,
-    MessageGoneError,
-    StoreError,
-)
+from kelpie.core.errors import BusyError, DrainingError, MessageGoneError, StoreError
 from kelpie.core.ids import ActorId
 from kelpie.ports.faults import fault
 from kelpie.storage.records import CallEnd, CallState, Commit, CommitReceipt, StoredMessage
@@ -203,9 +198,7 @@ class OutboxPump:
         outcome = self._hand_over(message)
         outcome.add_done_callback(lambda done: self._settled(lane, message, done))
         if fault("concurrency.duplicate_delivery"):
-            # Delivered while it is on its way already; the row lets it have one turn.
-            again = self._hand_over(message)
-            again.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._deliver_again(message)
 
     def _hand_over(self, message: StoredMessage) -> asyncio.Future[Any]:
         caller = principal_of(message.sender)
@@ -216,6 +209,11 @@ class OutboxPump:
             message_id=message.message_id,
             is_call=caller is not None,
         )
+
+    def _deliver_again(self, message: StoredMessage) -> None:
+        """Deliver a message that is on its way already; the row lets it have one turn."""
+        again = self._hand_over(message)
+        again.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
         await self._clock.sleep(min(delay_ms, RETRY_DELAY_MS_MAX) / 1000)
