@@ -62,10 +62,10 @@ class BlockingWatch:
         """Return the moment at which a step begins, for `end`."""
         now_ns = self._now_ns()
         if self._meter is not None and now_ns - self._read_ns >= READING_AGE_NS_MAX:
+            assert now_ns >= self._read_ns, "boot time never goes back"
             self._reading = self._meter.read()
             self._read_ns = now_ns
             assert self._reading.cpu_ns >= 0, "a thread uses time, and gives none"
-        assert now_ns >= self._read_ns or self._meter is None, "boot time never goes back"
         return now_ns
 
     def end(self, began_ns: int, actor: ActorId, message: Message) -> int:
