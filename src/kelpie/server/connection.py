@@ -161,14 +161,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the exchange, or queue it behind the one that is being answered."""
-        parser: httptools.HttpRequestParser | None = self.parser
-        assert parser is not None, "headers come from a parser"
-        application = cast("Any", self.app)
-        version = parser.get_http_version()
-        target: Any = self.url
-        url = httptools.parse_url(target)
+        own: Any = self  # uvicorn gives its attributes types in part alone
+        version = own.parser.get_http_version()
+        url = httptools.parse_url(own.url)
         path = url.path.decode("ascii")
-        self.scope["method"] = parser.get_method().decode("ascii")
+        self.scope["method"] = own.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
         self.scope["path"] = unquote(path) if "%" in path else path
         self.scope["raw_path"] = url.path
@@ -184,14 +181,14 @@ class BoundedProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            keep_alive=version != "1.0" and own.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, application)
+            self._start_asgi_task(self.cycle, own.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, application))
+            self.pipeline.appendleft((self.cycle, own.app))
 
     def on_response_complete(self) -> None:
         """Begin the next exchange, or wait for the next request."""
