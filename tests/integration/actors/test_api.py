@@ -30,7 +30,7 @@ from kelpie.core.errors import (
     VersionConflictError,
 )
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
-from kelpie.sim.world import RecordedTelemetry
+from kelpie.sim.telemetry import RecordedTelemetry
 from tests.integration.actors.sample import Account, Gate
 from tests.waiting import eventually_async
 

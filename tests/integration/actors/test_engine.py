@@ -30,7 +30,7 @@ from kelpie.core.errors import (
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.host.clock import HostClock
 from kelpie.host.rng import HostRng
-from kelpie.sim.world import RecordedTelemetry
+from kelpie.sim.telemetry import RecordedTelemetry
 from kelpie.storage.records import Commit, CommitReceipt
 from kelpie.storage.sqlite.store import SqliteStore
 from tests.integration.actors.counter import (

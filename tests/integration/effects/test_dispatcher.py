@@ -24,7 +24,7 @@ from kelpie.effects.policy import Policy
 from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.host.clock import HostClock
 from kelpie.host.rng import HostRng
-from kelpie.sim.world import RecordedTelemetry
+from kelpie.sim.telemetry import RecordedTelemetry
 from kelpie.storage.sqlite.store import SqliteStore
 from tests.unit.effects.asker import Ask, Asker, GiveUp
 from tests.waiting import eventually_async

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from kelpie.actors.supervisor import RESTART_DELAY_S_MIN, Supervisor
-from kelpie.sim.world import RecordedTelemetry
+from kelpie.sim.telemetry import RecordedTelemetry
 
 
 class ImpatientClock:

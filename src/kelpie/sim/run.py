@@ -1,0 +1,190 @@
+"""Runs one scenario under one seed, and reports.
+
+Invariants: a run leaves nothing behind, neither files nor a changed interpreter; the same scenario,
+seed and configuration give the same trace hash, in any process on this machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from kelpie.sim.escape import sealed
+from kelpie.sim.loop import SimulatedLoop, StalledSimulationError
+from kelpie.sim.rng import stream
+from kelpie.sim.schedule import (
+    ChoiceTape,
+    RecordingScheduler,
+    ReplayScheduler,
+    make_scheduler,
+)
+from kelpie.sim.swarm import RunConfig
+from kelpie.sim.trace import Trace
+from kelpie.sim.view import Violation
+from kelpie.sim.world import SimulatedWorld
+
+MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108  the directory below it is our user's alone
+
+
+class Scenario(Protocol):
+    """What happens in a run: a workload, then healing, then what must hold at the end.
+
+    One instance serves one run.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its stable name."""
+        ...
+
+    async def run(self, world: SimulatedWorld) -> None:
+        """Live through it.
+
+        Raises:
+            AssertionError: What must hold does not.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What one run came to.
+
+    Attributes:
+        violation: What went wrong first; None if nothing did.
+        injected: How often each fault happened.
+        reached: How often each `sometimes` held.
+        tape: What the scheduler chose.
+        lines: The trace, if it was kept.
+    """
+
+    scenario: str
+    seed: int
+    config: RunConfig
+    steps: int
+    virtual_s: float
+    commits: int
+    trace_hash: str
+    violation: Violation | None
+    injected: dict[str, int]
+    reached: dict[str, int]
+    tape: ChoiceTape = field(repr=False)
+    lines: list[str] = field(repr=False)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing went wrong."""
+        return self.violation is None
+
+
+def run(
+    scenario: Scenario,
+    seed: int,
+    config: RunConfig | None = None,
+    *,
+    tape: ChoiceTape | None = None,
+    keep_trace: bool = False,
+) -> RunReport:
+    """Live through ``scenario`` under ``seed`` and report.
+
+    Args:
+        scenario: What happens.
+        seed: Where everything that is drawn comes from.
+        config: How the run is made; what the seed draws when None.
+        tape: Replays the scheduler's choices instead of drawing them.
+        keep_trace: Whether the report carries every line of the trace.
+    """
+    config = config or RunConfig.draw(seed, scenario.name)
+    recorded = ChoiceTape()
+    scheduler = make_scheduler(config.scheduler, stream(seed, "schedule"), depth=config.depth)
+    if tape is not None:
+        scheduler = ReplayScheduler(tape)
+    loop = SimulatedLoop(scheduler=RecordingScheduler(scheduler, recorded))
+    trace = Trace(keep=keep_trace)
+    with run_directory(f"{scenario.name}-{seed}") as directory, _calm_collector():
+        world = SimulatedWorld(
+            seed=seed, config=config, directory=directory, loop=loop, trace=trace
+        )
+        with sealed():
+            try:
+                _live(scenario, world)
+            finally:
+                world.close()
+    return RunReport(
+        scenario=scenario.name,
+        seed=seed,
+        config=config,
+        steps=loop.steps,
+        virtual_s=loop.now_ns / 1e9,
+        commits=world.view.commits,
+        trace_hash=trace.digest(),
+        violation=world.violation,
+        injected=dict(world.injected),
+        reached=dict(world.reached),
+        tape=recorded,
+        lines=trace.lines,
+    )
+
+
+def _live(scenario: Scenario, world: SimulatedWorld) -> None:
+    try:
+        world.loop.run_until_complete(scenario.run(world))
+    except StalledSimulationError as error:
+        world.fail("progress", str(error))
+    except Exception as error:  # noqa: BLE001  whatever a run lets go is what went wrong in it
+        # After a violation the loop stops, and says so with an error of its own.
+        world.fail("scenario", _explain(error))
+    else:
+        world.view.last = None
+        world.check()
+
+
+def _explain(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}: {error}"
+
+
+@contextmanager
+def run_directory(name: str) -> Generator[Path]:
+    """Yield an empty directory whose path depends on ``name`` alone, and remove it at the end.
+
+    Paths are part of what the product stores, so a run that is repeated needs the same. Whoever
+    wants the same run at the same time waits.
+    """
+    base = MEMORY_DISK if MEMORY_DISK.is_dir() else Path(tempfile.gettempdir())
+    root = base / f"kelpie-sim-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    assert root.stat().st_uid == os.getuid(), f"{root} belongs to somebody else"
+    lock = os.open(root / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    directory = root / name
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+        yield directory
+        shutil.rmtree(directory)
+        (root / f"{name}.lock").unlink()
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _calm_collector() -> Generator[None]:
+    """Let the garbage collector run between runs alone, so that no finaliser runs by chance."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

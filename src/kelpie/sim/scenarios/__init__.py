@@ -1,0 +1,14 @@
+"""The scenarios that ship: each lives through a workload under faults, heals, and must be whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from kelpie.sim.run import Scenario
+from kelpie.sim.scenarios.counters import CountersScenario
+
+SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
+    "counters": CountersScenario,
+}
+"""How to make a fresh scenario, by name."""
