@@ -12,14 +12,16 @@ import asyncio
 import random
 from typing import Final, Literal, NamedTuple, Protocol
 
+from kelpie.core.errors import KelpieError
 from kelpie.sim.clock import NANOSECONDS_PER_MS, NANOSECONDS_PER_SECOND
-from kelpie.sim.host import ProgramDiedError, SimulatedHost
+from kelpie.sim.host import CrashImage, ProgramDiedError, SimulatedHost
 from kelpie.sim.loop import SimulatedLoop
 from kelpie.sim.rng import stream
 from kelpie.sim.swarm import RunConfig
 
 STEPS_AHEAD_MAX: Final = 400  # a process dies within so many steps of its hour
 DOWN_S_MAX: Final = 5.0
+RESTART_S: Final = 1.0
 PAUSE_S_MAX: Final = 40.0  # beyond every deadline of a call
 WALL_JUMP_MS_MAX: Final = 3_600_000
 RATE_PPM_BOUND: Final = 100_000
@@ -60,6 +62,10 @@ class Stage(Protocol):
 
     def count_fault(self, name: str) -> None:
         """Count one injected fault."""
+        ...
+
+    def crash_image(self, during: str = "") -> CrashImage:
+        """Return how the disk is left by a process that dies now."""
         ...
 
     def fail(self, invariant: str, text: str) -> None:
@@ -150,13 +156,13 @@ class Chaos:
                 await self._hold(host, event)
             case "wall-jump":
                 host.set_clock(wall_ns=event.amount * NANOSECONDS_PER_MS)
-                self._world.count_fault("time.jump")
+                self._world.count_fault("time.clock_jump")
             case "jump-ahead":
                 host.set_clock(ahead_ns=event.amount * NANOSECONDS_PER_MS)
-                self._world.count_fault("time.jump")
+                self._world.count_fault("time.clock_jump")
             case "clock-rate":
                 host.set_clock(rate_ppm=event.amount)
-                self._world.count_fault("time.skew")
+                self._world.count_fault("time.clock_skew")
 
     async def _kill(self, host: SimulatedHost, event: ChaosEvent) -> None:
         loop = self._world.loop
@@ -164,7 +170,7 @@ class Chaos:
 
         def kill() -> None:
             if not self._is_healed:
-                host.crash()
+                host.crash(self._world.crash_image())
                 self._world.count_fault("crash.at_any_step")
             if not died.done():
                 died.set_result(None)
@@ -177,7 +183,7 @@ class Chaos:
     async def _hold(self, host: SimulatedHost, event: ChaosEvent) -> None:
         life = host.lives
         host.pause()
-        self._world.count_fault("time.pause")
+        self._world.count_fault("time.node_pause")
         try:
             await asyncio.sleep(event.amount / 1_000)
         finally:
@@ -197,3 +203,8 @@ class Chaos:
             except ProgramDiedError:
                 if not self._is_healed:
                     return
+            except KelpieError:
+                # It ended while it started; whoever manages services starts it again.
+                if self._is_healed:
+                    raise
+                await asyncio.sleep(RESTART_S)

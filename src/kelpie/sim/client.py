@@ -14,7 +14,7 @@ from kelpie.sim.host import SimulatedHost
 
 RETRY_S: Final = 0.2
 ATTEMPTS_MAX: Final = 5_000
-_PATIENCE_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PATIENCE_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
 
 
 class GaveUpError(AssertionError):

@@ -22,13 +22,15 @@ from kelpie.actors.api.definition import Actor
 from kelpie.app.opened import App, open_app
 from kelpie.app.world import World, open_sqlite
 from kelpie.ports.clock import Clock
-from kelpie.ports.network import Network, NetworkError
+from kelpie.ports.network import NetworkError
 from kelpie.ports.rng import Rng
 from kelpie.settings import Settings, load_settings
 from kelpie.sim.clock import MachineClock, SimulatedClock
 from kelpie.sim.edge import HttpAnswer, ask
+from kelpie.sim.faults.plan import FaultPlan
 from kelpie.sim.incarnation import Incarnation
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop
+from kelpie.sim.network import SimulatedNetwork
 from kelpie.sim.observe import InFlight, ObservedStore
 from kelpie.sim.rng import SimulatedRng
 from kelpie.sim.sandbox import Program, SimulatedSandbox
@@ -70,8 +72,13 @@ class Surroundings(Protocol):
         ...
 
     @property
-    def network(self) -> Network:
-        """The outgoing network."""
+    def network(self) -> SimulatedNetwork:
+        """The network."""
+        ...
+
+    @property
+    def faults(self) -> FaultPlan:
+        """What may go wrong."""
         ...
 
     @property
@@ -170,12 +177,15 @@ class SimulatedHost:
         return World(
             clock=SimulatedClock(self.clock),
             rng=rng,
-            network=self._world.network,
+            network=self._world.network.of(self.name),
             telemetry=self.telemetry,
             environment={"OPENAI_API_KEY": "sim"},
             open_store=self._open_store,
             open_sandbox=lambda blobs, _: SimulatedSandbox(
-                self._world.programs, blobs, self._world.commands_started
+                self._world.programs,
+                blobs,
+                self._world.commands_started,
+                self._world.faults,
             ),
             metrics_text=lambda: "",
         )
@@ -184,11 +194,17 @@ class SimulatedHost:
         store = await open_sqlite(path, address, clock, rng)
         self._stores.append(store)
         observed = ObservedStore(store, self._in_flight, partial(self._world.landed, self.name))
-        await observed.recover()
+        with self._world.faults.calm():
+            await observed.recover()
         # The product names the engine's class; the observer is it in all but the class.
         return cast("SqliteStore", observed)
 
     # --- life and death -------------------------------------------------------------------------
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a program runs whose store writes nothing any more: it must be started anew."""
+        return any(store.failure is not None for store in self._stores)
 
     @property
     def is_serving(self) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from kelpie.ports.faults import faults_from
 from kelpie.sim.escape import sealed
 from kelpie.sim.loop import SimulatedLoop, StalledSimulationError
 from kelpie.sim.rng import stream
@@ -137,7 +138,8 @@ def run(
 
 def _live(scenario: Scenario, world: SimulatedWorld) -> None:
     try:
-        world.loop.run_until_complete(scenario.run(world))
+        with faults_from(world.faults):
+            world.loop.run_until_complete(scenario.run(world))
     except StalledSimulationError as error:
         world.fail("progress", str(error))
     except Exception as error:  # noqa: BLE001  whatever a run lets go is what went wrong in it

@@ -7,19 +7,20 @@ seed in ten has no fault at all. Source: Groce and others, "Swarm testing", ISST
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import msgspec
 
+from kelpie.sim.faults.catalogue import find_kind
+from kelpie.sim.faults.plan import FaultRule, draw_rules, swarm_kinds
 from kelpie.sim.rng import stream
 from kelpie.sim.schedule import SCHEDULER_NAMES, SchedulerName
 
 FAULT_FREE_SEEDS: Final = 10  # one seed of so many has no fault
-RATE_MIN: Final = 0.002
-RATE_MAX: Final = 0.2
+FAULTY_NS: Final = 15_000_000_000  # about how long a scenario lets things go wrong
+SHARES: Final = (0.1, 0.3, 0.6)  # of the faults that a seed takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class RunConfig:
         depth: How many surprises a bounded scheduler may use.
         hosts: Simulated machines, where the scenario can have several.
         clients: Concurrent clients; each does ``operations`` operations.
-        faults: Names of the faults that may fire, each at its rate per chance.
+        rules: The faults that may happen, how often and when.
         crashes: How often a process is killed at a drawn step.
         pauses: How often a process is stopped and continued.
         clock_changes: How often a clock jumps or changes its rate.
@@ -43,8 +44,7 @@ class RunConfig:
     hosts: int = 1
     clients: int = 3
     operations: int = 6
-    faults: frozenset[str] = frozenset()
-    rates: tuple[tuple[str, float], ...] = ()
+    rules: tuple[FaultRule, ...] = ()
     crashes: int = 0
     pauses: int = 0
     clock_changes: int = 0
@@ -54,17 +54,21 @@ class RunConfig:
     @property
     def config_hash(self) -> str:
         """Twelve hex digits that name this configuration in a replay line."""
-        values = {**asdict(self), "faults": sorted(self.faults)}
-        return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:12]
+        return hashlib.sha256(msgspec.json.encode(asdict(self), order="sorted")).hexdigest()[:12]
+
+    @property
+    def faults(self) -> frozenset[str]:
+        """The names of the faults that may happen at fault points."""
+        return frozenset(rule.name for rule in self.rules)
 
     @property
     def is_fault_free(self) -> bool:
         """Whether nothing goes wrong in this run."""
-        return not (self.faults or self.crashes or self.pauses or self.clock_changes)
+        return not (self.rules or self.crashes or self.pauses or self.clock_changes)
 
     @classmethod
-    def draw(cls, seed: int, scenario: str, *, faults: Iterable[str] = ()) -> RunConfig:
-        """Return what ``seed`` draws for ``scenario`` among the named ``faults``."""
+    def draw(cls, seed: int, scenario: str, *, faults: Iterable[str] | None = None) -> RunConfig:
+        """Return what ``seed`` draws for ``scenario``, among the named ``faults`` if given."""
         rng = stream(seed, f"swarm:{scenario}")
         calm = cls(
             scheduler=rng.choice(SCHEDULER_NAMES),
@@ -77,19 +81,12 @@ class RunConfig:
         )
         if seed % FAULT_FREE_SEEDS == 0:
             return calm
-        chosen = _choose_faults(rng, sorted(faults))
+        kinds = swarm_kinds() if faults is None else [find_kind(name) for name in sorted(faults)]
+        share = rng.choice(SHARES)
         return replace(
             calm,
-            faults=frozenset(name for name, _ in chosen),
-            rates=chosen,
+            rules=draw_rules(seed, duration_ns=FAULTY_NS, kinds=kinds, chance=share),
             crashes=rng.choice((0, 0, 1, 2, 4)),
             pauses=rng.choice((0, 0, 1, 3)),
             clock_changes=rng.choice((0, 0, 1, 4)),
         )
-
-
-def _choose_faults(rng: random.Random, names: list[str]) -> tuple[tuple[str, float], ...]:
-    """Return each name with an even chance, with a rate drawn evenly over its orders of size."""
-    share = rng.choice((0.1, 0.3, 0.6))
-    chosen = [name for name in names if rng.random() < share]
-    return tuple((name, RATE_MIN * (RATE_MAX / RATE_MIN) ** rng.random()) for name in chosen)

@@ -11,14 +11,18 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from kelpie.sim.chaos import Chaos, draw_events
-from kelpie.sim.clock import NANOSECONDS_PER_MS
-from kelpie.sim.host import SimulatedHost
+from kelpie.sim.clock import NANOSECONDS_PER_MS, NANOSECONDS_PER_SECOND
+from kelpie.sim.disk import take_crash_image
+from kelpie.sim.faults.plan import FaultPlan, Injection
+from kelpie.sim.host import CrashImage, SimulatedHost
+from kelpie.sim.incarnation import Incarnation, current_incarnation
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop
 from kelpie.sim.network import SimulatedNetwork
 from kelpie.sim.rng import stream
@@ -29,6 +33,7 @@ from kelpie.sim.view import CommitSeen, Invariant, Predicate, View, Violation
 from kelpie.storage.records import Commit, CommitReceipt
 
 LOOK_INTERVAL_S: Final = 0.5
+RESTART_S: Final = (0.1, 4.0)  # how soon a program that ended is started again
 
 Condition = Callable[[], bool | Awaitable[bool]]
 
@@ -39,6 +44,7 @@ class SimulatedWorld:
     Attributes:
         directory: Holds a directory for each machine.
         hosts: The machines by name.
+        faults: What may go wrong at fault points; asleep until `unleash`.
         network: How programs reach models and each other.
         programs: What can be run in sandboxes, by name.
         commands_started: What was run in sandboxes, oldest first.
@@ -57,7 +63,16 @@ class SimulatedWorld:
         self.directory = directory
         self.loop = loop
         self.hosts: dict[str, SimulatedHost] = {}
-        self.network = SimulatedNetwork()
+        self.faults = FaultPlan(
+            config.rules,
+            seed=seed,
+            now_ns=lambda: loop.now_ns,
+            node=_asking_node,
+            die=self._die,
+            tell=self._injected,
+            is_asleep=True,
+        )
+        self.network = SimulatedNetwork(faults=self.faults)
         self.programs: dict[str, Program] = {}
         self.commands_started: list[str] = []
         self.view = View()
@@ -69,7 +84,9 @@ class SimulatedWorld:
         self._trace = trace
         self._latency = stream(seed, "latency")
         self._jobs = stream(seed, "jobs")
-        loop.trace = trace.step
+        self._background: list[asyncio.Task[None]] = []
+        starves = "resource.cpu_starvation" in config.faults
+        loop.trace = self._starving_step if starves else trace.step
         loop.job_delay_ns = self._job_delay_ns
         loop.set_exception_handler(self._stray)
 
@@ -100,7 +117,17 @@ class SimulatedWorld:
 
     def _job_delay_ns(self) -> int:
         bound_ms = self.config.job_delay_ms_max
-        return int(self._jobs.random() * bound_ms * NANOSECONDS_PER_MS) if bound_ms else 0
+        delay_ns = int(self._jobs.random() * bound_ms * NANOSECONDS_PER_MS) if bound_ms else 0
+        if self.faults.fires("storage.latency"):
+            delay_ns += int(self.faults.seconds("storage.latency") * NANOSECONDS_PER_SECOND)
+        return delay_ns
+
+    def _starving_step(self, node: Incarnation | None, now_ns: int, callback: Any) -> None:
+        """Trace a step; before that, a machine may get no processor for a while."""
+        if node is not None and self.faults.fires("resource.cpu_starvation"):
+            seconds = self.faults.seconds("resource.cpu_starvation")
+            self.loop.now_ns += int(seconds * NANOSECONDS_PER_SECOND)
+        self._trace.step(node, now_ns, callback)
 
     # --- what goes wrong ------------------------------------------------------------------------
 
@@ -109,13 +136,53 @@ class SimulatedWorld:
         assert self.chaos is None, "chaos begins once"
         events = draw_events(self.seed, self.config, sorted(self.hosts), over_s=over_s)
         self.chaos = Chaos(self, events)
+        self.faults.wake()
         self.chaos.begin()
+        self._background = [
+            self.spawn("weather", self.network.links.weather()),
+            self.spawn("service-manager", self._manage(self.chaos)),
+        ]
 
     async def heal(self) -> None:
         """Let nothing go wrong any more, and return when every machine runs."""
         if self.chaos is None:
             self.chaos = Chaos(self, ())
+        self.faults.heal()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self.network.links.heal()
+        for host in self.hosts.values():
+            if host.has_failed:
+                host.crash()
         await self.chaos.heal()
+
+    async def _manage(self, chaos: Chaos) -> None:
+        """Start what has ended again, as whoever manages services does; stop what cannot go on."""
+        rng = self.stream("service-manager")
+        while True:
+            await asyncio.sleep(rng.uniform(*RESTART_S))
+            for host in list(self.hosts.values()):
+                if host.has_failed:
+                    host.crash()
+                if host.lives and host.incarnation is None:
+                    await chaos.revive(host)
+
+    def crash_image(self, during: str = "") -> CrashImage:
+        """Return how the disk is left by a process that dies now, perhaps with its machine."""
+        is_power_lost = self.faults.fires("crash.power_loss")
+        return partial(
+            take_crash_image, faults=self.faults, during=during, is_power_lost=is_power_lost
+        )
+
+    def _die(self, name: str) -> None:
+        node = current_incarnation()
+        assert node is not None, "only a program can die"
+        self.hosts[node.name].die(self.crash_image(name))
+
+    def _injected(self, injection: Injection) -> None:
+        self.count_fault(injection.name)
+        self.note("fault", f"{injection.name} {injection.node} {injection.occasion}")
 
     def count_fault(self, name: str) -> None:
         """Count one injected fault."""
@@ -185,6 +252,11 @@ class SimulatedWorld:
         for host in self.hosts.values():
             host.crash()
         self.loop.abandon()
+
+
+def _asking_node() -> str | None:
+    node = current_incarnation()
+    return None if node is None else node.name
 
 
 def _describe(host: str, commit: Commit, receipt: CommitReceipt | None) -> bytes:

@@ -27,7 +27,7 @@ Group = Literal[
     "migration",
     "concurrency",
 ]
-Place = Literal["product", "world", ""]
+Place = Literal["product", "world", "event", ""]
 
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 
@@ -38,7 +38,8 @@ class FaultKind:
 
     Attributes:
         text: What happens, in a few words.
-        place: Whether product code or a simulated port asks for it; empty while it is due.
+        place: Who asks for it: product code, or a simulated port. An event is asked for by nobody:
+            it is drawn before the run (`kelpie.sim.chaos`). Empty while it is due.
         rate: How likely it is per occasion when a swarm has chosen it, before scaling.
         count_max: How often a swarm lets it happen in one run.
         seconds: Least and most virtual seconds that it takes, where it takes time.
@@ -75,6 +76,10 @@ def _due(name: str, text: str, part: str, reference: str = "") -> FaultKind:
 
 def _product(name: str, text: str, reference: str = "", *, rate: float = 0.02) -> FaultKind:
     return FaultKind(name=name, text=text, place="product", rate=rate, reference=reference)
+
+
+def _event(name: str, text: str, reference: str = "") -> FaultKind:
+    return FaultKind(name=name, text=text, place="event", reference=reference)
 
 
 def _crash(name: str, text: str, reference: str = "", *, rate: float = 0.01) -> FaultKind:
@@ -165,7 +170,7 @@ _CRASH: Final = (
     _crash("crash.during_checkpoint", "the process dies while the log moves to the file", rate=0.2),
     _crash("crash.before_directory_sync", "the process dies before a name is synced", rate=0.05),
     _crash("crash.while_opening", "the process dies when it has taken the store", rate=0.1),
-    _world("crash.at_any_step", "the process dies between two steps", rate=0.0005, count_max=3),
+    _event("crash.at_any_step", "the process dies between two steps"),
     _world("crash.power_loss", "the machine loses its power with its processes", rate=0.3),
 )
 
@@ -204,9 +209,9 @@ _NETWORK: Final = (
 )
 
 _TIME: Final = (
-    _world("time.clock_skew", "a machine's clock runs fast or slow", "ClockSkew", count_max=3),
-    _world("time.clock_jump", "a machine's wall clock jumps", "ClockJump", seconds=(-3600, 3600)),
-    _world("time.node_pause", "a node stops for a while and goes on", seconds=(0.1, 30)),
+    _event("time.clock_skew", "a machine's clocks run fast or slow", "ClockSkew"),
+    _event("time.clock_jump", "a machine's clock jumps", "ClockJump"),
+    _event("time.node_pause", "a node stops for a while and goes on"),
 )
 
 _RESOURCE: Final = (
