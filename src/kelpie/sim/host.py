@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -333,9 +333,10 @@ class SimulatedHost:
         loop = self._world.loop
         caller: asyncio.Future[HttpAnswer] = loop.create_future()
         left = asyncio.Event()
-        work = ask(service.asgi, method, target, body, key=key, left=left)
-        serving = _serve(work, caller)
-        task = loop.create_task(serving, name=f"request:{method}", context=incarnation.context())
+        work = partial(ask, service.asgi, method, target, body, key=key, left=left)
+        task = loop.create_task(
+            _serve(work, caller), name=f"request:{method}", context=incarnation.context()
+        )
         self._callers[caller] = task
         try:
             answer = await caller
@@ -346,9 +347,11 @@ class SimulatedHost:
         return answer
 
 
-async def _serve(work: Any, caller: asyncio.Future[HttpAnswer]) -> None:
+async def _serve(
+    work: Callable[[], Awaitable[HttpAnswer]], caller: asyncio.Future[HttpAnswer]
+) -> None:
     try:
-        answer = await work
+        answer = await work()
     except Exception as error:  # noqa: BLE001  the server's last border let it go: the run's bug
         if not caller.done():
             caller.set_exception(error)

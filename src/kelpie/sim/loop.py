@@ -38,6 +38,7 @@ TraceStep = Callable[[Incarnation | None, int, Any], None]
 _CLOCK_RESOLUTION_S: Final = 1e-9
 _CANCELLED_TIMERS_MIN: Final = 100
 _NEVER: Final = sys.maxsize
+_UNWIND_ATTEMPTS_MAX: Final = 1_000
 
 
 class EscapedSimulationError(RuntimeError):
@@ -507,5 +508,11 @@ def _silence() -> Generator[None]:
 
 
 def _unwind(task: asyncio.Task[Any]) -> None:
-    with contextlib.suppress(BaseException):  # a dead process reports nothing
-        task.get_coro().close()
+    coro = task.get_coro()
+    for _ in range(_UNWIND_ATTEMPTS_MAX):
+        try:
+            # Thrown, not closed: closing leaves behind whatever waits again while it cleans up.
+            coro.throw(SimulatedCrash())
+        except BaseException:  # noqa: BLE001  a dead process reports nothing
+            return
+    raise AssertionError(f"{coro!r} cannot be unwound")
