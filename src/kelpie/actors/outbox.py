@@ -23,6 +23,7 @@ from kelpie.core.errors import (
     NotFoundError,
 )
 from kelpie.core.ids import ActorId
+from kelpie.ports.faults import fault
 from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
 
 PAGE_ROWS: Final = 500
@@ -109,6 +110,18 @@ class OutboxPump:
             message_id=message.message_id,
         )
         outcome.add_done_callback(lambda done: self._settled(lane, message, done))
+        if fault("concurrency.duplicate_delivery"):
+            self._deliver_again(message)
+
+    def _deliver_again(self, message: StoredMessage) -> None:
+        """Deliver a message that is on its way already; the row lets it have one turn."""
+        again = self._runtime.deliver(
+            message.receiver,
+            message.body,
+            principal=f"actor:{message.sender}",
+            message_id=message.message_id,
+        )
+        again.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
         await self._clock.sleep(min(delay_ms, RETRY_DELAY_MS_MAX) / 1000)

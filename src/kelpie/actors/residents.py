@@ -15,6 +15,7 @@ from typing import Final
 from kelpie.actors.activation import Activation
 from kelpie.core.ids import ActorId
 from kelpie.core.limits import RESIDENT_RECORD_BYTES
+from kelpie.ports.faults import fault
 
 CANDIDATES_PER_SWEEP: Final = 64  # so that a sweep over busy actors stays short
 
@@ -73,8 +74,10 @@ class Residents:
         Looks at a bounded number of actors, so that one call never pays for all.
         """
         gone: list[Activation] = []
+        is_short = fault("resource.out_of_memory")
         for _ in range(CANDIDATES_PER_SWEEP):
-            if len(self._actors) <= self._count_max and self._bytes <= self._bytes_max:
+            fits = len(self._actors) <= self._count_max and self._bytes <= self._bytes_max
+            if fits and not is_short:
                 break
             activation = next(iter(self._actors.values()))
             if activation.idle and not activation.touched and not activation.paused:

@@ -38,6 +38,7 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
+from kelpie.ports.faults import fault
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
@@ -124,6 +125,8 @@ class Turns:
     async def _load(self, activation: Activation) -> None:
         try:
             stored = await self.ports.store.load(activation.actor)
+            if fault("concurrency.data_race"):
+                await asyncio.sleep(0)
             self._install(activation, stored)
         except KelpieError as error:
             self.discard(activation, error)
@@ -315,6 +318,8 @@ class Turns:
         epoch = self._epochs.get(activation.actor.shard)
         if epoch is None:
             raise FencedError(f"this node does not own the shard of {activation.actor}")
+        if fault("model.agent_loop_panic"):
+            raise RuntimeError("the machine panicked")
         drafted = draft_commit(
             activation,
             envelope,

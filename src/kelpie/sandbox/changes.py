@@ -8,6 +8,7 @@ last look at a file and its rename lies a window of microseconds that only a loc
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from kelpie.core.errors import (
     TargetMovedError,
 )
 from kelpie.core.limits import WORKSPACE_ENTRIES_MAX
+from kelpie.ports.faults import fault
 from kelpie.sandbox.blobs import Blobs
 from kelpie.sandbox.paths import BlockedPathError, Root, adopt_owner, parse_path
 from kelpie.sandbox.protocol import FileChange, FileState
@@ -197,7 +199,7 @@ def _apply_one(root: Root, change: FileChange, blobs: Blobs, *, applied: int) ->
     parts = parse_path(change.path)
     with root.directory(parts[:-1], create_mode=_PARENT_MODE) as parent:
         state = state_beneath(root, parts)
-        if state.digest != change.before:
+        if state.digest != change.before or fault("concurrency.target_moved"):
             raise TargetMovedError(change.path, applied=applied)
         _carry_out(parent, parts[-1], state, change, blobs)
         os.fsync(parent)
@@ -240,6 +242,10 @@ def _write_temporary(
     parent: int, temporary: str, name: str, change: FileChange, content: bytes
 ) -> None:
     _unlink(parent, temporary)  # of an attempt that was cut short
+    if fault("storage.workspace_disk_full"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if fault("storage.workspace_write_fail"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
     if change.kind == "link":
         os.symlink(link_target(content), temporary, dir_fd=parent)
         return

@@ -24,7 +24,8 @@ from kelpie.core.errors import (
     NotFoundError,
 )
 from kelpie.core.limits import BLOB_BYTES_MAX, MIB
-from kelpie.storage.files import flush_to_disk, sync_directory, temporary_file
+from kelpie.ports.faults import fault
+from kelpie.storage.files import flip_bit, flush_to_disk, sync_directory, temporary_file
 
 _COPY_BYTES: Final = 1 * MIB
 _TEMPORARY: Final = "incoming"
@@ -110,6 +111,8 @@ class BlobStore:
             data = path.read_bytes()
         except FileNotFoundError:
             raise NotFoundError("blob", digest) from None
+        if fault("storage.blob_corruption"):
+            data = flip_bit(data)
         if digest_bytes(data) != digest:
             message = f"blob {digest} is damaged at {path}; restore it from a backup"
             raise CorruptionError(message, digest=digest)
@@ -150,6 +153,7 @@ class BlobStore:
         path = self.path(digest)
         path.parent.mkdir(exist_ok=True, mode=0o700)
         temporary.replace(path)
+        fault("crash.before_directory_sync")
         sync_directory(path.parent)
         sync_directory(self._root)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kelpie.core.digests import Digest
-from kelpie.core.errors import DiskFullError
+from kelpie.core.errors import DiskFullError, StoreError
+from kelpie.ports.faults import fault
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -34,6 +35,8 @@ def sync_directory(path: Path) -> None:
 
 
 def _sync_path(path: Path, flags: int) -> None:
+    if fault("storage.sync_fail"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
     descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -48,6 +51,7 @@ def temporary_file(path: Path) -> Generator[BinaryIO, None, None]:
 
     Raises:
         DiskFullError: No space while writing.
+        StoreError: The disk failed while writing.
     """
     try:
         with path.open("wb") as file:
@@ -56,7 +60,8 @@ def temporary_file(path: Path) -> Generator[BinaryIO, None, None]:
         if is_disk_full(error):
             message = f"no space left in {path.parent}; free some and try again"
             raise DiskFullError(message) from error
-        raise
+        problem = f"{path.parent} cannot be written ({error.strerror}); check the disk"
+        raise StoreError(problem, path=str(path.parent)) from error
     finally:
         path.unlink(missing_ok=True)
 
@@ -77,6 +82,10 @@ def temporary_directory(path: Path) -> Generator[Path, None, None]:
 
 def flush_to_disk(file: BinaryIO) -> None:
     """Return once everything written to ``file`` is on the disk."""
+    if fault("storage.blob_disk_full"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    if fault("storage.sync_fail"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), file.name)
     file.flush()
     os.fsync(file.fileno())
 
@@ -85,3 +94,9 @@ def digest_file(path: Path) -> Digest:
     """Return the digest of a file's content, whatever its size."""
     with path.open("rb") as file:
         return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+
+
+def flip_bit(data: bytes) -> bytes:
+    """Return ``data`` as a failing disk gives it back: for fault points, and only for them."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :] if data else b"\0"

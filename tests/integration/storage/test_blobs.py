@@ -15,6 +15,7 @@ from kelpie.core.errors import (
     InvalidFieldError,
     LimitExceededError,
     NotFoundError,
+    StoreError,
 )
 from kelpie.core.limits import BLOB_BYTES_MAX
 from kelpie.storage.blobs import BlobStore
@@ -84,7 +85,7 @@ def test_a_put_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "temporary"
     with pytest.raises(DiskFullError), temporary_file(path):
         raise OSError(28, "No space left on device")
-    with pytest.raises(PermissionError), temporary_file(path):
+    with pytest.raises(StoreError, match="cannot be written"), temporary_file(path):
         raise PermissionError(13, "no")
     assert not path.exists()
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 import msgspec
 
 from kelpie.core.errors import DefinitionError, StoreVersionError
+from kelpie.ports.faults import fault
 from kelpie.storage.records import StoredActor
 
 Fields = dict[str, Any]
@@ -90,6 +91,8 @@ class StateCodec(Generic[S]):
                 step = self._steps.get(version)
                 if step is None:
                     raise self._refuse(stored, f"no @upcast(from_version={version}) leads on")
+                if fault("migration.upcast_fail"):
+                    raise self._refuse(stored, f"@upcast(from_version={version}) failed")
                 fields = step(fields)
                 version += 1
             if version > self.version:

@@ -13,6 +13,8 @@ with ``held`` set that turns approved or started ``once`` effects into ``unknown
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -22,10 +24,17 @@ from typing import Final
 import msgspec
 
 from kelpie.core.digests import Digest
-from kelpie.core.errors import ConflictError, CorruptionError, DiskFullError, NotFoundError
+from kelpie.core.errors import (
+    ConflictError,
+    CorruptionError,
+    DiskFullError,
+    NotFoundError,
+    StoreError,
+)
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import BACKUP_STEP_PAGES
 from kelpie.ports.clock import Clock
+from kelpie.ports.faults import fault
 from kelpie.ports.rng import Rng
 from kelpie.storage.blobs import BlobStore, blobs_path
 from kelpie.storage.files import (
@@ -80,7 +89,7 @@ def write_backup(
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"no space left for a backup in {target.parent}") from error
-            raise
+            raise _unwritable(target.parent, error) from error
         except sqlite3.Error as error:
             raise translate_error(error, f"backup {target}") from error
         folder.rename(target)
@@ -101,6 +110,8 @@ def _fill_backup(
         source.backup(copy, pages=BACKUP_STEP_PAGES, sleep=0)
     version = read_version(source)
     source.execute("ROLLBACK")
+    if fault("snapshot.backup_fail"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(database))
     sync_file(database)
     copied = BlobStore(folder / _BLOBS)
     copied.root.mkdir(mode=0o700)
@@ -145,7 +156,7 @@ def restore_store(backup: Path, target: Path, *, clock: Clock, rng: Rng) -> Mani
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"no space left for a store in {target.parent}") from error
-            raise
+            raise _unwritable(target.parent, error) from error
         except sqlite3.Error as error:
             raise translate_error(error, f"backup {backup}") from error
         (folder / _BLOBS).rename(blobs)
@@ -209,6 +220,12 @@ def _read_manifest(backup: Path) -> Manifest:
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         message = f"{path} is not a manifest ({error}); use another backup"
         raise CorruptionError(message, backup=str(backup)) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> StoreError:
+    """Return the typed error for a disk that failed; nothing was left behind."""
+    message = f"{folder}: {error.strerror or error}; check the disk and try again"
+    return StoreError(message, path=str(folder))
 
 
 def _require_absent(path: Path) -> None:

@@ -14,11 +14,13 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from kelpie.core.errors import CommitUnknownError, KelpieError
+from kelpie.core.errors import CommitUnknownError, KelpieError, VersionConflictError
+from kelpie.ports.faults import fault
 from kelpie.storage.records import Commit
 from kelpie.storage.sqlite.bulk import BULK_COMMITS_MIN, apply_together, take_ordinary
 from kelpie.storage.sqlite.commits import apply_commit
 from kelpie.storage.sqlite.engine import primary_code, translate_error
+from kelpie.storage.sqlite.injected import engine_error
 from kelpie.storage.sqlite.transaction import Member, Transaction
 
 Work = Commit | Member
@@ -56,6 +58,7 @@ def run_batch(
         finish: Housekeeping inside the same transaction; returns whether more is left.
     """
     assert not connection.in_transaction, "a batch begins its own transaction"
+    fault("crash.before_write")
     before = connection.total_changes
     try:
         outcomes, has_more = _write(connection, members, finish)
@@ -81,7 +84,7 @@ def run_batch(
 def _write(
     connection: sqlite3.Connection, members: Sequence[Work], finish: Finish | None
 ) -> tuple[list[Outcome], bool]:
-    connection.execute("BEGIN IMMEDIATE")
+    _begin(connection)
     transaction = Transaction(connection)
     outcomes: list[Outcome] = []
     while len(outcomes) < len(members):
@@ -95,15 +98,35 @@ def _write(
         else:
             alone = members[start : start + max(len(commits), 1)]
             outcomes += [_apply(transaction, member) for member in alone]
+    _fail_halfway()
     has_more = finish is not None and finish(transaction)
     transaction.save_counters()
     return outcomes, has_more
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    if fault("storage.locked"):
+        raise engine_error(sqlite3.SQLITE_BUSY)
+    if fault("storage.write_fail"):
+        raise engine_error(sqlite3.SQLITE_IOERR)
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _fail_halfway() -> None:
+    """Where the disk may fail, or the process die, between a transaction's statements."""
+    if fault("storage.partial_write"):
+        raise engine_error(sqlite3.SQLITE_IOERR)
+    if fault("storage.disk_full"):
+        raise engine_error(sqlite3.SQLITE_FULL)
+    fault("crash.during_transaction")
 
 
 def _apply(transaction: Transaction, member: Work) -> Outcome:
     changes = transaction.connection.total_changes
     try:
         if isinstance(member, Commit):
+            if fault("concurrency.access_conflict"):
+                raise VersionConflictError(f"another turn of {member.actor} committed first")
             return apply_commit(transaction, member)
         return member(transaction)
     except KelpieError as refusal:
@@ -129,7 +152,14 @@ def _run_alone(connection: sqlite3.Connection, members: Sequence[Work]) -> Batch
 def _commit(connection: sqlite3.Connection) -> KelpieError | None:
     """Commit; return the failure, if any: a `CommitUnknownError` when the outcome is open."""
     try:
+        if fault("concurrency.deadlock"):
+            raise engine_error(sqlite3.SQLITE_BUSY)
+        if fault("storage.commit_lost"):
+            raise engine_error(sqlite3.SQLITE_IOERR)
         connection.execute("COMMIT")
+        fault("crash.during_commit")
+        if fault("storage.commit_kept"):
+            raise engine_error(sqlite3.SQLITE_IOERR)
     except sqlite3.Error as error:
         is_known = primary_code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
         _roll_back(connection)
@@ -138,6 +168,7 @@ def _commit(connection: sqlite3.Connection) -> KelpieError | None:
         message = f"the disk failed while committing ({error}); restart to learn what was kept"
         return CommitUnknownError(message)
     assert not connection.in_transaction, "a commit ends the transaction"
+    fault("crash.after_write")
     return None
 
 

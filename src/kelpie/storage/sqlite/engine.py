@@ -17,7 +17,9 @@ from typing import Final, NamedTuple
 
 from kelpie.core.errors import CorruptionError, DiskFullError, StoreError, StoreHeldError
 from kelpie.core.limits import WAL_CHECKPOINT_PAGES
-from kelpie.storage.files import sync_directory
+from kelpie.ports.faults import fault
+from kelpie.storage.files import flip_bit, sync_directory
+from kelpie.storage.sqlite.injected import engine_error
 
 BUSY_TIMEOUT_MS: Final = 5_000  # for a stranger's transaction; Kelpie itself never contends
 _LOG_BYTES_MAX: Final = 64 * 1024 * 1024  # the log file is cut back to this when it starts over
@@ -40,6 +42,8 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         StoreError: The file system cannot give WAL mode and full sync.
         sqlite3.Error: The engine cannot open it; see `translate_error`.
     """
+    if fault("storage.open_fail"):
+        raise engine_error(sqlite3.SQLITE_CANTOPEN)
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         sync_directory(path.parent)
@@ -82,7 +86,10 @@ def checkpoint(writer: sqlite3.Connection) -> int:
     """
     assert not writer.in_transaction, "a checkpoint stands between transactions"
     try:
+        if fault("storage.checkpoint_fail"):
+            raise engine_error(sqlite3.SQLITE_IOERR)
         row = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        fault("crash.during_checkpoint")
     except sqlite3.Error:
         return 0
     return max(int(row[1]), 0)
@@ -152,6 +159,8 @@ def unseal(checksum: int, data: bytes, subject: str) -> bytes:
     Raises:
         CorruptionError: It differs; the error names ``subject``.
     """
+    if fault("storage.corruption"):
+        data = flip_bit(data)
     if zlib.crc32(data) != checksum:
         message = f"{subject} is damaged (checksum differs); run a check, then restore a backup"
         raise CorruptionError(message, subject=subject)

@@ -14,6 +14,7 @@ from kelpie.core.errors import CorruptionError, NotFoundError, StoreVersionError
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.ports.clock import Clock
+from kelpie.ports.faults import fault
 from kelpie.ports.rng import Rng
 from kelpie.storage.holder import HolderLock
 from kelpie.storage.records import ShardGrant
@@ -80,11 +81,11 @@ def _open_locked(path: Path, lock: HolderLock, *, clock: Clock, rng: Rng) -> Ope
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"
         grants = _take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         held = is_held(writer)
+        fault("crash.while_opening")
         reader = connect_reader(path)
     except BaseException:
         writer.close()
         raise
-    assert len(grants) == SHARD_COUNT, "one holder owns every shard"
     return Opened(reader, writer, lock, session, grants, held)
 
 
@@ -106,11 +107,24 @@ def _take_over(
             ((shard, session) for shard in range(SHARD_COUNT)),
         )
         rows = writer.execute("SELECT shard, epoch FROM shards ORDER BY shard").fetchall()
+        _require_shards(rows)
         writer.execute("COMMIT")
     finally:
         if writer.in_transaction:
             writer.execute("ROLLBACK")
     return tuple(ShardGrant(*row) for row in rows)
+
+
+def _require_shards(rows: Sequence[tuple[object, object]]) -> None:
+    """Return if the rows are those of every shard, with epochs that can be.
+
+    Raises:
+        CorruptionError: One is missing, doubled or malformed.
+    """
+    shards = [shard for shard, epoch in rows if isinstance(epoch, int) and epoch >= 1]
+    if shards != list(range(SHARD_COUNT)):
+        message = "the store's table of shards is damaged; run a check, then restore a backup"
+        raise CorruptionError(message, subject="shards")
 
 
 def end_session(writer: sqlite3.Connection, session: str, now_ms: int) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from kelpie.ports.clock import Clock
+from kelpie.ports.faults import fault
 from kelpie.storage.sqlite.decode import Row
 from kelpie.storage.sqlite.engine import connect_reader, translate_error
+from kelpie.storage.sqlite.injected import engine_error
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ class SqliteReader:
 
         def run() -> T:
             try:
+                if fault("resource.descriptors"):
+                    raise engine_error(sqlite3.SQLITE_CANTOPEN)
                 with closing(connect_reader(self._path)) as connection:
                     return job(connection)
             except sqlite3.Error as error:
@@ -53,6 +57,8 @@ class SqliteReader:
 
     def _fetch(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
         try:
+            if fault("storage.read_fail"):
+                raise engine_error(sqlite3.SQLITE_IOERR)
             return self._reader.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise translate_error(error, subject) from error

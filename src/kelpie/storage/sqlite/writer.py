@@ -25,6 +25,7 @@ from kelpie.core.limits import (
     COMMIT_QUEUE_BYTES_MAX,
     COMMIT_QUEUE_DEPTH_MAX,
 )
+from kelpie.ports.faults import fault
 from kelpie.storage.sqlite.batch import BatchResult, Work, run_batch
 from kelpie.storage.sqlite.engine import checkpoint
 from kelpie.storage.sqlite.pace import LogGauge
@@ -122,7 +123,7 @@ class GroupWriter:
             return StoreError(message, cause=self._failure.code)
         if self._is_closed:
             return StoreError("the store is closed; open it again")
-        is_full = len(self._queue) >= COMMIT_QUEUE_DEPTH_MAX
+        is_full = len(self._queue) >= COMMIT_QUEUE_DEPTH_MAX or fault("resource.commit_queue_full")
         if is_full or self._queued_bytes + size_bytes > COMMIT_QUEUE_BYTES_MAX:
             return OverloadedError(
                 f"{len(self._queue):,} commits ({self._queued_bytes:,} bytes) wait for the disk; "

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from kelpie.core.errors import StoreVersionError
+from kelpie.ports.faults import fault
+from kelpie.storage.sqlite.injected import engine_error
 from kelpie.storage.sqlite.migrations import first
 
 APPLICATION_ID: Final = 0x4B454C50  # "KELP", so that no other program's file is taken for a store
@@ -55,6 +57,8 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {number}")
+            if fault("migration.schema_fail"):
+                raise engine_error(sqlite3.SQLITE_IOERR)
             connection.execute("COMMIT")
         except BaseException:
             _roll_back(connection)
