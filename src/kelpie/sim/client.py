@@ -14,7 +14,7 @@ from kelpie.sim.host import SimulatedHost
 
 RETRY_S: Final = 0.2
 ATTEMPTS_MAX: Final = 5_000
-_PATIENCE_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PATIENCE_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
 
 
 class GaveUpError(AssertionError):
@@ -46,6 +46,6 @@ async def insist(
 
 def is_passing(answer: HttpAnswer) -> bool:
     """Whether the same request may be answered otherwise later."""
-    return answer.status in _PATIENCE_STATUSES or (
-        answer.status == 409 and bool(answer.json().get("error", {}).get("retriable"))
-    )
+    if answer.status < 400:
+        return False
+    return answer.status in _PATIENCE_STATUSES or bool(answer.json()["error"]["retriable"])

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from kelpie.sim.chaos import Chaos, draw_events
-from kelpie.sim.clock import NANOSECONDS_PER_MS
+from kelpie.sim.chaos import Chaos
+from kelpie.sim.clock import NANOSECONDS_PER_SECOND
+from kelpie.sim.faults.plan import FaultPlan, Injection
 from kelpie.sim.host import SimulatedHost
+from kelpie.sim.incarnation import INCARNATION
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop
-from kelpie.sim.network import SimulatedNetwork
+from kelpie.sim.network import Links, SimulatedNetwork
 from kelpie.sim.rng import stream
 from kelpie.sim.sandbox import Program
 from kelpie.sim.swarm import RunConfig
@@ -45,30 +47,45 @@ class SimulatedWorld:
         view: What the world saw become durable.
         invariants: What is checked at every commit; scenarios add theirs.
         violation: What went wrong first; None while all is well.
-        injected: How often each fault happened.
+        plan: Which faults happen; they begin with `unleash`.
         reached: How often each `sometimes` held; 0 for one that was asked and never did.
     """
 
     def __init__(
-        self, *, seed: int, config: RunConfig, directory: Path, loop: SimulatedLoop, trace: Trace
+        self,
+        *,
+        seed: int,
+        config: RunConfig,
+        directory: Path,
+        loop: SimulatedLoop,
+        trace: Trace,
+        script: Iterable[Injection] | None = None,
     ) -> None:
         self.seed = seed
         self.config = config
         self.directory = directory
         self.loop = loop
         self.hosts: dict[str, SimulatedHost] = {}
-        self.network = SimulatedNetwork()
+        self.plan = FaultPlan(
+            config.rules,
+            seed=seed,
+            now_ns=lambda: loop.now_ns,
+            node=self._asker,
+            die=self._die,
+            script=script,
+        )
+        self.links = Links(self.plan)
+        self.network = SimulatedNetwork(self.links, self.plan)
         self.programs: dict[str, Program] = {}
         self.commands_started: list[str] = []
         self.view = View()
         self.invariants: list[Invariant] = []
         self.violation: Violation | None = None
-        self.injected: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
-        self.chaos: Chaos | None = None
+        self.chaos = Chaos(self, self.plan)
         self._trace = trace
-        self._latency = stream(seed, "latency")
-        self._jobs = stream(seed, "jobs")
+        self._asks = ""
+        self._weather: asyncio.Task[None] | None = None
         loop.trace = trace.step
         loop.job_delay_ns = self._job_delay_ns
         loop.set_exception_handler(self._stray)
@@ -85,6 +102,7 @@ class SimulatedWorld:
         directory = self.directory / name
         directory.mkdir()
         host = self.hosts[name] = SimulatedHost(self, name, directory, **options)
+        self.links.add_host(name)
         assert self.hosts[name].incarnation is None
         return host
 
@@ -93,33 +111,51 @@ class SimulatedWorld:
         task: asyncio.Task[None] = self.loop.create_task(work, name=name)
         return task
 
-    def latency_s(self) -> float:
-        """Return how long the next message is on its way."""
-        bound_ms = self.config.latency_ms_max
-        return self._latency.random() * bound_ms / 1_000 if bound_ms else 0.0
-
     def _job_delay_ns(self) -> int:
-        bound_ms = self.config.job_delay_ms_max
-        return int(self._jobs.random() * bound_ms * NANOSECONDS_PER_MS) if bound_ms else 0
+        if not self.plan.fires("storage.latency"):
+            return 0
+        return int(self.plan.seconds("storage.latency") * NANOSECONDS_PER_SECOND)
 
     # --- what goes wrong ------------------------------------------------------------------------
 
-    def unleash(self, *, over_s: float) -> None:
-        """Let what the seed drew go wrong within the next ``over_s`` seconds."""
-        assert self.chaos is None, "chaos begins once"
-        events = draw_events(self.seed, self.config, sorted(self.hosts), over_s=over_s)
-        self.chaos = Chaos(self, events)
+    async def unleash(self) -> None:
+        """Start every machine, and let what the seed drew go wrong with them from then on."""
+        assert self._weather is None, "chaos begins once"
+        for host in self.hosts.values():
+            await self.chaos.revive(host)
         self.chaos.begin()
+        self._weather = self.spawn("weather", self.links.weather())
+        if self.config.crash_steps:
+            first = next(iter(self.hosts.values()))
+            for step in self.config.crash_steps:
+                self.loop.at_step(max(step, self.loop.steps + 1), first.crash)
 
     async def heal(self) -> None:
-        """Let nothing go wrong any more, and return when every machine runs."""
-        if self.chaos is None:
-            self.chaos = Chaos(self, ())
+        """Let nothing go wrong any more, and return when every machine serves."""
+        self.plan.heal()
+        if self._weather is not None:
+            self._weather.cancel()
+        self.links.heal()
         await self.chaos.heal()
+        self.plan.check_invariants()
+        self.links.check_invariants()
 
-    def count_fault(self, name: str) -> None:
-        """Count one injected fault."""
-        self.injected[name] += 1
+    def running_host(self) -> SimulatedHost | None:
+        """Return the machine whose program runs now; None while the world does."""
+        incarnation = INCARNATION.get()
+        return None if incarnation is None else self.hosts[incarnation.name]
+
+    def _die(self, name: str) -> None:
+        self.chaos.die(name)
+
+    def asks(self, name: str) -> None:
+        """Let the plan know for which machine the world asks next."""
+        self._asks = name
+        assert not name or name in self.hosts
+
+    def _asker(self) -> str:
+        incarnation = INCARNATION.get()
+        return self._asks if incarnation is None else incarnation.name
 
     def note(self, kind: str, text: str) -> None:
         """Write something that happened into the trace."""

@@ -171,6 +171,10 @@ class FaultPlan:
         self._healed = True
         assert self.healed
 
+    def may_fire(self, name: str) -> bool:
+        """Return whether the run has a rule for the fault, so that asking is worth while."""
+        return name in self._rules
+
     def fires(self, name: str) -> bool:
         """Return whether the fault ``name`` happens here and now, and write it down if so.
 
