@@ -17,7 +17,7 @@ PORT = "kelpie.ports.faults"
 INSTALL = f"{PORT}.faults_from"
 PLAN = "kelpie.sim.faults.plan"
 # How code asks for a fault, or says that one happened, by who does so.
-CALLS = {"fault": "product", "fires": "world", "count_fault": "event"}
+CALLS = {"fault": "product", "fires": "world"}
 
 
 class Site(NamedTuple):
@@ -46,19 +46,15 @@ def find_sites(modules: Iterable[Module]) -> Iterator[Site]:
 
 
 def find_misplaced_faults(
-    modules: Iterable[Module], kinds: Iterable[FaultKind], *, relays: Iterable[str] = ()
+    modules: Iterable[Module], kinds: Iterable[FaultKind]
 ) -> Iterator[Offence]:
-    """Built faults that nobody injects, and places whose fault is unknown, due, or another's.
-
-    ``relays`` are modules that count faults by a name that others gave them.
-    """
+    """Built faults that nobody injects, and places whose fault is unknown, due, or another's."""
     by_name = {kind.name: kind for kind in kinds}
     seen: set[str] = set()
     for site in find_sites(modules):
         kind = by_name.get(site.name)
         if kind is None:
-            if site.path not in relays:
-                yield Offence(f"{site.path}:{site.name}", "is not in the catalogue of faults")
+            yield Offence(f"{site.path}:{site.name}", "is not in the catalogue of faults")
         elif kind.place != site.place:
             place = kind.place or f"due with {kind.due}"
             yield Offence(f"{site.path}:{site.name}", f"is {place}, injected by the {site.place}")

@@ -1,140 +1,86 @@
-"""What goes wrong beside the fault points: processes die, stop and go on, clocks jump.
+"""What befalls machines: processes die, stop and go on, clocks jump, processors are busy.
 
-Drawn from the seed before anything happens, so that a shrinker can leave events out without moving
-the others.
+Everything is a fault of the run's plan, asked for at its occasions, so that one list of injections
+says all that went wrong. Beside them a watchdog starts what is down, as the init system of a real
+machine would.
 
-Invariants: after `Chaos.heal` nothing goes wrong any more and every machine runs.
+Invariants: after `Chaos.heal` nothing goes wrong any more and every machine serves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from typing import Final, Literal, NamedTuple, Protocol
+from functools import partial
+from typing import Final, NoReturn, Protocol
 
 from kelpie.core.errors import KelpieError
-from kelpie.sim.clock import NANOSECONDS_PER_MS, NANOSECONDS_PER_SECOND
-from kelpie.sim.host import CrashImage, ProgramDiedError, SimulatedHost
+from kelpie.sim.clock import NANOSECONDS_PER_SECOND
+from kelpie.sim.disk import take_crash_image
+from kelpie.sim.faults.plan import FaultPlan
+from kelpie.sim.host import CrashImage, SimulatedHost
+from kelpie.sim.incarnation import Incarnation
 from kelpie.sim.loop import SimulatedLoop
-from kelpie.sim.rng import stream
-from kelpie.sim.swarm import RunConfig
 
-STEPS_AHEAD_MAX: Final = 400  # a process dies within so many steps of its hour
-DOWN_S_MAX: Final = 5.0
-RESTART_S: Final = 1.0
-PAUSE_S_MAX: Final = 40.0  # beyond every deadline of a call
-WALL_JUMP_MS_MAX: Final = 3_600_000
-RATE_PPM_BOUND: Final = 100_000
-JUMP_AHEAD_MS_MAX: Final = 60_000
-
-EventKind = Literal["crash", "pause", "wall-jump", "jump-ahead", "clock-rate"]
-
-
-class ChaosEvent(NamedTuple):
-    """One thing that goes wrong.
-
-    Attributes:
-        amount: Steps to wait and then ms until the restart for a crash, ms for a pause or a jump,
-            parts per million for a rate.
-    """
-
-    at_ms: int
-    kind: EventKind
-    host: str
-    amount: int
-    delay_steps: int = 0
-
-    def describe(self) -> str:
-        """Return the event for people."""
-        unit = "ppm" if self.kind == "clock-rate" else "ms"
-        return f"{self.kind} {self.host} at {self.at_ms} ms ({self.amount:,} {unit})"
+WEATHER_EVERY_S: Final = 0.5
+REST_BEFORE_START_S: Final = 0.3
+STARTS_MAX: Final = 200
+RATE_PPM_BOUND: Final = 100_000  # a clock that gains or loses a tenth
+STEP_FAULTS: Final = ("crash.at_any_step", "resource.cpu_starvation")
 
 
 class Stage(Protocol):
-    """What chaos needs of its world."""
+    """What chaos needs of its world; one world has it all."""
 
-    loop: SimulatedLoop
-    hosts: dict[str, SimulatedHost]
-
-    def note(self, kind: str, text: str) -> None:
-        """Write something that happened into the trace."""
+    @property
+    def loop(self) -> SimulatedLoop:
+        """The loop that runs everything."""
         ...
 
-    def count_fault(self, name: str) -> None:
-        """Count one injected fault."""
+    @property
+    def hosts(self) -> dict[str, SimulatedHost]:
+        """The machines by name."""
         ...
 
-    def crash_image(self, during: str = "") -> CrashImage:
-        """Return how the disk is left by a process that dies now."""
+    def running_host(self) -> SimulatedHost | None:
+        """Return the machine whose program runs now; None while the world does."""
         ...
 
-    def fail(self, invariant: str, text: str) -> None:
-        """Say what is wrong and end the run."""
+    def asks(self, name: str) -> None:
+        """Let the plan know for which machine it is asked next."""
         ...
-
-
-def draw_events(
-    seed: int, config: RunConfig, hosts: list[str], *, over_s: float
-) -> tuple[ChaosEvent, ...]:
-    """Return what goes wrong within ``over_s`` seconds, by time."""
-    rng = stream(seed, "chaos")
-    over_ms = max(1, int(over_s * 1_000))
-    events = [_draw_crash(rng, over_ms, hosts) for _ in range(config.crashes)]
-    events += [
-        ChaosEvent(
-            rng.randrange(over_ms), "pause", rng.choice(hosts), rng.randrange(1, _pause_ms(rng))
-        )
-        for _ in range(config.pauses)
-    ]
-    events += [_draw_clock(rng, over_ms, hosts) for _ in range(config.clock_changes)]
-    return tuple(sorted(events))
-
-
-def _draw_crash(rng: random.Random, over_ms: int, hosts: list[str]) -> ChaosEvent:
-    down_ms = rng.randrange(1, int(DOWN_S_MAX * 1_000))
-    steps = rng.randrange(STEPS_AHEAD_MAX)
-    return ChaosEvent(rng.randrange(over_ms), "crash", rng.choice(hosts), down_ms, steps)
-
-
-def _pause_ms(rng: random.Random) -> int:
-    return rng.choice((100, 3_000, int(PAUSE_S_MAX * 1_000)))
-
-
-def _draw_clock(rng: random.Random, over_ms: int, hosts: list[str]) -> ChaosEvent:
-    kinds: tuple[EventKind, ...] = ("wall-jump", "jump-ahead", "clock-rate")
-    kind = rng.choice(kinds)
-    match kind:
-        case "wall-jump":
-            amount = rng.randrange(-WALL_JUMP_MS_MAX, WALL_JUMP_MS_MAX)
-        case "jump-ahead":
-            amount = rng.randrange(1, JUMP_AHEAD_MS_MAX)
-        case _:
-            amount = rng.randrange(-RATE_PPM_BOUND, RATE_PPM_BOUND)
-    return ChaosEvent(rng.randrange(over_ms), kind, rng.choice(hosts), amount)
 
 
 class Chaos:
-    """Lets a list of events happen. Call `begin` in the world, then `heal`."""
+    """Lets the plan's faults befall the machines of one world. Call `begin`, then `heal`."""
 
-    def __init__(self, world: Stage, events: tuple[ChaosEvent, ...]) -> None:
+    def __init__(self, world: Stage, plan: FaultPlan) -> None:
         self._world = world
-        self._events = events
+        self._plan = plan
         self._tasks: list[asyncio.Task[None]] = []
-        self._is_healed = False
 
     def begin(self) -> None:
-        """Let the events happen from now on."""
+        """Let faults happen from now on."""
         assert not self._tasks, "chaos begins once"
         loop = self._world.loop
-        self._tasks = [
-            loop.create_task(self._happen(event), name=f"chaos:{event.kind}")
-            for event in self._events
-        ]
-        assert len(self._tasks) == len(self._events)
+        for name, host in self._world.hosts.items():
+            self._tasks.append(loop.create_task(self._befall(host), name=f"weather:{name}"))
+            self._tasks.append(loop.create_task(self._watch(host), name=f"watchdog:{name}"))
+        if any(self._plan.may_fire(name) for name in STEP_FAULTS):
+            loop.before_step = self._step
+        assert len(self._tasks) == 2 * len(self._world.hosts)
+
+    def die(self, name: str) -> NoReturn:
+        """Kill the program that runs now, at this very line, of the fault ``name``.
+
+        Raises:
+            SimulatedCrash: Always.
+        """
+        self._victim().die(self._image(name))
 
     async def heal(self) -> None:
-        """Let nothing more happen; resume and start every machine; let clocks run at one rate."""
-        self._is_healed = True
+        """Let nothing more go wrong; resume and start every machine; let clocks run at one rate."""
+        self._plan.heal()
+        self._world.loop.before_step = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -145,66 +91,76 @@ class Chaos:
             await self.revive(host)
         assert all(host.is_serving for host in self._world.hosts.values()), "a machine stays down"
 
-    async def _happen(self, event: ChaosEvent) -> None:
-        await asyncio.sleep(event.at_ms / 1_000)
-        host = self._world.hosts[event.host]
-        self._world.note("chaos", event.describe())
-        match event.kind:
-            case "crash":
-                await self._kill(host, event)
-            case "pause":
-                await self._hold(host, event)
-            case "wall-jump":
-                host.set_clock(wall_ns=event.amount * NANOSECONDS_PER_MS)
-                self._world.count_fault("time.clock_jump")
-            case "jump-ahead":
-                host.set_clock(ahead_ns=event.amount * NANOSECONDS_PER_MS)
-                self._world.count_fault("time.clock_jump")
-            case "clock-rate":
-                host.set_clock(rate_ppm=event.amount)
-                self._world.count_fault("time.clock_skew")
+    async def revive(self, host: SimulatedHost) -> None:
+        """Start the machine's program until it serves; faults may get in the way for a while."""
+        for _ in range(STARTS_MAX):
+            if host.is_serving and not host.has_failed:
+                return
+            try:
+                if host.has_failed:
+                    host.crash()
+                if host.incarnation is None:
+                    await host.start()
+                    continue
+            except KelpieError:
+                if self._plan.healed:
+                    raise
+            await asyncio.sleep(REST_BEFORE_START_S)
+        raise AssertionError(f"{host.name} does not start")
 
-    async def _kill(self, host: SimulatedHost, event: ChaosEvent) -> None:
-        loop = self._world.loop
-        died: asyncio.Future[None] = loop.create_future()
+    # --- between steps --------------------------------------------------------------------------
 
-        def kill() -> None:
-            if not self._is_healed:
-                host.crash(self._world.crash_image())
-                self._world.count_fault("crash.at_any_step")
-            if not died.done():
-                died.set_result(None)
+    def _step(self, node: Incarnation) -> None:
+        host = self._world.hosts[node.name]
+        self._world.asks(node.name)
+        if self._plan.fires("resource.cpu_starvation"):
+            seconds = self._plan.seconds("resource.cpu_starvation")
+            self._world.loop.now_ns += int(seconds * NANOSECONDS_PER_SECOND)
+        if host.incarnation is node and self._plan.fires("crash.at_any_step"):
+            host.crash(self._image("crash.at_any_step"))
+        self._world.asks("")
 
-        loop.at_step(loop.steps + 1 + event.delay_steps, kill)
-        await died
-        await asyncio.sleep(event.amount / 1_000)
-        await self.revive(host)
+    def _victim(self) -> SimulatedHost:
+        host = self._world.running_host()
+        assert host is not None, "only a program dies"
+        return host
 
-    async def _hold(self, host: SimulatedHost, event: ChaosEvent) -> None:
+    def _image(self, name: str) -> CrashImage:
+        lost = self._plan.fires("crash.power_loss")
+        return partial(take_crash_image, faults=self._plan, during=name, is_power_lost=lost)
+
+    # --- over time ------------------------------------------------------------------------------
+
+    async def _befall(self, host: SimulatedHost) -> None:
+        while True:
+            await asyncio.sleep(WEATHER_EVERY_S)
+            self._world.asks(host.name)
+            if self._plan.fires("time.clock_skew"):
+                drawn = self._plan.below("time.clock_skew", 2 * RATE_PPM_BOUND + 1)
+                host.set_clock(rate_ppm=drawn - RATE_PPM_BOUND)
+            if self._plan.fires("time.clock_jump"):
+                seconds = self._plan.seconds("time.clock_jump")
+                host.set_clock(wall_ns=int(seconds * NANOSECONDS_PER_SECOND))
+            pauses = self._plan.fires("time.node_pause")
+            pause_s = self._plan.seconds("time.node_pause") if pauses else 0.0
+            self._world.asks("")
+            if pauses:
+                await self._hold(host, pause_s)
+
+    async def _hold(self, host: SimulatedHost, seconds: float) -> None:
         life = host.lives
         host.pause()
-        self._world.count_fault("time.node_pause")
         try:
-            await asyncio.sleep(event.amount / 1_000)
+            await asyncio.sleep(seconds)
         finally:
             if host.lives == life:
                 host.resume()
 
-    async def revive(self, host: SimulatedHost) -> None:
-        """Start the machine's program unless it runs; a death meanwhile is somebody else's."""
-        deadline_ns = self._world.loop.now_ns + 600 * NANOSECONDS_PER_SECOND
-        while not host.is_serving:
-            assert self._world.loop.now_ns < deadline_ns, f"{host.name} does not start"
-            try:
-                if host.incarnation is None:
-                    await host.start()
-                else:
-                    await asyncio.sleep(0.1)
-            except ProgramDiedError:
-                if not self._is_healed:
-                    return
-            except KelpieError:
-                # It ended while it started; whoever manages services starts it again.
-                if self._is_healed:
-                    raise
-                await asyncio.sleep(RESTART_S)
+    async def _watch(self, host: SimulatedHost) -> None:
+        while True:
+            await asyncio.sleep(WEATHER_EVERY_S)
+            if host.has_failed:
+                host.crash()
+            if host.incarnation is None:
+                await asyncio.sleep(REST_BEFORE_START_S)
+                await self.revive(host)

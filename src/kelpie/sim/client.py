@@ -46,6 +46,6 @@ async def insist(
 
 def is_passing(answer: HttpAnswer) -> bool:
     """Whether the same request may be answered otherwise later."""
-    return answer.status in _PATIENCE_STATUSES or (
-        answer.status == 409 and bool(answer.json().get("error", {}).get("retriable"))
-    )
+    if answer.status < 400:
+        return False
+    return answer.status in _PATIENCE_STATUSES or bool(answer.json()["error"]["retriable"])

@@ -272,6 +272,26 @@ def _lose_unsynced(image: DiskImage, faults: Faults) -> None:
 # --- damage -----------------------------------------------------------------------------------
 
 
+def damage(image: DiskImage, faults: Faults) -> None:
+    """Let the plan's damage befall an image at rest; its notes say what was done."""
+    if faults.fires("storage.bit_rot"):
+        rot(image, faults)
+    if faults.fires("storage.misdirected_write"):
+        misdirect(image, faults)
+
+
+def damage_backup(folder: Path, faults: Faults) -> str:
+    """Flip a bit of a backup's database if the plan says so; return what was done, or nothing."""
+    if not faults.fires("snapshot.backup_damaged"):
+        return ""
+    path = folder / "store.db"
+    data = bytearray(path.read_bytes())
+    place = faults.below("snapshot.backup_damaged", len(data))
+    data[place] ^= 1 << faults.below("snapshot.backup_damaged", 8)
+    path.write_bytes(data)
+    return f"{path.name}: a bit of byte {place} flipped"
+
+
 def rot(image: DiskImage, faults: Faults, *, suffix: str = "") -> str:
     """Flip one drawn bit of a drawn file that is not empty; return what was done.
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol, cast
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 
 from kelpie.actors.api.definition import Actor
 from kelpie.app.opened import App, open_app
@@ -29,8 +29,8 @@ from kelpie.sim.clock import MachineClock, SimulatedClock
 from kelpie.sim.edge import HttpAnswer, ask
 from kelpie.sim.faults.plan import FaultPlan
 from kelpie.sim.incarnation import Incarnation
-from kelpie.sim.loop import SimulatedCrash, SimulatedLoop
-from kelpie.sim.network import SimulatedNetwork
+from kelpie.sim.loop import SimulatedCrash, SimulatedLoop, attempt
+from kelpie.sim.network import OUTSIDE, SimulatedNetwork
 from kelpie.sim.observe import InFlight, ObservedStore
 from kelpie.sim.rng import SimulatedRng
 from kelpie.sim.sandbox import Program, SimulatedSandbox
@@ -46,6 +46,8 @@ class DiskContent(Protocol):
         """Let ``root`` hold exactly this."""
         ...
 
+
+PATIENCE_S: Final = 60.0  # as long as clients wait for an answer
 
 CrashImage = Callable[[Path], DiskContent]
 """Given the machine's directory at the instant of a crash, return what the disk kept of it."""
@@ -73,11 +75,11 @@ class Surroundings(Protocol):
 
     @property
     def network(self) -> SimulatedNetwork:
-        """The network."""
+        """The network between machines, models and clients."""
         ...
 
     @property
-    def faults(self) -> FaultPlan:
+    def plan(self) -> FaultPlan:
         """What may go wrong."""
         ...
 
@@ -89,10 +91,6 @@ class Surroundings(Protocol):
     @property
     def commands_started(self) -> list[str]:
         """What was run in sandboxes."""
-        ...
-
-    def latency_s(self) -> float:
-        """Return how long the next message is on its way."""
         ...
 
     def landed(
@@ -158,11 +156,6 @@ class SimulatedHost:
 
     # --- what the program sees ------------------------------------------------------------------
 
-    @property
-    def store_path(self) -> Path:
-        """The store's database file; its log lies beside it."""
-        return self.settings().store.path
-
     def settings(self) -> Settings:
         """Return the product's settings on this machine."""
         flags = {"data_dir": str(self.directory / "data"), **self._flags}
@@ -182,10 +175,7 @@ class SimulatedHost:
             environment={"OPENAI_API_KEY": "sim"},
             open_store=self._open_store,
             open_sandbox=lambda blobs, _: SimulatedSandbox(
-                self._world.programs,
-                blobs,
-                self._world.commands_started,
-                self._world.faults,
+                self._world.programs, blobs, self._world.commands_started, self._world.plan
             ),
             metrics_text=lambda: "",
         )
@@ -194,7 +184,7 @@ class SimulatedHost:
         store = await open_sqlite(path, address, clock, rng)
         self._stores.append(store)
         observed = ObservedStore(store, self._in_flight, partial(self._world.landed, self.name))
-        with self._world.faults.calm():
+        with self._world.plan.calm():
             await observed.recover()
         # The product names the engine's class; the observer is it in all but the class.
         return cast("SqliteStore", observed)
@@ -202,14 +192,15 @@ class SimulatedHost:
     # --- life and death -------------------------------------------------------------------------
 
     @property
-    def has_failed(self) -> bool:
-        """Whether a program runs whose store writes nothing any more: it must be started anew."""
-        return any(store.failure is not None for store in self._stores)
-
-    @property
     def is_serving(self) -> bool:
         """Whether a program runs and was ready."""
         return self.service is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the program has said that it must be started anew: its store stopped."""
+        service = self.service
+        return isinstance(service, App) and service.node.store.failure is not None
 
     async def start(self) -> None:
         """Start the program and return once it is ready.
@@ -234,21 +225,21 @@ class SimulatedHost:
         ready, ended = self._ready, self._ended
         assert ready is not None, "a life is waited for"
         assert ended is not None, "a life ends"
-        try:
-            async with self._program(self) as service:
-                self.service = service
-                ready.set_result(None)
-                await self._stop.wait()
-                self.service = None
-        except Exception as error:  # noqa: BLE001  whoever started it hears of it
-            self._gone()
-            if not ready.done():
-                ready.set_exception(error)
-                return
-            self._world.fail("program-ends-in-order", f"{self.name}: {error!r}")
+        failure = await attempt(self._serve_until_stopped(ready))
+        self._gone()
+        if failure is None:
+            ended.set_result(None)
+        elif not ready.done():
+            ready.set_exception(failure)
         else:
-            self._gone()
-        ended.set_result(None)
+            self._world.fail("program-ends-in-order", f"{self.name}: {failure!r}")
+
+    async def _serve_until_stopped(self, ready: asyncio.Future[None]) -> None:
+        async with self._program(self) as service:
+            self.service = service
+            ready.set_result(None)
+            await self._stop.wait()
+            self.service = None
 
     async def stop(self) -> None:
         """Ask the program to end, as SIGTERM does, and return once it has; harmless when gone."""
@@ -291,7 +282,7 @@ class SimulatedHost:
         _release_holder(self.directory)
         content.put(self.directory)
         if ready is not None and not ready.done():
-            ready.set_exception(ProgramDiedError(f"{self.name} died while starting", sent=False))
+            ready.set_exception(ProgramDiedError(f"{self.name} died as it started", sent=False))
         if ended is not None and not ended.done():
             ended.set_result(None)
         assert self.incarnation is None, "a killed program is gone"
@@ -340,36 +331,45 @@ class SimulatedHost:
         """Ask the product as a client would and return the whole answer.
 
         Raises:
-            NetworkError: Nobody listens, or the connection was lost before the answer.
+            NetworkError: Nobody listens, the connection was lost before the answer, or it took
+                longer than a client waits.
         """
-        await asyncio.sleep(self._world.latency_s())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._world.network.links.pass_through(OUTSIDE, self.name)
+                answer = await self._exchange(method, target, body, key)
+                await self._world.network.links.pass_through(self.name, OUTSIDE)
+        except TimeoutError:
+            raise NetworkError(f"{self.name} is silent", sent=True) from None
+        return answer
+
+    async def _exchange(self, method: str, target: str, body: Any, key: str | None) -> HttpAnswer:
         incarnation, service = self.incarnation, self.service
         if incarnation is None or service is None:
             raise NetworkError(f"{self.name} refuses connections", sent=False)
         loop = self._world.loop
         caller: asyncio.Future[HttpAnswer] = loop.create_future()
         left = asyncio.Event()
-        work = ask(service.asgi, method, target, body, key=key, left=left)
-        serving = _serve(work, caller)
-        task = loop.create_task(serving, name=f"request:{method}", context=incarnation.context())
-        self._callers[caller] = task
+        work = partial(ask, service.asgi, method, target, body, key=key, left=left)
+        self._callers[caller] = loop.create_task(
+            _serve(work, caller), name=f"request:{method}", context=incarnation.context()
+        )
         try:
-            answer = await caller
+            return await caller
         finally:
             self._callers.pop(caller, None)
             left.set()
-        await asyncio.sleep(self._world.latency_s())
-        return answer
 
 
-async def _serve(work: Any, caller: asyncio.Future[HttpAnswer]) -> None:
-    try:
-        answer = await work
-    except Exception as error:  # noqa: BLE001  the server's last border let it go: the run's bug
-        if not caller.done():
-            caller.set_exception(error)
+async def _serve(
+    work: Callable[[], Awaitable[HttpAnswer]], caller: asyncio.Future[HttpAnswer]
+) -> None:
+    answer = await attempt(work())
+    if caller.done():
         return
-    if not caller.done():
+    if isinstance(answer, Exception):
+        caller.set_exception(answer)
+    else:
         caller.set_result(answer)
 
 

@@ -62,8 +62,3 @@ class Incarnation:
 
 
 INCARNATION: Final[ContextVar[Incarnation | None]] = ContextVar("incarnation", default=None)
-
-
-def current_incarnation() -> Incarnation | None:
-    """Return the incarnation that the running code belongs to; None for the world."""
-    return INCARNATION.get()

@@ -19,7 +19,7 @@ import sys
 import warnings
 from asyncio import tasks as asyncio_tasks
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from functools import partial
@@ -38,6 +38,7 @@ TraceStep = Callable[[Incarnation | None, int, Any], None]
 _CLOCK_RESOLUTION_S: Final = 1e-9
 _CANCELLED_TIMERS_MIN: Final = 100
 _NEVER: Final = sys.maxsize
+_UNWIND_ATTEMPTS_MAX: Final = 1_000
 
 
 class EscapedSimulationError(RuntimeError):
@@ -101,6 +102,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         now_ns: The world's virtual time.
         steps: How many callbacks have run.
         trace: Who is told of every step; None for nobody.
+        before_step: Asked before every step of a node; it may kill the node or let time pass.
         job_delay_ns: How long the next job of an executor takes, in the world's time.
     """
 
@@ -114,6 +116,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.now_ns = start_ns
         self.steps = 0
         self.trace: TraceStep | None = None
+        self.before_step: Callable[[Incarnation], None] | None = None
         self.job_delay_ns: Callable[[], int] = _no_delay
         self._clock_resolution = _CLOCK_RESOLUTION_S
         self._choose = (scheduler or FifoScheduler()).choose
@@ -296,30 +299,34 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 self._wake_timers()
             if self.steps + 1 >= self._alarm:
                 self._ring()
-                continue
-            count = len(ready)
-            if count == 0:
-                if timers:
-                    continue
-                raise StalledSimulationError(f"nothing can happen any more at {self.now_ns} ns")
-            if count == 1:
-                handle = ready.popleft()
-            else:
+            elif len(ready) > 1:
                 index = self._choose(ready)
                 handle = ready[index]
                 del ready[index]
-            if handle._cancelled:  # noqa: SLF001  as asyncio's own loop does
-                continue
-            node = handle.node
-            if node is not None and node.blocked:
+                self._take_step(handle)
+            elif ready:
+                self._take_step(ready.popleft())
+            elif not timers:
+                raise StalledSimulationError(f"nothing can happen any more at {self.now_ns} ns")
+        assert self.steps <= SIMULATION_STEPS_MAX, "the simulation does not end"
+
+    def _take_step(self, handle: Callback) -> None:
+        if handle._cancelled:  # noqa: SLF001  as asyncio's own loop does
+            return
+        node = handle.node
+        if node is not None:
+            if node.blocked:
                 assert not node.dead, "nothing of the dead waits for a step"
                 node.held.append(handle)
-                continue
-            self.steps += 1
-            if self.trace is not None:
-                self.trace(node, self.now_ns, handle._callback)  # type: ignore[attr-defined]  # noqa: SLF001
-            handle._run()  # noqa: SLF001
-        assert self.steps <= SIMULATION_STEPS_MAX, "the simulation does not end"
+                return
+            if self.before_step is not None:
+                self.before_step(node)
+                if node.dead:
+                    return
+        self.steps += 1
+        if self.trace is not None:
+            self.trace(node, self.now_ns, handle._callback)  # type: ignore[attr-defined]  # noqa: SLF001
+        handle._run()  # noqa: SLF001
 
     def _ring(self) -> None:
         _, _, action = heapq.heappop(self._alarms)
@@ -481,6 +488,14 @@ for _name in _ESCAPES:
     setattr(SimulatedLoop, _name, _escape)
 
 
+async def attempt(work: Awaitable[T]) -> T | Exception:
+    """Return what ``work`` returns or raises: for the world, which outlives what it watches."""
+    try:
+        return await work
+    except Exception as error:  # noqa: BLE001  handed to whoever watches
+        return error
+
+
 def _find_task_step() -> type:
     """Return the type of the callback with which a task takes its first step."""
     found: list[type] = []
@@ -517,5 +532,11 @@ def _silence() -> Generator[None]:
 
 
 def _unwind(task: asyncio.Task[Any]) -> None:
-    with contextlib.suppress(BaseException):  # a dead process reports nothing
-        task.get_coro().close()
+    coro = task.get_coro()
+    for _ in range(_UNWIND_ATTEMPTS_MAX):
+        try:
+            # Thrown, not closed: closing leaves behind whatever waits again while it cleans up.
+            coro.throw(SimulatedCrash())
+        except BaseException:  # noqa: BLE001  a dead process reports nothing
+            return
+    raise AssertionError(f"{coro!r} cannot be unwound")

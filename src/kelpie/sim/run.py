@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Final, Protocol
 
 from kelpie.ports.faults import faults_from
 from kelpie.sim.escape import sealed
-from kelpie.sim.loop import SimulatedLoop, StalledSimulationError
+from kelpie.sim.faults.plan import Injection
+from kelpie.sim.loop import SimulatedLoop, StalledSimulationError, attempt
 from kelpie.sim.rng import stream
 from kelpie.sim.schedule import (
     ChoiceTape,
@@ -63,6 +64,7 @@ class RunReport:
     Attributes:
         violation: What went wrong first; None if nothing did.
         injected: How often each fault happened.
+        injections: Every fault that happened, in order: a script for a later run.
         reached: How often each `sometimes` held.
         tape: What the scheduler chose.
         lines: The trace, if it was kept.
@@ -77,6 +79,7 @@ class RunReport:
     trace_hash: str
     violation: Violation | None
     injected: dict[str, int]
+    injections: tuple[Injection, ...] = field(repr=False)
     reached: dict[str, int]
     tape: ChoiceTape = field(repr=False)
     lines: list[str] = field(repr=False)
@@ -93,6 +96,7 @@ def run(
     config: RunConfig | None = None,
     *,
     tape: ChoiceTape | None = None,
+    script: Iterable[Injection] | None = None,
     keep_trace: bool = False,
 ) -> RunReport:
     """Live through ``scenario`` under ``seed`` and report.
@@ -102,6 +106,7 @@ def run(
         seed: Where everything that is drawn comes from.
         config: How the run is made; what the seed draws when None.
         tape: Replays the scheduler's choices instead of drawing them.
+        script: If given, exactly these faults happen, whatever the rules say.
         keep_trace: Whether the report carries every line of the trace.
     """
     config = config or RunConfig.draw(seed, scenario.name)
@@ -113,9 +118,14 @@ def run(
     trace = Trace(keep=keep_trace)
     with run_directory(f"{scenario.name}-{seed}") as directory, _calm_collector():
         world = SimulatedWorld(
-            seed=seed, config=config, directory=directory, loop=loop, trace=trace
+            seed=seed,
+            config=config,
+            directory=directory,
+            loop=loop,
+            trace=trace,
+            script=script,
         )
-        with sealed():
+        with sealed(), faults_from(world.plan):
             try:
                 _live(scenario, world)
             finally:
@@ -129,7 +139,8 @@ def run(
         commits=world.view.commits,
         trace_hash=trace.digest(),
         violation=world.violation,
-        injected=dict(world.injected),
+        injected=dict(world.plan.injected),
+        injections=tuple(world.plan.log),
         reached=dict(world.reached),
         tape=recorded,
         lines=trace.lines,
@@ -138,19 +149,24 @@ def run(
 
 def _live(scenario: Scenario, world: SimulatedWorld) -> None:
     try:
-        with faults_from(world.faults):
-            world.loop.run_until_complete(scenario.run(world))
+        failure = world.loop.run_until_complete(attempt(scenario.run(world)))
     except StalledSimulationError as error:
         world.fail("progress", str(error))
-    except Exception as error:  # noqa: BLE001  whatever a run lets go is what went wrong in it
-        # After a violation the loop stops, and says so with an error of its own.
-        world.fail("scenario", _explain(error))
-    else:
-        world.view.last = None
-        world.check()
+        return
+    except RuntimeError:
+        # A violation stops the loop, which says so with this error.
+        assert world.violation is not None, "the loop stops for a violation alone"
+        return
+    if failure is not None:
+        world.fail("scenario", _explain(failure))
+        return
+    world.view.last = None
+    world.check()
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}: {error}"

@@ -1,4 +1,4 @@
-"""What a seed draws: scheduler, sizes, latencies, and which faults may happen how often.
+"""What a seed draws: scheduler, sizes, and which faults may happen how often.
 
 Runs that all mix everything hide bugs behind each other, so every seed leaves most things out; one
 seed in ten has no fault at all. Source: Groce and others, "Swarm testing", ISSTA 2012.
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import msgspec
 
-from kelpie.sim.faults.catalogue import find_kind
-from kelpie.sim.faults.plan import FaultRule, draw_rules, swarm_kinds
+from kelpie.sim.clock import NANOSECONDS_PER_SECOND
+from kelpie.sim.faults.catalogue import FaultKind
+from kelpie.sim.faults.plan import FaultRule, draw_rules
 from kelpie.sim.rng import stream
 from kelpie.sim.schedule import SCHEDULER_NAMES, SchedulerName
 
 FAULT_FREE_SEEDS: Final = 10  # one seed of so many has no fault
-FAULTY_NS: Final = 15_000_000_000  # about how long a scenario lets things go wrong
-SHARES: Final = (0.1, 0.3, 0.6)  # of the faults that a seed takes
+DURATION_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +31,8 @@ class RunConfig:
         depth: How many surprises a bounded scheduler may use.
         hosts: Simulated machines, where the scenario can have several.
         clients: Concurrent clients; each does ``operations`` operations.
-        rules: The faults that may happen, how often and when.
-        crashes: How often a process is killed at a drawn step.
-        pauses: How often a process is stopped and continued.
-        clock_changes: How often a clock jumps or changes its rate.
-        latency_ms_max: Bound of one message's way.
-        job_delay_ms_max: Bound of what one job of the disk takes.
+        rules: Which faults may happen, how often and when.
+        crash_steps: Steps before which the first machine's process is killed, come what may.
     """
 
     scheduler: SchedulerName = "fifo"
@@ -45,48 +41,51 @@ class RunConfig:
     clients: int = 3
     operations: int = 6
     rules: tuple[FaultRule, ...] = ()
-    crashes: int = 0
-    pauses: int = 0
-    clock_changes: int = 0
-    latency_ms_max: int = 5
-    job_delay_ms_max: int = 0
+    crash_steps: tuple[int, ...] = ()
 
     @property
     def config_hash(self) -> str:
         """Twelve hex digits that name this configuration in a replay line."""
-        return hashlib.sha256(msgspec.json.encode(asdict(self), order="sorted")).hexdigest()[:12]
+        encoded = msgspec.json.encode(asdict(self), order="sorted")
+        return hashlib.sha256(encoded).hexdigest()[:12]
 
     @property
     def faults(self) -> frozenset[str]:
-        """The names of the faults that may happen at fault points."""
+        """The names of the faults that may happen."""
         return frozenset(rule.name for rule in self.rules)
 
     @property
     def is_fault_free(self) -> bool:
         """Whether nothing goes wrong in this run."""
-        return not (self.rules or self.crashes or self.pauses or self.clock_changes)
+        return not (self.rules or self.crash_steps)
 
     @classmethod
-    def draw(cls, seed: int, scenario: str, *, faults: Iterable[str] | None = None) -> RunConfig:
-        """Return what ``seed`` draws for ``scenario``, among the named ``faults`` if given."""
+    def draw(
+        cls,
+        seed: int,
+        scenario: str,
+        *,
+        kinds: Iterable[FaultKind] | None = None,
+        duration_s: float = DURATION_S,
+    ) -> RunConfig:
+        """Return what ``seed`` draws for ``scenario``.
+
+        Args:
+            seed: The run's.
+            scenario: The scenario's name.
+            kinds: What faults to draw from; every built one that damages nothing if left out.
+            duration_s: How long the faulty part of the run is about to take, in virtual time.
+        """
         rng = stream(seed, f"swarm:{scenario}")
-        calm = cls(
+        rules: tuple[FaultRule, ...] = ()
+        if seed % FAULT_FREE_SEEDS:
+            duration_ns = int(duration_s * NANOSECONDS_PER_SECOND)
+            rules = draw_rules(seed, duration_ns=duration_ns, kinds=kinds)
+        return cls(
             scheduler=rng.choice(SCHEDULER_NAMES),
             depth=rng.randrange(1, 8),
             hosts=rng.randrange(1, 4),
             clients=rng.randrange(1, 6),
             operations=rng.randrange(3, 12),
-            latency_ms_max=rng.choice((0, 1, 5, 50, 500)),
-            job_delay_ms_max=rng.choice((0, 0, 1, 10)),
-        )
-        if seed % FAULT_FREE_SEEDS == 0:
-            return calm
-        kinds = swarm_kinds() if faults is None else [find_kind(name) for name in sorted(faults)]
-        share = rng.choice(SHARES)
-        return replace(
-            calm,
-            rules=draw_rules(seed, duration_ns=FAULTY_NS, kinds=kinds, chance=share),
-            crashes=rng.choice((0, 0, 1, 2, 4)),
-            pauses=rng.choice((0, 0, 1, 3)),
-            clock_changes=rng.choice((0, 0, 1, 4)),
+            rules=rules,
         )

@@ -10,21 +10,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from kelpie.sim.chaos import Chaos, draw_events
-from kelpie.sim.clock import NANOSECONDS_PER_MS, NANOSECONDS_PER_SECOND
-from kelpie.sim.disk import take_crash_image
+from kelpie.sim.chaos import Chaos
+from kelpie.sim.clock import NANOSECONDS_PER_SECOND
 from kelpie.sim.faults.plan import FaultPlan, Injection
-from kelpie.sim.host import CrashImage, SimulatedHost
-from kelpie.sim.incarnation import Incarnation, current_incarnation
+from kelpie.sim.host import SimulatedHost
+from kelpie.sim.incarnation import INCARNATION
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop
-from kelpie.sim.network import SimulatedNetwork
+from kelpie.sim.network import Links, SimulatedNetwork
 from kelpie.sim.rng import stream
 from kelpie.sim.sandbox import Program
 from kelpie.sim.swarm import RunConfig
@@ -33,7 +31,6 @@ from kelpie.sim.view import CommitSeen, Invariant, Predicate, View, Violation
 from kelpie.storage.records import Commit, CommitReceipt
 
 LOOK_INTERVAL_S: Final = 0.5
-RESTART_S: Final = (0.1, 4.0)  # how soon a program that ended is started again
 
 Condition = Callable[[], bool | Awaitable[bool]]
 
@@ -44,49 +41,52 @@ class SimulatedWorld:
     Attributes:
         directory: Holds a directory for each machine.
         hosts: The machines by name.
-        faults: What may go wrong at fault points; asleep until `unleash`.
         network: How programs reach models and each other.
         programs: What can be run in sandboxes, by name.
         commands_started: What was run in sandboxes, oldest first.
         view: What the world saw become durable.
         invariants: What is checked at every commit; scenarios add theirs.
         violation: What went wrong first; None while all is well.
-        injected: How often each fault happened.
+        plan: Which faults happen; they begin with `unleash`.
         reached: How often each `sometimes` held; 0 for one that was asked and never did.
     """
 
     def __init__(
-        self, *, seed: int, config: RunConfig, directory: Path, loop: SimulatedLoop, trace: Trace
+        self,
+        *,
+        seed: int,
+        config: RunConfig,
+        directory: Path,
+        loop: SimulatedLoop,
+        trace: Trace,
+        script: Iterable[Injection] | None = None,
     ) -> None:
         self.seed = seed
         self.config = config
         self.directory = directory
         self.loop = loop
         self.hosts: dict[str, SimulatedHost] = {}
-        self.faults = FaultPlan(
+        self.plan = FaultPlan(
             config.rules,
             seed=seed,
             now_ns=lambda: loop.now_ns,
-            node=_asking_node,
+            node=self._asker,
             die=self._die,
-            tell=self._injected,
-            is_asleep=True,
+            script=script,
         )
-        self.network = SimulatedNetwork(faults=self.faults)
+        self.links = Links(self.plan)
+        self.network = SimulatedNetwork(self.links, self.plan)
         self.programs: dict[str, Program] = {}
         self.commands_started: list[str] = []
         self.view = View()
         self.invariants: list[Invariant] = []
         self.violation: Violation | None = None
-        self.injected: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
-        self.chaos: Chaos | None = None
+        self.chaos = Chaos(self, self.plan)
         self._trace = trace
-        self._latency = stream(seed, "latency")
-        self._jobs = stream(seed, "jobs")
-        self._background: list[asyncio.Task[None]] = []
-        starves = "resource.cpu_starvation" in config.faults
-        loop.trace = self._starving_step if starves else trace.step
+        self._asks = ""
+        self._weather: asyncio.Task[None] | None = None
+        loop.trace = trace.step
         loop.job_delay_ns = self._job_delay_ns
         loop.set_exception_handler(self._stray)
 
@@ -102,6 +102,7 @@ class SimulatedWorld:
         directory = self.directory / name
         directory.mkdir()
         host = self.hosts[name] = SimulatedHost(self, name, directory, **options)
+        self.links.add_host(name)
         assert self.hosts[name].incarnation is None
         return host
 
@@ -110,83 +111,51 @@ class SimulatedWorld:
         task: asyncio.Task[None] = self.loop.create_task(work, name=name)
         return task
 
-    def latency_s(self) -> float:
-        """Return how long the next message is on its way."""
-        bound_ms = self.config.latency_ms_max
-        return self._latency.random() * bound_ms / 1_000 if bound_ms else 0.0
-
     def _job_delay_ns(self) -> int:
-        bound_ms = self.config.job_delay_ms_max
-        delay_ns = int(self._jobs.random() * bound_ms * NANOSECONDS_PER_MS) if bound_ms else 0
-        if self.faults.fires("storage.latency"):
-            delay_ns += int(self.faults.seconds("storage.latency") * NANOSECONDS_PER_SECOND)
-        return delay_ns
-
-    def _starving_step(self, node: Incarnation | None, now_ns: int, callback: Any) -> None:
-        """Trace a step; before that, a machine may get no processor for a while."""
-        if node is not None and self.faults.fires("resource.cpu_starvation"):
-            seconds = self.faults.seconds("resource.cpu_starvation")
-            self.loop.now_ns += int(seconds * NANOSECONDS_PER_SECOND)
-        self._trace.step(node, now_ns, callback)
+        if not self.plan.fires("storage.latency"):
+            return 0
+        return int(self.plan.seconds("storage.latency") * NANOSECONDS_PER_SECOND)
 
     # --- what goes wrong ------------------------------------------------------------------------
 
-    def unleash(self, *, over_s: float) -> None:
-        """Let what the seed drew go wrong within the next ``over_s`` seconds."""
-        assert self.chaos is None, "chaos begins once"
-        events = draw_events(self.seed, self.config, sorted(self.hosts), over_s=over_s)
-        self.chaos = Chaos(self, events)
-        self.faults.wake()
+    async def unleash(self) -> None:
+        """Start every machine, and let what the seed drew go wrong with them from then on."""
+        assert self._weather is None, "chaos begins once"
+        for host in self.hosts.values():
+            await self.chaos.revive(host)
         self.chaos.begin()
-        self._background = [
-            self.spawn("weather", self.network.links.weather()),
-            self.spawn("service-manager", self._manage(self.chaos)),
-        ]
+        self._weather = self.spawn("weather", self.links.weather())
+        if self.config.crash_steps:
+            first = next(iter(self.hosts.values()))
+            for step in self.config.crash_steps:
+                self.loop.at_step(max(step, self.loop.steps + 1), first.crash)
 
     async def heal(self) -> None:
-        """Let nothing go wrong any more, and return when every machine runs."""
-        if self.chaos is None:
-            self.chaos = Chaos(self, ())
-        self.faults.heal()
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        self.network.links.heal()
-        for host in self.hosts.values():
-            if host.has_failed:
-                host.crash()
+        """Let nothing go wrong any more, and return when every machine serves."""
+        self.plan.heal()
+        if self._weather is not None:
+            self._weather.cancel()
+        self.links.heal()
         await self.chaos.heal()
+        self.plan.check_invariants()
+        self.links.check_invariants()
 
-    async def _manage(self, chaos: Chaos) -> None:
-        """Start what has ended again, as whoever manages services does; stop what cannot go on."""
-        rng = self.stream("service-manager")
-        while True:
-            await asyncio.sleep(rng.uniform(*RESTART_S))
-            for host in list(self.hosts.values()):
-                if host.has_failed:
-                    host.crash()
-                if host.lives and host.incarnation is None:
-                    await chaos.revive(host)
-
-    def crash_image(self, during: str = "") -> CrashImage:
-        """Return how the disk is left by a process that dies now, perhaps with its machine."""
-        is_power_lost = self.faults.fires("crash.power_loss")
-        return partial(
-            take_crash_image, faults=self.faults, during=during, is_power_lost=is_power_lost
-        )
+    def running_host(self) -> SimulatedHost | None:
+        """Return the machine whose program runs now; None while the world does."""
+        incarnation = INCARNATION.get()
+        return None if incarnation is None else self.hosts[incarnation.name]
 
     def _die(self, name: str) -> None:
-        node = current_incarnation()
-        assert node is not None, "only a program can die"
-        self.hosts[node.name].die(self.crash_image(name))
+        self.chaos.die(name)
 
-    def _injected(self, injection: Injection) -> None:
-        self.count_fault(injection.name)
-        self.note("fault", f"{injection.name} {injection.node} {injection.occasion}")
+    def asks(self, name: str) -> None:
+        """Let the plan know for which machine the world asks next."""
+        self._asks = name
+        assert not name or name in self.hosts
 
-    def count_fault(self, name: str) -> None:
-        """Count one injected fault."""
-        self.injected[name] += 1
+    def _asker(self) -> str:
+        incarnation = INCARNATION.get()
+        return self._asks if incarnation is None else incarnation.name
 
     def note(self, kind: str, text: str) -> None:
         """Write something that happened into the trace."""
@@ -252,11 +221,6 @@ class SimulatedWorld:
         for host in self.hosts.values():
             host.crash()
         self.loop.abandon()
-
-
-def _asking_node() -> str | None:
-    node = current_incarnation()
-    return None if node is None else node.name
 
 
 def _describe(host: str, commit: Commit, receipt: CommitReceipt | None) -> bytes:

@@ -27,7 +27,7 @@ Group = Literal[
     "migration",
     "concurrency",
 ]
-Place = Literal["product", "world", "event", ""]
+Place = Literal["product", "world", ""]
 
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 
@@ -38,8 +38,7 @@ class FaultKind:
 
     Attributes:
         text: What happens, in a few words.
-        place: Who asks for it: product code, or a simulated port. An event is asked for by nobody:
-            it is drawn before the run (`kelpie.sim.chaos`). Empty while it is due.
+        place: Whether product code or a simulated port asks for it; empty while it is due.
         rate: How likely it is per occasion when a swarm has chosen it, before scaling.
         count_max: How often a swarm lets it happen in one run.
         seconds: Least and most virtual seconds that it takes, where it takes time.
@@ -76,10 +75,6 @@ def _due(name: str, text: str, part: str, reference: str = "") -> FaultKind:
 
 def _product(name: str, text: str, reference: str = "", *, rate: float = 0.02) -> FaultKind:
     return FaultKind(name=name, text=text, place="product", rate=rate, reference=reference)
-
-
-def _event(name: str, text: str, reference: str = "") -> FaultKind:
-    return FaultKind(name=name, text=text, place="event", reference=reference)
 
 
 def _crash(name: str, text: str, reference: str = "", *, rate: float = 0.01) -> FaultKind:
@@ -170,7 +165,7 @@ _CRASH: Final = (
     _crash("crash.during_checkpoint", "the process dies while the log moves to the file", rate=0.2),
     _crash("crash.before_directory_sync", "the process dies before a name is synced", rate=0.05),
     _crash("crash.while_opening", "the process dies when it has taken the store", rate=0.1),
-    _event("crash.at_any_step", "the process dies between two steps"),
+    _world("crash.at_any_step", "the process dies between two steps", rate=0.0005, count_max=3),
     _world("crash.power_loss", "the machine loses its power with its processes", rate=0.3),
 )
 
@@ -209,9 +204,9 @@ _NETWORK: Final = (
 )
 
 _TIME: Final = (
-    _event("time.clock_skew", "a machine's clocks run fast or slow", "ClockSkew"),
-    _event("time.clock_jump", "a machine's clock jumps", "ClockJump"),
-    _event("time.node_pause", "a node stops for a while and goes on"),
+    _world("time.clock_skew", "a machine's clock runs fast or slow", "ClockSkew", count_max=3),
+    _world("time.clock_jump", "a machine's wall clock jumps", "ClockJump", seconds=(-3600, 3600)),
+    _world("time.node_pause", "a node stops for a while and goes on", seconds=(0.1, 30)),
 )
 
 _RESOURCE: Final = (
@@ -262,7 +257,7 @@ _SANDBOX: Final = (
 
 _SNAPSHOT: Final = (
     _product("snapshot.backup_fail", "a backup breaks off", rate=0.3),
-    _product("snapshot.backup_damaged", "a backup's file is not what its manifest names", rate=0.3),
+    _world("snapshot.backup_damaged", "a bit of a backup's file flips", rate=0.3),
     _due("snapshot.create_fail", "no snapshot can be made", "micro-VMs", "Snapshot CreateFail"),
     _due("snapshot.corruption", "a snapshot is damaged", "micro-VMs", "Snapshot Corruption"),
     _due("snapshot.restore_fail", "a snapshot does not start", "micro-VMs", "Snapshot RestoreFail"),

@@ -80,11 +80,6 @@ class NoFaults:
         raise AssertionError(f"{name} did not fire, so nothing is drawn below {bound}")
 
 
-def swarm_kinds() -> tuple[FaultKind, ...]:
-    """Return what a swarm draws from: what is built, asked for by somebody, and damages nothing."""
-    return tuple(kind for kind in built() if not kind.damages and kind.place != "event")
-
-
 def draw_rules(
     seed: int,
     *,
@@ -97,12 +92,12 @@ def draw_rules(
     Args:
         seed: The run's.
         duration_ns: How long the faulty part of the run is about to take, in virtual time.
-        kinds: What to draw from; `swarm_kinds` if left out.
+        kinds: What to draw from; every built fault that damages nothing if left out.
         chance: How likely each is taken.
     """
     assert duration_ns > 0, "faults need time to happen in"
     rng = random.Random(f"{seed}/swarm")
-    pool = swarm_kinds() if kinds is None else tuple(kinds)
+    pool = [kind for kind in built() if not kind.damages] if kinds is None else list(kinds)
     rules: list[FaultRule] = []
     for kind in pool:
         taken, scale = rng.random() < chance, rng.choice(SCALES)
@@ -136,11 +131,9 @@ class FaultPlan:
         *,
         seed: int,
         now_ns: Callable[[], int],
-        node: Callable[[], str | None] = lambda: "",
+        node: Callable[[], str] = lambda: "",
         die: Callable[[str], None] | None = None,
-        tell: Callable[[Injection], None] = lambda _: None,
         script: Iterable[Injection] | None = None,
-        is_asleep: bool = False,
     ) -> None:
         """Make the plan of one run.
 
@@ -148,12 +141,9 @@ class FaultPlan:
             rules: At most one for each fault.
             seed: Where the draws come from.
             now_ns: Virtual time.
-            node: Who asks: the node whose callback runs; None for nobody, an oracle for instance,
-                whom no fault of the product befalls.
+            node: Who asks: the node whose callback runs.
             die: Ends the asking node's process, for faults of the group ``crash``; must raise.
-            tell: Told of every injection, before it takes effect.
             script: If given, exactly these happen, whatever the rates say.
-            is_asleep: Whether nothing happens before `wake`.
         """
         self.log: list[Injection] = []
         self.injected: Counter[str] = Counter()
@@ -165,35 +155,26 @@ class FaultPlan:
         self._now_ns = now_ns
         self._node = node
         self._die = die
-        self._tell = tell
         self._streams = {name: random.Random(f"{seed}/{name}") for name in self._rules}
         self._amounts: dict[str, random.Random] = {}
         self._occasions: Counter[tuple[str, str]] = Counter()
         self._script = None if script is None else {each[:3] for each in script}
         self._healed = False
-        self._is_asleep = is_asleep
-        self._began_ns = 0
+        self._calm = 0
 
     @property
     def healed(self) -> bool:
         """Whether nothing happens any more."""
         return self._healed
 
-    def wake(self) -> None:
-        """Let things happen from now on; windows count from here."""
-        assert self._is_asleep, "a plan wakes once"
-        self._is_asleep = False
-        self._began_ns = self._now_ns()
-        self.check_invariants()
-
     @contextmanager
     def calm(self) -> Generator[None]:
         """Let nothing happen while an oracle looks."""
-        before, self._is_asleep = self._is_asleep, True
+        self._calm += 1
         try:
             yield
         finally:
-            self._is_asleep = before
+            self._calm -= 1
 
     def heal(self) -> None:
         """Let nothing happen any more; harmless when healed before."""
@@ -201,19 +182,20 @@ class FaultPlan:
         self._healed = True
         assert self.healed
 
+    def may_fire(self, name: str) -> bool:
+        """Return whether the run has a rule for the fault, so that asking is worth while."""
+        return name in self._rules
+
     def fires(self, name: str) -> bool:
         """Return whether the fault ``name`` happens here and now, and write it down if so.
 
         Does not return if it is a crash that happens: ``die`` raises.
         """
         rule = self._rules.get(name)
-        if rule is None or self._healed or self._is_asleep:
+        if rule is None or self._healed or self._calm:
             assert name in CATALOGUE, f"{name} is not in the catalogue of faults"
             return False
-        node, kind = self._node(), self._kinds[name]
-        if node is None and kind.place == "product":
-            return False
-        node = node or ""
+        node = self._node()
         self.asked[name] += 1
         self._occasions[name, node] += 1
         occasion = self._occasions[name, node]
@@ -222,8 +204,7 @@ class FaultPlan:
         self._amounts[name] = random.Random(f"{self._seed}/{name}/{node}/{occasion}")
         self.injected[name] += 1
         self.log.append(Injection(name, node, occasion, self._now_ns()))
-        self._tell(self.log[-1])
-        if kind.group == "crash" and kind.place == "product":
+        if self._kinds[name].group == "crash" and self._kinds[name].place == "product":
             assert self._die is not None, f"nobody can die of {name} here"
             self._die(name)
             raise AssertionError(f"the process survived {name}")
@@ -234,7 +215,7 @@ class FaultPlan:
             return (rule.name, node, occasion) in self._script
         if self.injected[rule.name] >= rule.count_max:
             return False
-        if not rule.from_ns <= self._now_ns() - self._began_ns < rule.until_ns:
+        if not rule.from_ns <= self._now_ns() < rule.until_ns:
             return False
         return self._streams[rule.name].random() < rule.rate
 

@@ -22,7 +22,6 @@ from kelpie.sim.world import SimulatedWorld
 COUNTERS: Final = 3
 AMOUNT_MAX: Final = 9
 PAUSE_S_MAX: Final = 2.0
-OVER_S: Final = 12.0
 
 
 class SimTally(State):
@@ -63,9 +62,8 @@ class CountersScenario:
         """Count, heal, compare."""
         world.invariants.extend(basic_invariants())
         for index in range(world.config.hosts):
-            host = world.add_host(f"n{index + 1}", actors=(SimCounter,))
-            await host.start()
-        world.unleash(over_s=OVER_S)
+            world.add_host(f"n{index + 1}", actors=(SimCounter,))
+        await world.unleash()
         async with asyncio.TaskGroup() as clients:
             for number in range(world.config.clients):
                 clients.create_task(self._count(world, number), name=f"client-{number}")
