@@ -88,6 +88,10 @@ PROMISES: dict[str, Requirement] = {
     "EFFECT-NO-START-WITHOUT-YES": Requirement(
         text="Nothing starts without a verdict of green or a person's yes.", critical=True
     ),
+    "EFFECT-OUTCOME-TOLD": Requirement(
+        text="What an executor came to reaches its actor, although the disk fails meanwhile.",
+        critical=True,
+    ),
     "EFFECT-ONCE-UNKNOWN": Requirement(
         text="A once effect whose attempt was cut off ends unknown and never runs again by itself.",
         critical=True,
@@ -310,6 +314,10 @@ PROMISES: dict[str, Requirement] = {
 KNOWN_DEFECTS: dict[str, Requirement] = {
     "K-05": Requirement(text="Settings are checked at the start, with the field named."),
     "K-06": Requirement(text="The simulator compares values and histories after every crash."),
+    "K-08": Requirement(
+        text="Concurrent access, deadlock, a data race and a partial write are faults that the "
+        "simulator injects, and each ends in a typed error or in nothing."
+    ),
     "K-10": Requirement(
         text="State changes only inside the owning actor's turns, one after the other.",
         critical=True,

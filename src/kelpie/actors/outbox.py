@@ -76,6 +76,7 @@ class OutboxPump:
             self._news.set()
 
     async def _pump(self) -> None:
+        self._news.set()  # a read that failed took the news with it
         while True:
             await self._news.wait()
             self._news.clear()
@@ -150,12 +151,17 @@ class OutboxPump:
         delay_ms = min(RETRY_DELAY_MS_MIN << min(attempts, 10), RETRY_DELAY_MS_MAX)
         retry_at_ms = None if hopeless else now_ms + delay_ms
         if not error.retriable or hopeless:
-            await self._store.outbox_failed(
-                message.message_id,
-                error=describe_failure(error),
-                retry_at_ms=retry_at_ms,
-                now_ms=now_ms,
-            )
+            try:
+                await self._store.outbox_failed(
+                    message.message_id,
+                    error=describe_failure(error),
+                    retry_at_ms=retry_at_ms,
+                    now_ms=now_ms,
+                )
+            except KelpieError as refusal:
+                # The attempt is not counted then; the lane must not stand still for it.
+                self._telemetry.log("warning", "message.uncounted", error=refusal.message)
+                hopeless, attempts = False, message.attempts
         if hopeless:
             self._telemetry.count("kelpie.message.dead_letters", type=message.receiver.type)
             self._telemetry.log(
