@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from kelpie.core.errors import CommitUnknownError
 from kelpie.core.ids import ActorId
 from kelpie.sim.loop import observing
 from kelpie.storage.records import Commit, CommitReceipt
@@ -79,8 +80,8 @@ class ObservedStore:
         return future
 
     def _settled(self, session: str, commit: Commit, done: asyncio.Future[CommitReceipt]) -> None:
-        if done.cancelled():
-            return  # abandoned: the next life looks what became of it
+        if done.cancelled() or isinstance(done.exception(), CommitUnknownError):
+            return  # the next life looks what became of it
         self._in_flight.end(commit)
         if done.exception() is None:
             self._landed(session, commit, done.result())

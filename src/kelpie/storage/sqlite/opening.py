@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kelpie.core.errors import CorruptionError, NotFoundError, StoreVersionError
+from kelpie.core.errors import (
+    CorruptionError,
+    NotFoundError,
+    StoreError,
+    StoreVersionError,
+)
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.ports.clock import Clock
@@ -53,6 +58,9 @@ def open_for_writing(path: Path, *, clock: Clock, rng: Rng, address: str) -> Ope
     except sqlite3.Error as error:
         lock.release()
         raise translate_error(error, str(path)) from error
+    except OSError as error:
+        lock.release()
+        raise StoreError(f"{path} cannot be opened ({error.strerror}); check the disk") from error
     except BaseException:
         lock.release()
         raise
