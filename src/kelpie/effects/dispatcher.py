@@ -16,15 +16,8 @@ import msgspec
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.supervisor import Supervisor
-from kelpie.core.errors import (
-    ActorFailedError,
-    CorruptionError,
-    KelpieError,
-    NotFoundError,
-    StoreError,
-)
+from kelpie.core.errors import InputError, KelpieError, NotFoundError
 from kelpie.core.ids import ActorId
-from kelpie.core.limits import MESSAGE_ATTEMPTS_MAX
 from kelpie.effects.executor import Executor, Order, StreamSink
 from kelpie.effects.messages import EffectFinished, EffectPrepared, RecoverEffect, StartEffect
 from kelpie.effects.model import EffectRecord, Outcome
@@ -34,8 +27,8 @@ from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, EffectRow, StreamChunk
 
 PAGE_ROWS: Final = 500
-TELL_RETRY_DELAY_S: Final = 0.2
-TELL_RETRY_DELAY_S_MAX: Final = 5.0
+TELL_RETRY_DELAY_S_MIN: Final = 0.2
+TELL_RETRY_DELAY_S_MAX: Final = 30.0
 PRINCIPAL: Final = "system:dispatcher"
 CANCEL_NOTE: Final = "cancel requested"
 
@@ -317,22 +310,19 @@ class Dispatcher:
         return write
 
     async def _tell(self, actor: ActorId, message: Any) -> Any:
-        """Have the actor take ``message``, again while its turn may yet be taken and stored.
+        """Have the actor take ``message``, again until it does: nobody else would tell it.
 
-        A disk that fails is waited for: an outcome that is not told would leave its effect open.
+        Whatever fails here may pass: a full disk, a bug that a newer version corrects.
         """
-        failures = 0
-        delay_s = TELL_RETRY_DELAY_S
+        delay_s = TELL_RETRY_DELAY_S_MIN
         while True:
             try:
                 return await self._runtime.call(actor, message, principal=PRINCIPAL, internal=True)
             except NotFoundError:
                 return None
+            except InputError:
+                raise
             except KelpieError as error:
-                failures += isinstance(error, ActorFailedError | CorruptionError)
-                may_pass = error.retriable or isinstance(error, ActorFailedError | StoreError)
-                if not may_pass or failures >= MESSAGE_ATTEMPTS_MAX:
-                    raise
                 self._telemetry.log("warning", "effects.retry", error=error.message)
             await self._clock.sleep(delay_s)
             delay_s = min(2 * delay_s, TELL_RETRY_DELAY_S_MAX)

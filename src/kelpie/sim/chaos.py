@@ -78,7 +78,7 @@ class Chaos:
         self._victim().die(self._image(name))
 
     async def heal(self) -> None:
-        """Let nothing more go wrong; resume and start every machine; let clocks run at one rate."""
+        """Let nothing more go wrong; set the clocks right; resume and start every machine."""
         self._plan.heal()
         self._world.loop.before_step = None
         for task in self._tasks:
@@ -86,8 +86,7 @@ class Chaos:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for host in self._world.hosts.values():
             host.resume()
-            if host.clock.rate_ppm:
-                host.set_clock(rate_ppm=0)
+            host.set_clock(rate_ppm=0, wall_ns=-host.clock.wall_error_ns)
             await self.revive(host)
         assert all(host.is_serving for host in self._world.hosts.values()), "a machine stays down"
 

@@ -53,6 +53,11 @@ class MachineClock:
         rate = _MILLION + self.rate_ppm
         return self._base_ns - (-ahead_ns * _MILLION // rate)
 
+    @property
+    def wall_error_ns(self) -> int:
+        """How far the wall clock is ahead of the world's time."""
+        return self.wall_ns() - (EPOCH_NS + self._now_ns())
+
     def set_rate(self, rate_ppm: int) -> None:
         """Let both clocks run at another rate from now on."""
         assert abs(rate_ppm) <= RATE_PPM_MAX, "a clock runs forward, near the world's rate"

@@ -256,7 +256,7 @@ class SimulatedHost:
         Args:
             image: What the disk kept, as after a power cut; what the kernel had when None.
         """
-        self._crash((image or _KilledStore.capture)(self.directory))
+        self._crash((image or _KilledFiles.capture)(self.directory))
 
     def die(self, image: CrashImage | None = None) -> NoReturn:
         """Kill the program from within, at this very line.
@@ -265,7 +265,7 @@ class SimulatedHost:
             SimulatedCrash: Always: what is on the stack ends with the program.
         """
         assert self.incarnation is not None, "nothing runs that could die"
-        content = (image or _KilledStore.capture)(self.directory)
+        content = (image or _KilledFiles.capture)(self.directory)
         loop = self._world.loop
         loop.at_step(loop.steps + 1, partial(self._crash, content))
         raise SimulatedCrash
@@ -373,27 +373,35 @@ async def _serve(
         caller.set_result(answer)
 
 
-class _KilledStore(NamedTuple):
-    """The database files of a killed program, as the kernel has them.
+class _KilledFiles(NamedTuple):
+    """The files beside a killed program's store, as the kernel has them.
 
     Closing its connections changes them, which a killed program does not do.
     """
 
-    files: tuple[tuple[Path, bytes], ...]
+    contents: tuple[tuple[Path, bytes], ...]
 
     @classmethod
-    def capture(cls, root: Path) -> _KilledStore:
-        """Return the databases and logs below ``root``."""
-        paths = sorted((*root.glob("data/*.db"), *root.glob("data/*.db-wal")))
-        return cls(tuple((path, path.read_bytes()) for path in paths))
+    def capture(cls, root: Path) -> _KilledFiles:
+        """Return the database and its log."""
+        return cls(tuple((path, path.read_bytes()) for path in _store_files(root)))
 
     def put(self, root: Path) -> None:
-        """Write the files back, without the index that is made anew."""
-        for stale in (*root.glob("data/*.db-shm"), *root.glob("data/*.db-wal")):
-            stale.unlink()
-        for path, content in self.files:
-            if not path.exists() or path.read_bytes() != content:
+        """Write them back, without the index that whoever opens the store makes anew."""
+        kept = dict(self.contents)
+        for path in _store_files(root):
+            if path not in kept:
+                path.unlink()
+        for path, content in self.contents:
+            if path.name.endswith("-shm"):
+                path.unlink(missing_ok=True)
+            elif not path.exists() or path.read_bytes() != content:
                 path.write_bytes(content)
+
+
+def _store_files(root: Path) -> list[Path]:
+    found = sorted(root.glob("data/*.db*"))
+    return [path for path in found if path.is_file() and not path.name.endswith(".holder")]
 
 
 def _open_below(directory: Path) -> dict[int, str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import inspect
 import sys
 import warnings
 from asyncio import tasks as asyncio_tasks
@@ -533,6 +534,7 @@ def _silence() -> Generator[None]:
 
 def _unwind(task: asyncio.Task[Any]) -> None:
     coro = task.get_coro()
+    _drop_unbegun(coro)
     for _ in range(_UNWIND_ATTEMPTS_MAX):
         try:
             # Thrown, not closed: closing leaves behind whatever waits again while it cleans up.
@@ -540,3 +542,12 @@ def _unwind(task: asyncio.Task[Any]) -> None:
         except BaseException:  # noqa: BLE001  a dead process reports nothing
             return
     raise AssertionError(f"{coro!r} cannot be unwound")
+
+
+def _drop_unbegun(coro: Any) -> None:
+    """Close the coroutines that one which never began was given to await."""
+    if inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+        for value in list(coro.cr_frame.f_locals.values()):
+            if inspect.iscoroutine(value):
+                _drop_unbegun(value)
+        coro.close()

@@ -80,11 +80,10 @@ class ObservedStore:
         return future
 
     def _settled(self, session: str, commit: Commit, done: asyncio.Future[CommitReceipt]) -> None:
-        error = None if done.cancelled() else done.exception()
-        if done.cancelled() or isinstance(error, CommitUnknownError):
-            return  # nobody knows: the next life looks what became of it
+        if done.cancelled() or isinstance(done.exception(), CommitUnknownError):
+            return  # the next life looks what became of it
         self._in_flight.end(commit)
-        if error is None:
+        if done.exception() is None:
             self._landed(session, commit, done.result())
 
 

@@ -100,7 +100,7 @@ class Person:
 
     async def _wait_for_expiry(self, effect: dict[str, Any]) -> None:
         expires_ms = effect["card"]["expires_ms"]
-        while self._host.clock.wall_ns() <= expires_ms * NANOSECONDS_PER_MS:
+        while self._host.clock.wall_ns() <= expires_ms * NANOSECONDS_PER_MS:  # noqa: ASYNC110  clocks
             await asyncio.sleep(1)
 
     async def _insist(self, effect: dict[str, Any], verb: str) -> None:

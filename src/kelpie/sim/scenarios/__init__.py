@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 from kelpie.sim.run import Scenario
+from kelpie.sim.scenarios.agent_day import AgentDayScenario
 from kelpie.sim.scenarios.counters import CountersScenario
 
 SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
+    "agent_day": AgentDayScenario,
     "counters": CountersScenario,
 }
 """How to make a fresh scenario, by name."""

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kelpie.core.errors import CorruptionError, NotFoundError, StoreError, StoreVersionError
+from kelpie.core.errors import (
+    CorruptionError,
+    NotFoundError,
+    StoreError,
+    StoreVersionError,
+)
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.ports.clock import Clock
@@ -55,8 +60,7 @@ def open_for_writing(path: Path, *, clock: Clock, rng: Rng, address: str) -> Ope
         raise translate_error(error, str(path)) from error
     except OSError as error:
         lock.release()
-        message = f"{path} cannot be opened ({error.strerror}); check the disk"
-        raise StoreError(message, subject=str(path)) from error
+        raise StoreError(f"{path} cannot be opened ({error.strerror}); check the disk") from error
     except BaseException:
         lock.release()
         raise
