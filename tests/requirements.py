@@ -138,6 +138,11 @@ PROMISES: dict[str, Requirement] = {
     "SETTINGS-SECRETS": Requirement(
         text="A secret in a settings file is refused, and no message repeats it.", critical=True
     ),
+    "STORE-LOG-DAMAGE": Requirement(
+        text="Damage in the middle of the log is found at the start; no acknowledged commit that "
+        "another one followed is dropped in silence.",
+        critical=True,
+    ),
     "STORE-ATOMIC": Requirement(text="A commit is kept whole or not at all.", critical=True),
     "STORE-CORRUPTION": Requirement(
         text="Damaged data is found, named, and never served or taken for an empty state.",
@@ -317,6 +322,9 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
     "K-08": Requirement(
         text="Concurrent access, deadlock, a data race and a partial write are faults that the "
         "simulator injects, and each ends in a typed error or in nothing."
+    ),
+    "K-09": Requirement(
+        text="Clocks that drift and jump are injected, and counted in a run's report."
     ),
     "K-10": Requirement(
         text="State changes only inside the owning actor's turns, one after the other.",

@@ -24,6 +24,7 @@ from kelpie.ports.rng import Rng
 from kelpie.storage.holder import HolderLock
 from kelpie.storage.records import ShardGrant
 from kelpie.storage.sqlite.engine import connect_reader, connect_writer, translate_error
+from kelpie.storage.sqlite.log import require_whole_log
 from kelpie.storage.sqlite.migrations import SCHEMA_VERSION, migrate, read_version
 
 
@@ -85,6 +86,7 @@ def _size_bytes(path: Path) -> int:
 def _open_locked(path: Path, lock: HolderLock, *, clock: Clock, rng: Rng) -> Opened:
     writer = connect_writer(path)
     try:
+        require_whole_log(path)
         migrate(writer)
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"
         grants = _take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
