@@ -537,7 +537,8 @@ def _unwind(task: asyncio.Task[Any]) -> None:
 def _drop_unbegun(coro: Any) -> None:
     """Close the coroutines that one which never began was given to await."""
     if inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
-        for value in list(coro.cr_frame.f_locals.values()):
+        given = coro.cr_frame.f_locals if coro.cr_frame is not None else {}
+        for value in list(given.values()):
             if inspect.iscoroutine(value):
                 _drop_unbegun(value)
         coro.close()
