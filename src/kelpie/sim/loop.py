@@ -130,6 +130,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._jobs: dict[Executor, deque[Callable[[], None]]] = {}
         self._world_births = Incarnation("world", 1, MachineClock(lambda: self.now_ns))
         self._is_abandoned = False
+        self._taken: Callback | None = None
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -321,6 +322,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 node.held.append(handle)
                 return
             if self.before_step is not None:
+                self._taken = handle
                 self.before_step(node)
                 if node.dead:
                     return
@@ -384,6 +386,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         assert not node.dead, "nobody dies twice"
         node.dead = node.blocked = True
         node.held.clear()
+        if self._taken is not None and self._taken.node is node:
+            self._taken.cancel()  # lets go of what it would have delivered
         alive = [handle for handle in self._ready if handle.node is not node]
         self._ready.clear()
         self._ready.extend(alive)
