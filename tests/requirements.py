@@ -164,6 +164,20 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "TIDY-BITES": Requirement(text="Every rule of the style program finds a planted offence."),
+    # --- simulation ------------------------------------------------------------------------------
+    "SIM-HEALS": Requirement(
+        text="Once faults heal, every pending operation ends, every actor answers, effects drain.",
+        critical=True,
+    ),
+    "SIM-NODES": Requirement(
+        text="A simulated node dies, stops and goes on alone; the others do not notice.",
+    ),
+    "SIM-SEALED": Requirement(
+        text="Whatever would leave a simulated run raises an error that names who tried.",
+    ),
+    "SIM-SEED-REPEATS": Requirement(
+        text="A seed gives the same run, step by step, in any process.",
+    ),
     # --- end to end ------------------------------------------------------------------------------
     "ANSWER-ONCE": Requirement(
         text="Of several answers to one question exactly one counts; the others are told so.",
@@ -323,9 +337,7 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
         text="Concurrent access, deadlock, a data race and a partial write are faults that the "
         "simulator injects, and each ends in a typed error or in nothing."
     ),
-    "K-09": Requirement(
-        text="Clocks that drift and jump are injected, and counted in a run's report."
-    ),
+    "K-09": Requirement(text="Clocks are skewed and jump in the simulator, and it is counted."),
     "K-10": Requirement(
         text="State changes only inside the owning actor's turns, one after the other.",
         critical=True,

@@ -10,6 +10,7 @@ Invariants: after `Chaos.heal` nothing goes wrong any more and every machine ser
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import Final, NoReturn, Protocol
 
@@ -51,22 +52,28 @@ class Stage(Protocol):
 
 
 class Chaos:
-    """Lets the plan's faults befall the machines of one world. Call `begin`, then `heal`."""
+    """Lets the plan's faults befall the machines of one world. Call `begin`, then `heal`.
 
-    def __init__(self, world: Stage, plan: FaultPlan) -> None:
+    Attributes:
+        program_steps: How many steps programs, not the world, have taken or died before.
+    """
+
+    def __init__(self, world: Stage, plan: FaultPlan, *, crash_steps: Iterable[int] = ()) -> None:
+        self.program_steps = 0
         self._world = world
         self._plan = plan
+        self._crash_steps = frozenset(crash_steps)
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(self) -> None:
         """Let faults happen from now on."""
         assert not self._tasks, "chaos begins once"
         loop = self._world.loop
+        is_watched = any(self._plan.may_fire(name) for name in STEP_FAULTS)
+        loop.before_step = self._judge_step if is_watched else self._count_step
         for name, host in self._world.hosts.items():
             self._tasks.append(loop.create_task(self._befall(host), name=f"weather:{name}"))
             self._tasks.append(loop.create_task(self._watch(host), name=f"watchdog:{name}"))
-        if any(self._plan.may_fire(name) for name in STEP_FAULTS):
-            loop.before_step = self._step
         assert len(self._tasks) == 2 * len(self._world.hosts)
 
     def die(self, name: str) -> NoReturn:
@@ -109,7 +116,13 @@ class Chaos:
 
     # --- between steps --------------------------------------------------------------------------
 
-    def _step(self, node: Incarnation) -> None:
+    def _count_step(self, node: Incarnation) -> None:
+        self.program_steps += 1
+        if self.program_steps in self._crash_steps:
+            self._world.hosts[node.name].crash()
+
+    def _judge_step(self, node: Incarnation) -> None:
+        self._count_step(node)
         host = self._world.hosts[node.name]
         self._world.asks(node.name)
         if self._plan.fires("resource.cpu_starvation"):

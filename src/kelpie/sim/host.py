@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -153,6 +153,7 @@ class SimulatedHost:
         self._stop = asyncio.Event()
         self._callers: dict[asyncio.Future[HttpAnswer], asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._messages: dict[asyncio.Task[None], None] = {}
 
     # --- what the program sees ------------------------------------------------------------------
 
@@ -225,7 +226,10 @@ class SimulatedHost:
         ready, ended = self._ready, self._ended
         assert ready is not None, "a life is waited for"
         assert ended is not None, "a life ends"
+        life = self.incarnation
         failure = await attempt(self._serve_until_stopped(ready))
+        if life is None or life.dead:
+            return  # what clean-up meets in a dead program is nobody's
         self._gone()
         if failure is None:
             ended.set_result(None)
@@ -274,6 +278,7 @@ class SimulatedHost:
         incarnation = self.incarnation
         if incarnation is None:
             return
+        self._drop_callers()
         for store in self._stores:
             store.abandon()
         self._world.loop.kill(incarnation)
@@ -288,10 +293,14 @@ class SimulatedHost:
         assert self.incarnation is None, "a killed program is gone"
 
     def _gone(self) -> None:
-        """Nothing runs any more: callers lose their connections."""
+        """Nothing runs any more."""
         self.incarnation = None
         self.service = None
         self._stores.clear()
+        self._messages.clear()
+        self._drop_callers()
+
+    def _drop_callers(self) -> None:
         callers, self._callers = self._callers, {}
         for caller in callers:
             if not caller.done():
@@ -322,6 +331,14 @@ class SimulatedHost:
             self._world.loop.retime(self.incarnation)
         assert self.clock.changes > before, "nothing was to be changed"
         assert self.clock.monotonic_ns() >= 0
+
+    def run_in_program(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` as part of the program, with which it dies: a message that arrived."""
+        assert self.incarnation is not None, "no program runs"
+        task = self._world.loop.create_task(work, name=name, context=self.incarnation.context())
+        self._messages[task] = None
+        task.add_done_callback(lambda done: self._messages.pop(done, None))
+        assert task in self._messages
 
     # --- asked over HTTP ------------------------------------------------------------------------
 

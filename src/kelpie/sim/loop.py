@@ -130,6 +130,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._jobs: dict[Executor, deque[Callable[[], None]]] = {}
         self._world_births = Incarnation("world", 1, MachineClock(lambda: self.now_ns))
         self._is_abandoned = False
+        self._taken: Callback | None = None
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -321,6 +322,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 node.held.append(handle)
                 return
             if self.before_step is not None:
+                self._taken = handle
                 self.before_step(node)
                 if node.dead:
                     return
@@ -387,6 +389,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if handle._context.get(INCARNATION) is node:  # type: ignore[attr-defined]  # noqa: SLF001
                 _silence_futures(handle)
         node.held.clear()
+        if self._taken is not None and self._taken.node is node:
+            self._taken.cancel()  # lets go of what it would have delivered
         alive = [handle for handle in self._ready if handle.node is not node]
         self._ready.clear()
         self._ready.extend(alive)
@@ -547,7 +551,8 @@ def _unwind(task: asyncio.Task[Any]) -> None:
 def _drop_unbegun(coro: Any) -> None:
     """Close the coroutines that one which never began was given to await."""
     if inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
-        for value in list(coro.cr_frame.f_locals.values()):
+        given = coro.cr_frame.f_locals if coro.cr_frame is not None else {}
+        for value in list(given.values()):
             if inspect.iscoroutine(value):
                 _drop_unbegun(value)
         coro.close()

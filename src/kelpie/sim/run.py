@@ -62,6 +62,7 @@ class RunReport:
     """What one run came to.
 
     Attributes:
+        steps: How many callbacks ran; ``program_steps`` of them, roughly, in programs.
         violation: What went wrong first; None if nothing did.
         injected: How often each fault happened.
         injections: Every fault that happened, in order: a script for a later run.
@@ -74,6 +75,7 @@ class RunReport:
     seed: int
     config: RunConfig
     steps: int
+    program_steps: int
     virtual_s: float
     commits: int
     trace_hash: str
@@ -135,6 +137,7 @@ def run(
         seed=seed,
         config=config,
         steps=loop.steps,
+        program_steps=world.chaos.program_steps,
         virtual_s=loop.now_ns / 1e9,
         commits=world.view.commits,
         trace_hash=trace.digest(),

@@ -32,7 +32,8 @@ class RunConfig:
         hosts: Simulated machines, where the scenario can have several.
         clients: Concurrent clients; each does ``operations`` operations.
         rules: Which faults may happen, how often and when.
-        crash_steps: Steps before which the first machine's process is killed, come what may.
+        crash_steps: Steps of programs, counted from the first fault's chance, that a program
+            dies before.
     """
 
     scheduler: SchedulerName = "fifo"

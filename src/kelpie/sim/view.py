@@ -15,11 +15,13 @@ from typing import NamedTuple, Protocol
 from kelpie.core.ids import ActorId
 from kelpie.storage.records import AuditAppend, Commit, CommitReceipt, EffectRow
 
+ActorPlace = tuple[str, ActorId]
+"""The machine whose store has the actor, and its id."""
+
 
 class ActorSeen(NamedTuple):
     """The newest durable version of an actor, and who wrote it."""
 
-    host: str
     session: str
     epoch: int
     incarnation: int
@@ -51,7 +53,7 @@ class View:
         now_ns: The world's time.
         last: The commit that was just seen; None at the end of a run.
         commits: How many there were.
-        actors: The newest durable version of every actor.
+        actors: The newest durable version of every actor, by machine and id.
         effects: The newest durable row of every effect.
         audit: The audit records of every actor, in the order of its commits.
         log: Every commit in the order in which it became durable.
@@ -61,7 +63,7 @@ class View:
     now_ns: int = 0
     last: CommitSeen | None = None
     commits: int = 0
-    actors: dict[ActorId, ActorSeen] = field(default_factory=dict[ActorId, ActorSeen])
+    actors: dict[ActorPlace, ActorSeen] = field(default_factory=dict[ActorPlace, ActorSeen])
     effects: dict[str, EffectRow] = field(default_factory=dict[str, EffectRow])
     audit: dict[ActorId, list[AuditAppend]] = field(
         default_factory=dict[ActorId, list[AuditAppend]]
@@ -73,12 +75,12 @@ class View:
         """Take one durable commit into account."""
         commit = seen.commit
         assert seen.at_ns >= self.now_ns, "commits are seen in the order of time"
-        before = self.actors.get(commit.actor)
+        place = (seen.host, commit.actor)
+        before = self.actors.get(place)
         state = commit.state
         if state is None and before is not None:
             state = before.state
-        self.actors[commit.actor] = ActorSeen(
-            host=seen.host,
+        self.actors[place] = ActorSeen(
             session=seen.session,
             epoch=commit.epoch,
             incarnation=commit.incarnation,
