@@ -138,6 +138,9 @@ PROMISES: dict[str, Requirement] = {
     "SETTINGS-SECRETS": Requirement(
         text="A secret in a settings file is refused, and no message repeats it.", critical=True
     ),
+    "STORE-STOPPED-ENDS": Requirement(
+        text="A server whose store stopped at an unknown commit ends, so that it is started anew.",
+    ),
     "STORE-LOG-DAMAGE": Requirement(
         text="Damage in the middle of the log is found at the start; no acknowledged commit that "
         "another one followed is dropped in silence.",
