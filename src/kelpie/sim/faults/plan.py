@@ -25,6 +25,16 @@ SCALES: Final = (0.3, 1.0, 3.0)
 """How a swarm scales a fault's usual rate, so that seeds differ in how rough they are."""
 CHANCE: Final = 0.3
 """How likely a swarm takes a fault into a seed's set."""
+LEFTOVERS: Final = frozenset(
+    {
+        "crash.power_loss",
+        "storage.torn_write",
+        "storage.lost_unsynced",
+        "storage.rename_unsynced",
+    }
+)
+"""What only says how a crash leaves the disk: rare enough by itself."""
+LEFTOVER_CHANCE: Final = 0.8
 FOR_EVER_NS: Final = 1 << 62
 
 
@@ -92,15 +102,16 @@ def draw_rules(
     Args:
         seed: The run's.
         duration_ns: How long the faulty part of the run is about to take, in virtual time.
-        kinds: What to draw from; every built fault that damages nothing if left out.
+        kinds: What to draw from; every built fault if left out.
         chance: How likely each is taken.
     """
     assert duration_ns > 0, "faults need time to happen in"
     rng = random.Random(f"{seed}/swarm")
-    pool = [kind for kind in built() if not kind.damages] if kinds is None else list(kinds)
+    pool = built() if kinds is None else tuple(kinds)
     rules: list[FaultRule] = []
     for kind in pool:
-        taken, scale = rng.random() < chance, rng.choice(SCALES)
+        share = LEFTOVER_CHANCE if kind.name in LEFTOVERS else chance
+        taken, scale = rng.random() < share, rng.choice(SCALES)
         from_ns = rng.randrange(duration_ns) if rng.random() < 0.5 else 0
         length_ns = rng.randrange(duration_ns // 10, duration_ns) + 1
         count_max = rng.randint(1, kind.count_max)
