@@ -152,8 +152,8 @@ class BlobStore:
         """Give the finished file its name; the last step of a put."""
         path = self.path(digest)
         path.parent.mkdir(exist_ok=True, mode=0o700)
-        temporary.replace(path)
         fault("crash.before_directory_sync")
+        temporary.replace(path)
         sync_directory(path.parent)
         sync_directory(self._root)
 
