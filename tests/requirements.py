@@ -138,6 +138,9 @@ PROMISES: dict[str, Requirement] = {
     "SETTINGS-SECRETS": Requirement(
         text="A secret in a settings file is refused, and no message repeats it.", critical=True
     ),
+    "SIM-FAULT-BY-FAULT": Requirement(
+        text="Every fault of the simulator that is built happens where it may, and breaks nothing.",
+    ),
     "STORE-STOPPED-ENDS": Requirement(
         text="A server whose store stopped at an unknown commit ends, so that it is started anew.",
     ),

@@ -58,7 +58,9 @@ class SimNote(Actor[PlainNote]):
     @command
     def write(self, text: str) -> str:
         """Replace the text."""
+        assert text, "a note says something"
         self.state.text = text
+        assert self.state.text == text
         return self.state.text
 
 
