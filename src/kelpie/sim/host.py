@@ -296,6 +296,7 @@ class SimulatedHost:
         """Nothing runs any more."""
         self.incarnation = None
         self.service = None
+        self._task = None
         self._stores.clear()
         self._messages.clear()
         self._drop_callers()

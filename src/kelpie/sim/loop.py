@@ -38,7 +38,6 @@ TraceStep = Callable[[Incarnation | None, int, Any], None]
 
 _CLOCK_RESOLUTION_S: Final = 1e-9
 _CANCELLED_TIMERS_MIN: Final = 100
-_NEVER: Final = sys.maxsize
 _UNWIND_ATTEMPTS_MAX: Final = 1_000
 
 
@@ -47,7 +46,7 @@ class EscapedSimulationError(RuntimeError):
 
 
 class StalledSimulationError(RuntimeError):
-    """Nothing is ready and no timer is set, but the awaited work is not done."""
+    """The awaited work is not done, but nothing can happen any more, or far too much happened."""
 
 
 class SimulatedCrash(BaseException):
@@ -126,7 +125,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._order = 0
         self._task_count = 0
         self._alarms: list[tuple[int, int, Callable[[], None]]] = []
-        self._alarm = _NEVER
+        self._alarm = SIMULATION_STEPS_MAX
         self._jobs: dict[Executor, deque[Callable[[], None]]] = {}
         self._world_births = Incarnation("world", 1, MachineClock(lambda: self.now_ns))
         self._is_abandoned = False
@@ -302,15 +301,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if self.steps + 1 >= self._alarm:
                 self._ring()
             elif len(ready) > 1:
-                index = self._choose(ready)
-                handle = ready[index]
-                del ready[index]
-                self._take_step(handle)
+                self._take_step(self._take(self._choose(ready)))
             elif ready:
                 self._take_step(ready.popleft())
             elif not timers:
                 raise StalledSimulationError(f"nothing can happen any more at {self.now_ns} ns")
-        assert self.steps <= SIMULATION_STEPS_MAX, "the simulation does not end"
+
+    def _take(self, index: int) -> Callback:
+        # No frame may keep a callback beyond its step: it would keep alive what a dead node had.
+        handle = self._ready[index]
+        del self._ready[index]
+        return handle
 
     def _take_step(self, handle: Callback) -> None:
         if handle._cancelled:  # noqa: SLF001  as asyncio's own loop does
@@ -324,6 +325,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if self.before_step is not None:
                 self._taken = handle
                 self.before_step(node)
+                self._taken = None
                 if node.dead:
                     return
         self.steps += 1
@@ -332,8 +334,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         handle._run()  # noqa: SLF001
 
     def _ring(self) -> None:
+        if self.steps >= SIMULATION_STEPS_MAX - 1:
+            raise StalledSimulationError(f"it does not end within {SIMULATION_STEPS_MAX:,} steps")
         _, _, action = heapq.heappop(self._alarms)
-        self._alarm = self._alarms[0][0] if self._alarms else _NEVER
+        self._alarm = self._alarms[0][0] if self._alarms else SIMULATION_STEPS_MAX
         action()
 
     def _wake_timers(self) -> None:
