@@ -6,9 +6,9 @@ import pytest
 
 from kelpie.sim.faults.catalogue import FaultKind, built
 from kelpie.sim.faults.plan import FaultRule
-from tests.simulation.runs import live, require_clean
 from kelpie.sim.scenarios import SCENARIOS
 from kelpie.sim.swarm import RunConfig
+from tests.simulation.runs import live, require_clean
 
 SEEDS = 25
 RATES = (0.05, 0.3, 1.0)
