@@ -232,13 +232,11 @@ async def million(place: Path, figures: Figures) -> None:
             note(figures, "cold", cold_ms)
         await _fill_memory(runtime, count, figures)
         figures["gc.loading"].append(pauses.take())
+        await _call_among_residents(runtime, count, figures)
+        figures["gc.serving"].append(pauses.take())
+        gc.unfreeze()
         gc.collect()
         figures["gc.unfrozen"].append(pauses.take())
-        runtime.engine.freeze_memory()
-        pauses.take()
-        await _call_among_residents(runtime, count, figures)
-        gc.collect()
-        figures["gc.frozen"].append(pauses.take())
 
 
 async def _fill_memory(runtime: Runtime, count: int, figures: Figures) -> None:

@@ -149,6 +149,17 @@ PROMISES: dict[str, Requirement] = {
         "another one followed is dropped in silence.",
         critical=True,
     ),
+    "SIM-EXPLORED": Requirement(
+        text="A model checker that was cut off says unknown, and one that finds a violation prints "
+        "a shortest way to it."
+    ),
+    "SIM-LINEARIZABLE": Requirement(
+        text="The checker of histories agrees with trying every order, and says unknown when it "
+        "gave up."
+    ),
+    "SIM-VERSIONS": Requirement(
+        text="A history is held against the versions that its operations committed as."
+    ),
     "STORE-ATOMIC": Requirement(text="A commit is kept whole or not at all.", critical=True),
     "STORE-CORRUPTION": Requirement(
         text="Damaged data is found, named, and never served or taken for an empty state.",
@@ -158,6 +169,10 @@ PROMISES: dict[str, Requirement] = {
         text="What was acknowledged is there after the process was killed.", critical=True
     ),
     "STORE-FENCED": Requirement(text="A commit of an earlier owner is refused.", critical=True),
+    "STORE-LOG": Requirement(
+        text="A store whose newest commits were in a log that is gone is refused, by name.",
+        critical=True,
+    ),
     "STORE-ONE-HOLDER": Requirement(
         text="A second process is refused and told who holds the store.", critical=True
     ),
@@ -239,6 +254,10 @@ PROMISES: dict[str, Requirement] = {
         text="An actor has one command turn at a time, whatever it awaits.",
         critical=True,
     ),
+    "ACTOR-ONE-EFFECTIVE": Requirement(
+        text="A process that lost its store may run a turn, but nothing of it leaves.",
+        critical=True,
+    ),
     "ACTOR-FIFO": Requirement(
         text="Commands of one sender have their turns in the order they were sent.",
         critical=True,
@@ -302,7 +321,19 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "ACTOR-REMINDERS": Requirement(
-        text="Reminders fire in order, survive a restart, and can be cancelled.",
+        text="Reminders of an actor fire in order, survive a restart, and can be cancelled.",
+        critical=True,
+    ),
+    "ACTOR-REMINDERS-CLOCK": Requirement(
+        text="No reminder is lost or fires twice when the wall clock jumps, either way.",
+        critical=True,
+    ),
+    "ACTOR-REMINDERS-DEAD-LETTER": Requirement(
+        text="A reminder that fails too often is kept with its traceback, holds up nothing, and "
+        "fires once when it is replayed.",
+    ),
+    "ACTOR-REMINDERS-MANY": Requirement(
+        text="More reminders than memory holds may be due at once: each fires, in order.",
     ),
     "ACTOR-EVENTS": Requirement(
         text="An actor's events are followed by cursor, in order and without gaps.",
@@ -316,7 +347,11 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "ACTOR-BLOCKING": Requirement(
-        text="A handler that holds the event loop is named in the log.",
+        text="A handler that holds the event loop is named in the log; one that was held up by "
+        "the collector or the machine is not.",
+    ),
+    "ACTOR-LOOP-LAG": Requirement(
+        text="How late the event loop runs is measured every second and exported as a metric.",
     ),
     "ACTOR-SUPERVISION": Requirement(
         text="A background task that fails is restarted, and the failure is reported.",
@@ -325,8 +360,26 @@ PROMISES: dict[str, Requirement] = {
         text="An actor that cannot be loaded fails its call and is never reset.",
         critical=True,
     ),
+    "ACTOR-EAGER": Requirement(
+        text="Supervised work begins at once where the interpreter has eager tasks, and in the "
+        "loop's next round where it has not.",
+    ),
+    "ACTOR-FAIRNESS": Requirement(
+        text="One hot actor holds the event loop for a bounded number of turns and a bounded time.",
+    ),
+    "ACTOR-CONCURRENCY": Requirement(
+        text="A type has at most its bound of handlers in flight; its actors come in one by one, "
+        "in the order in which they asked.",
+    ),
+    "ACTOR-HOOKS": Requirement(
+        text="Each activation runs its hooks once, whatever ends it; a hook that fails loses "
+        "nothing.",
+    ),
     "ACTOR-MEMORY": Requirement(
         text="An idle resident actor costs at most 512 bytes beside its state.",
+    ),
+    "ACTOR-TUTORIAL": Requirement(
+        text="The tutorial's code runs as it is printed, and does what the text says.",
     ),
     "ACTOR-TRANSFER-CONSERVES": Requirement(
         text="Money moved between actors is neither lost nor made, whatever crashes.",
@@ -342,6 +395,11 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
     "K-08": Requirement(
         text="Concurrent access, deadlock, a data race and a partial write are faults that the "
         "simulator injects, and each ends in a typed error or in nothing."
+    ),
+    "K-07": Requirement(
+        text="The transition functions that ship are explored exhaustively, and breaking one is "
+        "found.",
+        critical=True,
     ),
     "K-09": Requirement(text="Clocks are skewed and jump in the simulator, and it is counted."),
     "K-10": Requirement(

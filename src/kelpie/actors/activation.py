@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from kelpie.actors.commands import Message
 from kelpie.actors.hosted import Hosted
@@ -16,78 +19,104 @@ Phase = Literal["loading", "ready", "settling", "leaving", "gone"]
 """``settling``: to be loaded again once what it wrote is durable; ``leaving``: being deleted."""
 
 
-class Envelope:
-    """One message on its way into a turn, and who waits for the answer.
+class Envelope(msgspec.Struct, kw_only=True, eq=False):
+    """One message on its way into a turn, its answer, and who waits for it.
 
     ``message_id`` is set when the message came through the outbox, ``fired`` when a reminder
     caused it, ``key`` when the caller gave an idempotency key; a query changes nothing. ``chain``
-    are the actors that wait for this call, outermost first. ``deadline_ns`` is boot time, 0 for a
-    message that has all the time in the world until its turn begins.
+    are the actors that wait for this call, outermost first. ``timeout_ms`` is what the caller
+    gives it, 0 for a message that has all the time in the world until its turn begins;
+    ``deadline_ns`` is the same in boot time, set when the message has to wait.
+
+    A struct, and without a future until somebody has to wait: on an idle actor the answer is there
+    before its caller looks. ``after`` runs once, when the answer is there.
     """
 
-    __slots__ = (
-        "actor",
-        "chain",
-        "deadline_ns",
-        "fired",
-        "future",
-        "is_query",
-        "key",
-        "message",
-        "message_id",
-        "principal",
-        "request",
-    )
-
-    def __init__(
-        self,
-        *,
-        actor: ActorId,
-        message: Message,
-        principal: str,
-        future: asyncio.Future[Any],
-        is_query: bool = False,
-        message_id: int | None = None,
-        fired: tuple[str, int] | None = None,
-        chain: tuple[ActorId, ...] = (),
-        deadline_ns: int = 0,
-    ) -> None:
-        self.actor = actor
-        self.message = message
-        self.principal = principal
-        self.future = future
-        self.is_query = is_query
-        self.message_id = message_id
-        self.fired = fired
-        self.key: str | None = None
-        self.request: Digest | None = None
-        self.chain = chain
-        self.deadline_ns = deadline_ns
-
-    @property
-    def is_causeless(self) -> bool:
-        """Whether nothing stored waits for this turn's commit."""
-        return self.message_id is None and self.fired is None and self.key is None
+    actor: ActorId
+    message: Message
+    principal: str
+    timeout_ms: int = 0
+    deadline_ns: int = 0
+    is_query: bool = False
+    message_id: int | None = None
+    fired: tuple[str, int] | None = None
+    key: str | None = None
+    request: Digest | None = None
+    chain: tuple[ActorId, ...] = ()
+    is_answered: bool = False
+    value: Any = None
+    error: KelpieError | None = None
+    waiting: list[asyncio.Future[Any]] | None = None
+    after: Callable[[], object] | None = None
 
     def request_id(self) -> str:
         """Return the request's name across attempts; empty when there is but one."""
+        if self.key is None and self.message_id is None and self.fired is None:
+            return ""
         if self.key is not None:
             return f"key:{type(self.message).__struct_config__.tag}:{self.key}"
         if self.message_id is not None:
             return f"message:{self.message_id}"
-        if self.fired is not None:
-            return f"reminder:{self.fired[0]}:{self.fired[1]}"
-        return ""
+        assert self.fired is not None
+        return f"reminder:{self.fired[0]}:{self.fired[1]}"
 
     def succeed(self, value: Any) -> None:
-        """Answer the caller, unless it stopped waiting."""
-        if not self.future.done():
-            self.future.set_result(value)
+        """Answer the callers, unless they have been answered."""
+        if not self.is_answered:
+            self.is_answered = True
+            self.value = value
+            if self.waiting is not None or self.after is not None:
+                self._tell()
 
     def fail(self, error: KelpieError) -> None:
-        """Fail the caller, unless it stopped waiting."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        """Fail the callers, unless they have been answered."""
+        if not self.is_answered:
+            self.is_answered = True
+            self.error = error
+            if self.waiting is not None or self.after is not None:
+                self._tell()
+
+    def result(self) -> Any:
+        """Return the answer that is there.
+
+        Raises:
+            KelpieError: The turn failed.
+        """
+        assert self.is_answered, "there is no answer yet"
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def listen(self) -> asyncio.Future[Any]:
+        """Return a future of the answer that is one caller's own: cancelling it tears nothing."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.is_answered:
+            self._pass_on(future)
+        elif self.waiting is None:
+            self.waiting = [future]
+        else:
+            self.waiting.append(future)
+        assert self.is_answered == future.done(), "an answer that is there is not waited for"
+        return future
+
+    def _tell(self) -> None:
+        assert self.is_answered, "nobody is told of an answer that is not there"
+        waiting, self.waiting = self.waiting, None
+        for future in waiting or ():
+            self._pass_on(future)
+        after, self.after = self.after, None
+        if after is not None:
+            after()
+        assert self.waiting is None, "whoever comes after the answer does not wait"
+
+    def _pass_on(self, future: asyncio.Future[Any]) -> None:
+        assert self.is_answered, "there is no answer yet"
+        if future.done():
+            return
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            future.set_result(self.value)
 
 
 class Waiter(NamedTuple):
@@ -115,8 +144,8 @@ class Activation:
     ``state`` is the state after the last finished turn, ``version`` its version, and
     ``durable_version`` the newest version known to be on disk: ``durable_version <= version``.
     ``running`` is the async handler in progress, ``paused`` a person's wish, and ``blocked`` says
-    that the next handler waits for a free slot of its type. ``touched`` spares it from the next
-    sweep of the memory.
+    that the next handler waits for a free slot of its type. ``query_count`` async queries run.
+    ``touched`` spares it from the next sweep of the memory.
     """
 
     __slots__ = (
@@ -128,7 +157,9 @@ class Activation:
         "mailbox",
         "paused",
         "phase",
+        "query_count",
         "running",
+        "shard",
         "size_bytes",
         "state",
         "touched",
@@ -138,6 +169,7 @@ class Activation:
 
     def __init__(self, actor: ActorId, hosted: Hosted) -> None:
         self.actor = actor
+        self.shard = actor.shard  # hashed once, and needed by every commit
         self.hosted = hosted
         self.phase: Phase = "loading"
         self.state: Any = None
@@ -148,6 +180,7 @@ class Activation:
         self.paused = False
         self.blocked = False
         self.touched = False
+        self.query_count = 0
         self.running: Running | None = None
         self.mailbox: deque[Envelope] | None = None
         self.waiters: deque[Waiter] | None = None
@@ -160,6 +193,7 @@ class Activation:
             and not self.mailbox
             and not self.waiters
             and self.running is None
+            and self.query_count == 0
             and self.durable_version == self.version
         )
 
@@ -176,3 +210,4 @@ class Activation:
         assert self.incarnation >= 1, "incarnations count from one"
         assert self.phase == "ready" or self.phase != "gone" or not self.mailbox
         assert self.size_bytes >= 0
+        assert self.query_count >= 0, "more queries ended than began"

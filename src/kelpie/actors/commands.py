@@ -58,8 +58,7 @@ class Emit(Command):
     body: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply(Command):
+class Reply(Command, msgspec.Struct, frozen=True, kw_only=True):
     """Answer the caller once the commit is durable; at most one per turn."""
 
     value: Any

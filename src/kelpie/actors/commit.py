@@ -150,7 +150,7 @@ def draft_commit(
             )
     commit = Commit(
         actor=activation.actor,
-        shard=activation.actor.shard,
+        shard=activation.shard,
         epoch=epoch,
         incarnation=activation.incarnation,
         expected_version=activation.version,

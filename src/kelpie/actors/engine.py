@@ -15,23 +15,24 @@ from __future__ import annotations
 import asyncio
 import gc
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from kelpie.actors.activation import Activation, Envelope, Phase
 from kelpie.actors.commands import Message
-from kelpie.actors.handlers import NANOSECONDS_PER_MS, Handlers
+from kelpie.actors.deadlines import Deadlines
+from kelpie.actors.handlers import Handlers
 from kelpie.actors.hosted import Hosted
 from kelpie.actors.machine import Machine
 from kelpie.actors.residents import Residents
 from kelpie.actors.supervisor import Supervisor
-from kelpie.actors.turns import CommitListener, Ports, Turns
+from kelpie.actors.turns import NANOSECONDS_PER_MS, CommitListener, Ports, Turns
 from kelpie.core import limits
-from kelpie.core.digests import Digest, digest_bytes
+from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import (
     CycleError,
-    DeadlineError,
     DrainingError,
     InvalidFieldError,
     KelpieError,
@@ -41,6 +42,7 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
+from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
@@ -87,18 +89,27 @@ class Engine:
         rng: Rng,
         telemetry: Telemetry,
         supervisor: Supervisor,
+        meter: Meter | None = None,
         resident_max: int = limits.RESIDENT_ACTORS_MAX,
         resident_bytes_max: int = limits.RESIDENT_BYTES_MAX,
     ) -> None:
         self._store = store
         self._clock = clock
         self._supervisor = supervisor
-        ports = Ports(store=store, clock=clock, rng=rng, telemetry=telemetry, supervisor=supervisor)
+        ports = Ports(
+            store=store,
+            clock=clock,
+            rng=rng,
+            telemetry=telemetry,
+            supervisor=supervisor,
+            meter=meter,
+        )
         self._residents = Residents(count_max=resident_max, bytes_max=resident_bytes_max)
         self._turns = Turns(ports, self._residents)
         self._handlers = Handlers(self._turns, self)
         self._turns.begin_handler = self._handlers.begin
-        self._keyed: dict[tuple[ActorId, str, str], tuple[Digest, asyncio.Future[Any]]] = {}
+        self._keyed: dict[tuple[ActorId, str, str], Envelope] = {}
+        self._deadlines = Deadlines()
         self._accepting = True
         self._streak = 0
         self._quota = limits.TURNS_PER_TICK_MAX
@@ -112,6 +123,10 @@ class Engine:
         assert machine.type_name not in types, f"{machine.type_name} registered twice"
         assert machine.schema_version >= 1, "schema versions count from one"
         types[machine.type_name] = Hosted(machine)
+
+    def hosts(self, type_name: str) -> bool:
+        """Whether a machine of this type is registered."""
+        return type_name in self._turns.types
 
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
@@ -140,9 +155,13 @@ class Engine:
         assert not self.accepting()
 
     async def drain(self) -> None:
-        """Refuse new calls from this moment, and return when every finished turn is settled."""
+        """Refuse new calls from this moment, and return when every turn that began is settled.
+
+        Calls that still wait (for a paused actor) fail as retriable, and hooks run.
+        """
         self.close_gate()
         await self._turns.settled()
+        self._turns.retire()
         assert not self._accepting
 
     def freeze_memory(self) -> int:
@@ -185,11 +204,37 @@ class Engine:
         """
         if not self._accepting and not internal:
             raise DrainingError("the node is shutting down; try again")
-        envelope = self._envelope(actor, message, principal, timeout_ms)
+        envelope = Envelope(
+            actor=actor, message=message, principal=principal, timeout_ms=timeout_ms
+        )
         if key is None:
             self._turns.dispatch(envelope)
-            return await self._answer(envelope.future, actor, timeout_ms)
-        return await self._answer(self._call_keyed(envelope, key), actor, timeout_ms)
+        else:
+            envelope = self._call_keyed(envelope, key)
+        return await self.answer(envelope, timeout_ms)
+
+    def begin(
+        self, actor: ActorId, message: Message, *, principal: str, timeout_ms: int, is_query: bool
+    ) -> Envelope:
+        """Give an actor a call or a query without a key; on an idle actor the answer is there.
+
+        The caller takes it when `may_go_on` lets it, or awaits `answer`. What `call` raises about
+        the turn lies in the envelope.
+
+        Raises:
+            DrainingError: The node is shutting down, and this is no query.
+        """
+        if not self._accepting and not is_query:
+            raise DrainingError("the node is shutting down; try again")
+        envelope = Envelope(
+            actor=actor,
+            message=message,
+            principal=principal,
+            timeout_ms=timeout_ms,
+            is_query=is_query,
+        )
+        self._turns.dispatch(envelope)
+        return envelope
 
     async def query(
         self, actor: ActorId, query: Message, *, timeout_ms: int = limits.INVOCATION_TIMEOUT_MS
@@ -200,10 +245,11 @@ class Engine:
             DeadlineError: ``timeout_ms`` passed.
             KelpieError: The machine cannot answer, or the actor cannot be loaded.
         """
-        envelope = self._envelope(actor, query, "", timeout_ms)
-        envelope.is_query = True
+        envelope = Envelope(
+            actor=actor, message=query, principal="", timeout_ms=timeout_ms, is_query=True
+        )
         self._turns.dispatch(envelope)
-        return await self._answer(envelope.future, actor, timeout_ms)
+        return await self.answer(envelope, timeout_ms)
 
     async def call_along(
         self,
@@ -227,8 +273,9 @@ class Engine:
             raise CycleError(message_text, actor=str(actor))
         if key is None:
             self._turns.dispatch(envelope)
-            return await self._answer(envelope.future, actor, timeout_ms)
-        return await self._answer(self._call_keyed(envelope, key), actor, timeout_ms)
+        else:
+            envelope = self._call_keyed(envelope, key)
+        return await self.answer(envelope, timeout_ms)
 
     async def query_along(
         self, parent: Envelope, actor: ActorId, message: Message, *, timeout_ms: int
@@ -242,7 +289,7 @@ class Engine:
         envelope = self._link(parent, actor, message, timeout_ms)
         envelope.is_query = True
         self._turns.dispatch(envelope)
-        return await self._answer(envelope.future, actor, timeout_ms)
+        return await self.answer(envelope, timeout_ms)
 
     def deliver(
         self,
@@ -257,39 +304,18 @@ class Engine:
 
         Raises (when awaited): as `call`; `InvalidFieldError` when the body does not decode.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         hosted = self._turns.types.get(actor.type)
         if hosted is None:
-            future.set_exception(NotFoundError("actor type", actor.type))
-            return future
+            return _failed(NotFoundError("actor type", actor.type))
         try:
             message = hosted.decoder.decode(body)
         except msgspec.MsgspecError as error:
-            future.set_exception(InvalidFieldError("message", str(error)))
-            return future
-        self._turns.dispatch(
-            Envelope(
-                actor=actor,
-                message=message,
-                principal=principal,
-                future=future,
-                message_id=message_id,
-                fired=fired,
-            )
+            return _failed(InvalidFieldError("message", str(error)))
+        envelope = Envelope(
+            actor=actor, message=message, principal=principal, message_id=message_id, fired=fired
         )
-        return future
-
-    def _envelope(
-        self, actor: ActorId, message: Message, principal: str, timeout_ms: int
-    ) -> Envelope:
-        assert timeout_ms > 0, "a deadline lies in the future"
-        return Envelope(
-            actor=actor,
-            message=message,
-            principal=principal,
-            future=asyncio.get_running_loop().create_future(),
-            deadline_ns=self._clock.boot_ns() + timeout_ms * NANOSECONDS_PER_MS,
-        )
+        self._turns.dispatch(envelope)
+        return envelope.listen()
 
     def _link(
         self, parent: Envelope, actor: ActorId, message: Message, timeout_ms: int
@@ -298,31 +324,45 @@ class Engine:
         if len(chain) >= limits.CALL_DEPTH_MAX:
             problem = f"the chain of calls to {actor} is {len(chain)} actors deep; use send"
             raise CycleError(problem, actor=str(actor), limit=limits.CALL_DEPTH_MAX)
-        envelope = self._envelope(actor, message, f"actor:{parent.actor}", timeout_ms)
-        envelope.chain = chain
-        return envelope
+        return Envelope(
+            actor=actor,
+            message=message,
+            principal=f"actor:{parent.actor}",
+            timeout_ms=timeout_ms,
+            chain=chain,
+        )
 
     # --- answers --------------------------------------------------------------------------------
 
-    async def _answer(self, future: asyncio.Future[Any], actor: ActorId, timeout_ms: int) -> Any:
-        if future.done():
-            self._streak += 1
-            if self._streak >= self._quota:
-                await self._rest_a_tick()
-            return future.result()
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(timeout_ms / 1000, _expire, future, actor, timeout_ms)
-        try:
-            return await future
-        finally:
-            timer.cancel()
+    def may_go_on(self, envelope: Envelope) -> bool:
+        """Return whether the answer is there and its caller may have it within this tick."""
+        if not envelope.is_answered or self._streak >= self._quota:
+            return False
+        self._streak += 1
+        assert self._streak <= self._quota, "no more answers in a tick than it has"
+        return True
+
+    async def answer(self, envelope: Envelope, timeout_ms: int) -> Any:
+        """Return the answer, which is often there: then no future, timer or clock is needed.
+
+        Raises:
+            DeadlineError: ``timeout_ms`` passed; the turn may still happen if it had begun.
+            KelpieError: The turn failed.
+        """
+        if not envelope.is_answered:
+            return await self._deadlines.wait(envelope.listen(), envelope.actor, timeout_ms)
+        if not self.may_go_on(envelope):
+            await self._rest_a_tick()
+        return envelope.result()
 
     async def _rest_a_tick(self) -> None:
         """Let the loop go round: answers that are there at once would otherwise never yield.
 
-        Callers of one tick share its budget, so that each gets a turn of the same length.
+        Callers of one tick share its budget: once it is spent, each that comes takes a step and
+        rests; the next tick gives each that rested the same share.
         """
         self._streak = 0
+        self._quota = limits.TURNS_PER_STEP_MIN
         self._resting += 1
         if self._resting == 1:
             asyncio.get_running_loop().call_soon(self._begin_tick)
@@ -335,8 +375,8 @@ class Engine:
 
     # --- idempotency keys -----------------------------------------------------------------------
 
-    def _call_keyed(self, envelope: Envelope, key: str) -> asyncio.Future[Any]:
-        """Return a future of this caller's own for the one turn of the key."""
+    def _call_keyed(self, envelope: Envelope, key: str) -> Envelope:
+        """Begin the one turn of the key and return its envelope, or the one that is on its way."""
         if not 1 <= len(key.encode()) <= limits.IDEMPOTENCY_KEY_BYTES_MAX:
             bound = limits.IDEMPOTENCY_KEY_BYTES_MAX
             raise InvalidFieldError("Idempotency-Key", f"must be 1 to {bound} bytes")
@@ -345,17 +385,15 @@ class Engine:
         scope = (envelope.actor, method, key)
         running = self._keyed.get(scope)
         if running is not None:
-            if running[0] != request:
+            if running.request != request:
                 raise _key_reused(key, method)
-            return _follow(running[1])
+            return running
         envelope.key = key
         envelope.request = request
-        source = envelope.future
-        self._keyed[scope] = (request, source)
-        mine = _follow(source)
-        source.add_done_callback(lambda _: self._keyed.pop(scope, None))
+        envelope.after = partial(self._keyed.pop, scope, None)
+        self._keyed[scope] = envelope
         self._supervisor.start("actors.keyed", self._run_keyed(envelope, method))
-        return mine
+        return envelope
 
     async def _run_keyed(self, envelope: Envelope, method: str) -> None:
         assert envelope.key is not None
@@ -448,9 +486,9 @@ class Engine:
     def check_invariants(self) -> None:
         """Assert what holds between turns, over every resident actor."""
         self._turns.check_invariants()
-        for request, future in self._keyed.values():
-            assert request
-            assert not future.cancelled(), "a caller may not cancel what others wait for"
+        for envelope in self._keyed.values():
+            assert envelope.request, "a key comes with its request's digest"
+            assert not envelope.is_answered, "an answered call is no call on its way"
 
 
 def _tag(message: Message) -> str:
@@ -459,27 +497,10 @@ def _tag(message: Message) -> str:
     return tag
 
 
-def _expire(future: asyncio.Future[Any], actor: ActorId, timeout_ms: int) -> None:
-    if not future.done():
-        message = f"{actor} did not answer within {timeout_ms:,} ms; its outcome may still follow"
-        future.set_exception(DeadlineError(message, actor=str(actor), timeout_ms=timeout_ms))
-
-
-def _follow(source: asyncio.Future[Any]) -> asyncio.Future[Any]:
-    """Return a future that ends as ``source`` does, and whose cancellation ends nobody else's."""
-    mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def pass_on(done: asyncio.Future[Any]) -> None:
-        error = done.exception()
-        if mine.done():
-            return
-        if error is not None:
-            mine.set_exception(error)
-        else:
-            mine.set_result(done.result())
-
-    source.add_done_callback(pass_on)
-    return mine
+def _failed(error: KelpieError) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
 
 
 def _key_reused(key: str, method: str) -> KeyReusedError:

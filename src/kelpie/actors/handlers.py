@@ -19,7 +19,7 @@ from kelpie.actors.activation import Activation, Envelope, Running
 from kelpie.actors.commands import Message
 from kelpie.actors.machine import Turn
 from kelpie.actors.stepping import Driven
-from kelpie.actors.turns import Turns
+from kelpie.actors.turns import NANOSECONDS_PER_MS, Turns
 from kelpie.core import limits
 from kelpie.core.errors import (
     DeadlineError,
@@ -28,8 +28,6 @@ from kelpie.core.errors import (
     VersionConflictError,
 )
 from kelpie.core.ids import ActorId
-
-NANOSECONDS_PER_MS = 1_000_000
 
 
 class ChainCalls(Protocol):
@@ -122,15 +120,13 @@ class HandlerScope:
         )
 
     async def _until_durable(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         reader = Envelope(
-            actor=self._activation.actor,
-            message=self._envelope.message,
-            principal="",
-            future=future,
+            actor=self._activation.actor, message=self._envelope.message, principal=""
         )
         self._turns.answer_when_durable(self._activation, reader, None)
-        await future
+        if not reader.is_answered:
+            await reader.listen()
+        reader.result()
 
 
 class _Work:
@@ -146,6 +142,14 @@ class _Work:
         self.failure: KelpieError | None = None
         self.is_bug = False
         self.is_done = False
+
+
+def takes_slot(envelope: Envelope) -> bool:
+    """Whether a command's handler counts among its type's.
+
+    One below a handler of its own type does not: that one holds a slot and waits for this one.
+    """
+    return all(link.type != envelope.actor.type for link in envelope.chain)
 
 
 class Handlers:
@@ -168,15 +172,18 @@ class Handlers:
         extras = hosted.extras
         assert extras is not None, "only machines with extras have async handlers"
         now_ns = self._clock.boot_ns()
-        if not envelope.is_query:
+        if envelope.is_query:
+            activation.query_count += 1
+        else:
             assert activation.running is None, "two handlers of one actor"
-            if hosted.is_full:
-                self._hold(activation, envelope)
-                return
-            hosted.enter()
+            if takes_slot(envelope):
+                if hosted.is_full:
+                    self._hold(activation, envelope)
+                    return
+                hosted.enter()
             activation.running = Running(envelope, now_ns)
-        longest_ns = now_ns + limits.INVOCATION_TIMEOUT_MS * NANOSECONDS_PER_MS
-        deadline_ns = envelope.deadline_ns or longest_ns
+        longest_ms = envelope.timeout_ms or limits.INVOCATION_TIMEOUT_MS
+        deadline_ns = envelope.deadline_ns or now_ns + longest_ms * NANOSECONDS_PER_MS
         scope = HandlerScope(self._turns, self._calls, activation, envelope, deadline_ns)
         work = _Work(activation, envelope, scope)
         self._turns.unsettle()
@@ -237,14 +244,11 @@ class Handlers:
 
     def _take_step(self, work: _Work, send: Callable[[Any], Any], value: Any) -> Any:
         """Take one step of a handler, and name it when it holds the loop too long."""
-        began_ns = self._clock.boot_ns()
+        began_ns = self._turns.blocking.begin()
         try:
             return send(value)
         finally:
-            elapsed_ns = self._clock.boot_ns() - began_ns
-            if elapsed_ns > limits.BLOCKING_MS_MAX * NANOSECONDS_PER_MS:
-                actor, message = work.activation.actor, work.envelope.message
-                self._turns.report_blocking(actor, message, elapsed_ns)
+            self._turns.blocking.end(began_ns, work.activation.actor, work.envelope.message)
 
     def _end(self, work: _Work, coroutine: Coroutine[Any, Any, Any]) -> None:
         coroutine.close()  # a task that was cancelled before its first step never awaited it
@@ -253,15 +257,20 @@ class Handlers:
     def _finish(self, work: _Work) -> None:
         """Free the actor's slot, decide what its handler came to, and go on with the mailbox."""
         activation, envelope = work.activation, work.envelope
-        if not envelope.is_query:
+        if envelope.is_query:
+            activation.query_count -= 1
+        else:
             activation.running = None
-            activation.hosted.leave()
+            if takes_slot(envelope):
+                activation.hosted.leave()
         self._running_count -= 1
         self._settle_work(work)
         self._turns.settle()
         if not envelope.is_query:
             self._admit(activation)
-            if activation.phase != "gone":
+            if activation.phase == "gone":
+                self._turns.deactivate(activation)
+            else:
                 self._turns.free(activation)
 
     def _settle_work(self, work: _Work) -> None:

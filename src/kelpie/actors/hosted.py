@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kelpie.actors.commands import Message
 from kelpie.actors.machine import Machine, extras_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 class Hosted:
     """One actor type. ``waiting`` are actors whose next handler has no slot, first come first."""
 
-    __slots__ = ("concurrency_max", "decoder", "extras", "machine", "running_count", "waiting")
+    __slots__ = (
+        "_are_async",
+        "concurrency_max",
+        "decoder",
+        "extras",
+        "machine",
+        "running_count",
+        "waiting",
+    )
 
     def __init__(self, machine: Machine[Any]) -> None:
         self.machine = machine
@@ -24,7 +33,19 @@ class Hosted:
         self.decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(machine.message_type)
         self.concurrency_max = self.extras.concurrency_max if self.extras else 0
         self.running_count = 0
+        self._are_async: dict[type[Message], bool] = {}
         self.waiting: deque[Activation] = deque()
+
+    def is_async(self, message: Message) -> bool:
+        """Return whether messages of this one's type need a task; asks the machine once."""
+        kind = type(message)
+        known = self._are_async.get(kind)
+        if known is None:
+            known = self.extras is not None and self.extras.is_async(message)
+            assert kind not in self._are_async, "asked once"
+            self._are_async[kind] = known
+            assert not known or self.extras is not None, "a pure machine never waits"
+        return known
 
     @property
     def is_full(self) -> bool:

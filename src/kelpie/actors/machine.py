@@ -8,8 +8,9 @@ the same function.
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
 
 from kelpie.actors.commands import Command, Message
 from kelpie.core.ids import ActorId, derive_uuid
@@ -19,8 +20,8 @@ S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
 
 
-class Turn:
-    """The world as one turn sees it. Read-only; made once per turn, so it is a plain slotted class.
+class Turn(msgspec.Struct, kw_only=True, eq=False, gc=False):
+    """The world as one turn sees it. Read-only; made once per turn, so it is a struct.
 
     Attributes:
         actor: Whose turn it is.
@@ -31,17 +32,12 @@ class Turn:
             reminder); empty when the turn cannot happen again.
     """
 
-    __slots__ = ("_ordinal", "actor", "now_ms", "principal", "request_id", "seed")
-
-    def __init__(
-        self, *, actor: ActorId, now_ms: int, seed: bytes, principal: str, request_id: str = ""
-    ) -> None:
-        self.actor = actor
-        self.now_ms = now_ms
-        self.seed = seed
-        self.principal = principal
-        self.request_id = request_id
-        self._ordinal = 0
+    actor: ActorId
+    now_ms: int
+    seed: bytes
+    principal: str
+    request_id: str = ""
+    _ordinal: int = 0
 
     def new_uuid(self) -> str:
         """Return the turn's next id; the n-th call of a turn gives the same id in a re-run."""
@@ -56,9 +52,11 @@ class Turn:
         return f"{prefix}-{self.new_uuid()}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision(Generic[S]):
-    """The outcome of one turn: the next state and what to do, in order."""
+class Decision(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
+    """The outcome of one turn: the next state and what to do, in order.
+
+    A struct because every turn makes one.
+    """
 
     state: S
     commands: tuple[Command, ...] = ()
@@ -164,7 +162,10 @@ class Extras(Protocol[S_contra]):
         ...
 
     def is_async(self, message: Message) -> bool:
-        """Return whether ``message`` needs a task: `begin` instead of ``decide`` or `ask`."""
+        """Return whether ``message`` needs a task: `begin` instead of ``decide`` or `ask`.
+
+        The same for all messages of one type.
+        """
         ...
 
     def begin(self, state: S_contra, message: Message, scope: Scope) -> Coroutine[Any, Any, Any]:
@@ -179,8 +180,13 @@ class Extras(Protocol[S_contra]):
         """Answer as ``query`` does, for machines that need to know whom they answer for."""
         ...
 
-    def evicted(self, actor: ActorId, state: S_contra) -> None:
-        """Hear that an idle actor leaves memory; nothing done here is kept."""
+    @property
+    def has_hooks(self) -> bool:
+        """Whether `deactivated` has anything to do."""
+        ...
+
+    def deactivated(self, actor: ActorId, state: S_contra) -> None:
+        """Hear that an actor left memory, for whatever reason; nothing done here is kept."""
         ...
 
 

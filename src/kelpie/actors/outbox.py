@@ -8,38 +8,25 @@ its lane goes on. The pump reads rows by id and never trusts memory: a wake-up i
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections import deque
 from typing import Any, Final
 
-from kelpie.actors.pump import PumpDeps
-from kelpie.core import limits
-from kelpie.core.errors import (
-    ActorFailedError,
-    DrainingError,
-    InputError,
-    KelpieError,
-    MessageGoneError,
-    NotFoundError,
+from kelpie.actors.pump import (
+    RETRY_DELAY_MS_MAX,
+    PumpDeps,
+    Setback,
+    describe_failure,
+    judge_failure,
 )
+from kelpie.core.errors import DrainingError, MessageGoneError
 from kelpie.core.ids import ActorId
 from kelpie.ports.faults import fault
 from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
 
 PAGE_ROWS: Final = 500
 BACKLOG_ROWS_MAX: Final = 5_000  # read ahead this far; the rest waits in the store
-RETRY_DELAY_MS_MIN: Final = 100
-RETRY_DELAY_MS_MAX: Final = 30_000
 
 Lane = tuple[ActorId, ActorId]
-
-
-def describe_failure(error: KelpieError) -> str:
-    """Return the error and, when a bug caused it, the end of that bug's traceback."""
-    if error.__cause__ is None:
-        return str(error)
-    trace = "".join(traceback.format_exception(error.__cause__))
-    return f"{error}\n{trace[-limits.FAILURE_TRACE_CHARS_MAX :]}"
 
 
 class OutboxPump:
@@ -52,6 +39,7 @@ class OutboxPump:
         self._telemetry = deps.telemetry
         self._supervisor = deps.supervisor
         self._lanes: dict[Lane, deque[StoredMessage]] = {}
+        self._unhosted: set[str] = set()
         self._cursor = 0
         self._backlog = 0
         self._news = asyncio.Event()
@@ -89,6 +77,9 @@ class OutboxPump:
                     self._enqueue(message)
 
     def _enqueue(self, message: StoredMessage) -> None:
+        if not self._runtime.hosts(message.receiver.type):
+            self._leave(message.receiver)
+            return
         lane = (message.sender, message.receiver)
         queue = self._lanes.get(lane)
         self._backlog += 1
@@ -97,6 +88,12 @@ class OutboxPump:
             self._deliver(lane, message)
         else:
             queue.append(message)
+
+    def _leave(self, receiver: ActorId) -> None:
+        """Another program hosts that type: its messages wait in the store for it to start."""
+        if receiver.type not in self._unhosted:
+            self._unhosted.add(receiver.type)
+            self._telemetry.log("warning", "message.unhosted", receiver=str(receiver))
 
     def _deliver(self, lane: Lane, message: StoredMessage) -> None:
         delay_ms = message.not_before_ms - self._clock.now_ms()
@@ -132,50 +129,44 @@ class OutboxPump:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, DrainingError):
             return
-        if isinstance(error, NotFoundError) and error.fields["kind"] == "actor type":
-            # Another program hosts that type: the message waits in the store for it to start.
-            self._telemetry.log("warning", "message.unhosted", receiver=str(message.receiver))
-            return
         if error is None or isinstance(error, MessageGoneError):
             self._advance(lane)
             return
-        known = error if isinstance(error, KelpieError) else ActorFailedError(repr(error))
+        setback = judge_failure(error, message.attempts)
         name = f"actors.outbox.failed:{message.message_id}"
-        self._supervisor.spawn(name, self._failed(lane, message, known))
+        self._supervisor.spawn(name, self._failed(lane, message, setback))
 
-    async def _failed(self, lane: Lane, message: StoredMessage, error: KelpieError) -> None:
+    async def _failed(self, lane: Lane, message: StoredMessage, setback: Setback) -> None:
         now_ms = self._clock.now_ms()
-        attempts = message.attempts + (0 if error.retriable else 1)
-        # A message that its receiver refuses as malformed will be refused again.
-        hopeless = isinstance(error, InputError) or attempts >= limits.MESSAGE_ATTEMPTS_MAX
-        delay_ms = min(RETRY_DELAY_MS_MIN << min(attempts, 10), RETRY_DELAY_MS_MAX)
-        retry_at_ms = None if hopeless else now_ms + delay_ms
-        if not error.retriable or hopeless:
+        error, is_final = setback.error, setback.is_final
+        if is_final or not error.retriable:
             try:
                 await self._store.outbox_failed(
                     message.message_id,
                     error=describe_failure(error),
-                    retry_at_ms=retry_at_ms,
+                    retry_at_ms=None if is_final else now_ms + setback.delay_ms,
                     now_ms=now_ms,
                 )
-            except KelpieError as refusal:
-                # The attempt is not counted then; the lane must not stand still for it.
+            except StoreError as refusal:
+                # The row says what it said before: this delivery did not count.
                 self._telemetry.log("warning", "message.uncounted", error=refusal.message)
-                hopeless, attempts = False, message.attempts
-        if hopeless:
+                await self._clock.sleep(setback.delay_ms / 1000)
+                self._deliver(lane, message)
+                return
+        if is_final:
             self._telemetry.count("kelpie.message.dead_letters", type=message.receiver.type)
             self._telemetry.log(
                 "error", "message.dead", receiver=str(message.receiver), error=str(error)
             )
             self._advance(lane)
             return
-        await self._clock.sleep(delay_ms / 1000)
+        await self._clock.sleep(setback.delay_ms / 1000)
         again = StoredMessage(
             message_id=message.message_id,
             sender=message.sender,
             receiver=message.receiver,
             body=message.body,
-            attempts=attempts,
+            attempts=setback.attempts,
             not_before_ms=0,
         )
         self._deliver(lane, again)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from kelpie.actors.activation import Activation, Envelope, Waiter
+from kelpie.actors.blocking import BlockingWatch
 from kelpie.actors.commands import Message, Reply
 from kelpie.actors.commit import Drafted, draft_commit
 from kelpie.actors.hosted import Hosted
@@ -29,6 +30,7 @@ from kelpie.core.errors import (
     ActorFailedError,
     CommitUnknownError,
     DeadlineError,
+    DrainingError,
     FencedError,
     KelpieError,
     NotFoundError,
@@ -39,10 +41,13 @@ from kelpie.core.errors import (
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
 from kelpie.ports.faults import fault
+from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, StoredActor
+
+NANOSECONDS_PER_MS: Final = 1_000_000
 
 CommitListener = Callable[[Commit, CommitReceipt], None]
 """Called on the loop, in order, once a commit is durable; must be quick and must not raise."""
@@ -57,6 +62,7 @@ class Ports:
     rng: Rng
     telemetry: Telemetry
     supervisor: Supervisor
+    meter: Meter | None = None
 
 
 class Turns:
@@ -72,6 +78,11 @@ class Turns:
         self._epochs = {grant.shard: grant.epoch for grant in ports.store.grants()}
         self._seed = ports.rng.bytes(16)
         self._turn_count = 0
+        self._now_ms = ports.clock.now_ms
+        self._boot_ns = ports.clock.boot_ns
+        self.blocking = BlockingWatch(
+            clock=ports.clock, telemetry=ports.telemetry, meter=ports.meter
+        )
         self._unsettled = 0
         self._rest: asyncio.Future[None] | None = None
 
@@ -81,6 +92,7 @@ class Turns:
         """Run the envelope's turn now, or queue it behind what the actor is doing."""
         activation = self.residents.get(envelope.actor)
         if activation is None:
+            self._set_deadline(envelope)
             self._activate(envelope)
             return
         activation.touched = True
@@ -88,9 +100,10 @@ class Turns:
             if envelope.is_query:
                 self._run_query(activation, envelope)
                 return
-            if activation.open and not activation.mailbox:
+            if not activation.mailbox and activation.open:
                 self._run(activation, envelope)
                 return
+        self._set_deadline(envelope)
         mailbox = activation.mailbox
         if mailbox is None:
             mailbox = activation.mailbox = deque()
@@ -99,6 +112,12 @@ class Turns:
             envelope.fail(OverloadedError(message, actor=str(envelope.actor)))
             return
         mailbox.append(envelope)
+
+    def _set_deadline(self, envelope: Envelope) -> None:
+        """Look at the clock for a message that has to wait; no other needs to."""
+        if envelope.timeout_ms and not envelope.deadline_ns:
+            now_ns = self._boot_ns()
+            envelope.deadline_ns = now_ns + envelope.timeout_ms * NANOSECONDS_PER_MS
 
     def _activate(self, envelope: Envelope) -> None:
         hosted = self.types.get(envelope.actor.type)
@@ -111,18 +130,29 @@ class Turns:
         activation.mailbox = deque((envelope,))
         self.ports.supervisor.start(f"actors.load:{envelope.actor}", self._load(activation))
         for gone in self.residents.sweep():
-            self._tell_evicted(gone)
+            self.deactivate(gone)
 
-    def _tell_evicted(self, activation: Activation) -> None:
-        extras = activation.hosted.extras
-        if extras is None:
+    def deactivate(self, activation: Activation) -> None:
+        """Run the hook of an activation that left memory, once and after its last handler."""
+        extras, state = activation.hosted.extras, activation.state
+        if extras is None or not extras.has_hooks or state is None:
             return
+        if activation.running is not None:
+            return
+        activation.state = None
         try:
-            extras.evicted(activation.actor, activation.state)
+            extras.deactivated(activation.actor, state)
         except Exception as error:  # noqa: BLE001  a hook's bug is reported; the actor has left
             self.report_failure(activation, error)
 
     async def _load(self, activation: Activation) -> None:
+        self.unsettle()
+        try:
+            await self._load_or_fail(activation)
+        finally:
+            self.settle()
+
+    async def _load_or_fail(self, activation: Activation) -> None:
         try:
             stored = await self.ports.store.load(activation.actor)
             if fault("concurrency.data_race"):
@@ -156,7 +186,11 @@ class Turns:
 
     def run_mailbox(self, activation: Activation) -> None:
         """Give queued messages their turns, until the actor is busy or the loop wants a chance."""
-        for _ in range(limits.TURNS_PER_TICK_MAX):
+        now_ns = self.ports.clock.boot_ns
+        ends_ns = now_ns() + limits.TURNS_MS_PER_TICK_MAX * 1_000_000
+        for number in range(limits.TURNS_PER_TICK_MAX):
+            if number and now_ns() >= ends_ns:
+                break
             mailbox = activation.mailbox
             if not mailbox:
                 activation.mailbox = None
@@ -198,6 +232,15 @@ class Turns:
         for envelope in activation.mailbox or ():
             envelope.fail(error)
         activation.mailbox = None
+        self.deactivate(activation)
+
+    def retire(self) -> None:
+        """Let go of actors that have a hook to run or calls that wait, at the end of a drain."""
+        error = DrainingError("the node is shutting down; try again")
+        for activation in list(self.residents):
+            extras = activation.hosted.extras
+            if activation.mailbox or (extras is not None and extras.has_hooks):
+                self.discard(activation, error)
 
     def renew(self, activation: Activation) -> None:
         """Load the actor again before its next turn, once what it wrote is durable."""
@@ -216,6 +259,7 @@ class Turns:
         in_flight = activation.durable_version < activation.version or activation.waiters
         if activation.phase != "settling" or in_flight or activation.running is not None:
             return
+        self.deactivate(activation)
         if not activation.mailbox:
             activation.mailbox = None
             activation.phase = "gone"
@@ -235,11 +279,10 @@ class Turns:
     # --- turns ----------------------------------------------------------------------------------
 
     def _run(self, activation: Activation, envelope: Envelope) -> None:
-        if envelope.deadline_ns and self.ports.clock.boot_ns() >= envelope.deadline_ns:
+        if envelope.deadline_ns and self._boot_ns() >= envelope.deadline_ns:
             envelope.fail(self.late(envelope.actor))
             return
-        extras = activation.hosted.extras
-        if extras is not None and extras.is_async(envelope.message):
+        if activation.hosted.is_async(envelope.message):
             assert self.begin_handler is not None, "async handlers need their runner"
             self.begin_handler(activation, envelope)
             return
@@ -253,22 +296,24 @@ class Turns:
 
     def new_turn(self, envelope: Envelope) -> Turn:
         """Return the world as the envelope's turn will see it."""
-        assert self._turn_count >= 0
-        self._turn_count += 1
-        assert self._turn_count < 1 << 64, "a turn's number fits its seed"
+        number = self._turn_count + 1
+        assert 0 < number < 1 << 64, "a turn's number fits its seed"
+        self._turn_count = number
+        assert self._seed, "turns of two processes differ"
         return Turn(
             actor=envelope.actor,
-            now_ms=self.ports.clock.now_ms(),
-            seed=self._seed + self._turn_count.to_bytes(8, "big"),
+            now_ms=self._now_ms(),
+            seed=self._seed + number.to_bytes(8, "big"),
             principal=envelope.principal,
-            request_id="" if envelope.is_causeless else envelope.request_id(),
+            request_id=envelope.request_id(),
         )
 
     def decide(
         self, activation: Activation, envelope: Envelope, message: Message, turn: Turn
     ) -> None:
         """Run the transition for ``message``, commit what follows, and answer the envelope."""
-        began_ns = self.ports.clock.boot_ns()
+        assert activation.running is None, "two turns of one actor at once"
+        began_ns = self.blocking.begin()
         try:
             drafted, state = self._draft(activation, envelope, message, turn)
         except KelpieError as error:
@@ -278,9 +323,8 @@ class Turns:
             envelope.fail(self.failed(activation, error))
             self.renew(activation)
             return
-        elapsed_ns = self.ports.clock.boot_ns() - began_ns
-        if elapsed_ns > limits.BLOCKING_MS_MAX * 1_000_000:
-            self.report_blocking(activation.actor, message, elapsed_ns)
+        finally:
+            elapsed_ns = self.blocking.end(began_ns, activation.actor, message)
         if drafted is None:
             self.answer_when_durable(activation, envelope, state)
             return
@@ -294,28 +338,19 @@ class Turns:
             activation.phase = "leaving"
         self._submit(activation, envelope, drafted)
 
-    def report_blocking(self, actor: ActorId, message: Message, elapsed_ns: int) -> None:
-        """Name the handler that held the event loop."""
-        self.ports.telemetry.count("kelpie.turn.blocking", type=actor.type)
-        self.ports.telemetry.log(
-            "warning",
-            "turn.blocked_loop",
-            actor=str(actor),
-            method=str(type(message).__struct_config__.tag),
-            duration_ms=elapsed_ns // 1_000_000,
-            hint="await what waits, or move the work into an effect",
-        )
-
     def _draft(
         self, activation: Activation, envelope: Envelope, message: Message, turn: Turn
     ) -> tuple[Drafted | None, Any]:
         """Run the transition; without anything to commit, return (None, the reply)."""
         decision = activation.hosted.machine.decide(activation.state, message, turn)
         unchanged = decision.state is activation.state
-        if unchanged and envelope.is_causeless and _only_replies(decision.commands):
-            reply = decision.commands[0] if decision.commands else None
-            return None, reply.value if isinstance(reply, Reply) else None
-        epoch = self._epochs.get(activation.actor.shard)
+        if unchanged and not turn.request_id:  # nothing stored waits for a commit
+            commands = decision.commands
+            if not commands:
+                return None, None
+            if len(commands) == 1 and isinstance(commands[0], Reply):
+                return None, commands[0].value
+        epoch = self._epochs.get(activation.shard)
         if epoch is None:
             raise FencedError(f"this node does not own the shard of {activation.actor}")
         if fault("model.agent_loop_panic"):
@@ -331,10 +366,11 @@ class Turns:
 
     def _run_query(self, activation: Activation, envelope: Envelope) -> None:
         extras = activation.hosted.extras
+        began_ns = self.blocking.begin()
         try:
             if extras is None:
                 value = activation.hosted.machine.query(activation.state, envelope.message)
-            elif extras.is_async(envelope.message):
+            elif activation.hosted.is_async(envelope.message):
                 assert self.begin_handler is not None, "async handlers need their runner"
                 self.begin_handler(activation, envelope)
                 return
@@ -346,6 +382,8 @@ class Turns:
         except Exception as error:  # noqa: BLE001  a machine's bug is this caller's failure alone
             envelope.fail(self.failed(activation, error))
             return
+        finally:
+            self.blocking.end(began_ns, activation.actor, envelope.message)
         self.answer_when_durable(activation, envelope, value)
 
     # --- the output gate ------------------------------------------------------------------------
@@ -474,7 +512,3 @@ class Turns:
         """Assert what holds between turns, over every resident actor."""
         self.residents.check_invariants()
         assert self._unsettled >= 0
-
-
-def _only_replies(commands: Sequence[object]) -> bool:
-    return not commands or (len(commands) == 1 and isinstance(commands[0], Reply))

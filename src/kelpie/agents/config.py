@@ -10,6 +10,7 @@ import msgspec
 from kelpie.agents.model import AgentConfig, InputMessage, StartRun, TranscriptMessage
 from kelpie.core import limits
 from kelpie.core.errors import ConflictError, InvalidFieldError, LimitExceededError
+from kelpie.core.quoting import quote_text
 from kelpie.memory.blocks import Block, check_blocks
 from kelpie.tools.registry import ToolRegistry
 
@@ -117,7 +118,7 @@ def _check_texts(config: AgentConfig) -> None:
     _check_size("workspace", len(config.workspace), limits.PATH_BYTES_MAX, "characters")
     path = config.workspace
     if path and (not path.startswith("/") or "\0" in path or ".." in path.split("/")):
-        raise InvalidFieldError("workspace", f"{path[:200]!r} must be an absolute directory")
+        raise InvalidFieldError("workspace", f"{quote_text(path)} must be an absolute directory")
 
 
 def _check_tools(config: AgentConfig, tools: ToolRegistry) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from kelpie.actors.api.definition import Actor
 from kelpie.actors.api.method import Method
 from kelpie.core.errors import InvalidFieldError, KelpieError
+from kelpie.core.quoting import quote_text
 
 FIELD: Final = "APP"
 LIST_NAME: Final = "actors"
@@ -86,7 +87,9 @@ def _load_file(path: Path) -> ModuleType:
 
 def _load_module(name: str, directory: Path) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise InvalidFieldError(FIELD, f"{name[:100]!r} is neither a .py file nor a module's name")
+        raise InvalidFieldError(
+            FIELD, f"{quote_text(name)} is neither a .py file nor a module's name"
+        )
     sys.path.insert(0, str(directory))
     with _Loading(name, None):
         return importlib.import_module(name)

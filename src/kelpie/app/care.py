@@ -1,4 +1,4 @@
-"""What an operator asks of a host without serving: restore a store, probe sandboxes and models."""
+"""What an operator asks of a host without serving: restore or rescue a store, probe its parts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import msgspec
 
 from kelpie.app.wiring import make_providers
 from kelpie.app.world import SCRATCH_DIRECTORY, host_world
-from kelpie.core.errors import ConfigError
+from kelpie.core.errors import ConfigError, LogMissingError, NotFoundError
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
 from kelpie.storage.blobs import BlobStore
 from kelpie.storage.sqlite.backup import restore_store as restore_files
+from kelpie.storage.sqlite.store import SqliteStore
 
 
 class ModelProbe(NamedTuple):
@@ -42,6 +43,30 @@ async def restore_store(settings: Settings, source: Path) -> Mapping[str, Any]:
         "held": True,
         "manifest": msgspec.to_builtins(manifest),
     }
+
+
+async def accept_loss(settings: Settings) -> Mapping[str, Any]:
+    """Go on without the log that is missing beside the settings' store; it is held from then on.
+
+    Harmless when nothing is missing.
+
+    Raises:
+        NotFoundError: There is no store.
+        StoreHeldError: A process has it.
+    """
+    path = settings.store.path
+    if not path.exists():
+        raise NotFoundError("store", str(path))
+    checkpoint = None
+    async with host_world(settings) as world:
+        try:
+            store = await SqliteStore.open(path, clock=world.clock, rng=world.rng)
+        except LogMissingError as loss:
+            checkpoint = loss.fields["checkpoint"]
+            store = await SqliteStore.open(path, clock=world.clock, rng=world.rng, accept_loss=True)
+        held = store.held
+        await store.close()
+    return {"store": str(path), "held": held, "lost_after": checkpoint}
 
 
 async def probe_sandboxes(settings: Settings) -> Sequence[TierReport]:

@@ -113,6 +113,7 @@ def make_edge(settings: Settings, node: Node, actors: ActorService) -> AsgiApp:
             actors=actors,
             version=__version__,
             model_default=settings.model,
+            model_providers=frozenset(provider.name for provider in settings.providers),
             tools=_describe_tools(node),
             api_keys=_api_keys(settings, node),
         )

@@ -39,9 +39,12 @@ from kelpie.effects.model import Effect
 from kelpie.effects.policy import Policy
 from kelpie.effects.rules import GateRules
 from kelpie.host.clock import HostClock
+from kelpie.host.heap import short_pauses
+from kelpie.host.meter import HostMeter
 from kelpie.host.rng import HostRng
 from kelpie.host.telemetry import HostTelemetry
 from kelpie.ports.clock import Clock
+from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.sqlite.store import SqliteStore
@@ -78,11 +81,12 @@ class SpinePort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedWorld:
-    """The ports of an embedded runtime, and how its store is opened."""
+    """The ports of an embedded runtime; without a meter, what holds the loop is told by time."""
 
     clock: Clock
     rng: Rng
     telemetry: Telemetry
+    meter: Meter | None = None
 
 
 class Runtime(Gateway):
@@ -102,7 +106,9 @@ class Runtime(Gateway):
     ) -> AsyncGenerator[Runtime]:
         """Open the store at ``path`` (created if absent), host the classes and drive what waits.
 
-        At the end nothing new is taken, what runs is finished, and the store is closed.
+        At the end nothing new is taken, what runs is finished, and the store is closed. In the
+        host's own world the process's garbage collector is kept from long pauses meanwhile (see
+        `kelpie.host.heap`).
 
         Args:
             path: The store's file; it has one holder at a time.
@@ -129,6 +135,8 @@ class Runtime(Gateway):
             parts.host(actors)
             stack.push_async_callback(parts.drain)
             await parts.drive()
+            if world is None:
+                stack.enter_context(short_pauses())
             yield cls(
                 engine=parts.engine,
                 store=store,
@@ -149,7 +157,9 @@ def _host_world(stack: AsyncExitStack) -> EmbeddedWorld:
     clock = HostClock()
     telemetry = HostTelemetry(level="warning", style="console", clock=clock, traces_endpoint="")
     stack.callback(telemetry.close)
-    return EmbeddedWorld(clock=clock, rng=HostRng(), telemetry=telemetry)
+    meter = HostMeter()
+    stack.callback(meter.close)
+    return EmbeddedWorld(clock=clock, rng=HostRng(), telemetry=telemetry, meter=meter)
 
 
 class _Parts:
@@ -170,6 +180,7 @@ class _Parts:
             rng=world.rng,
             telemetry=world.telemetry,
             supervisor=self.supervisor,
+            meter=world.meter,
             resident_bytes_max=resident_bytes_max,
         )
         self._rules = GateRules(policy=Policy(), kinds=kinds_of(executors))

@@ -88,10 +88,13 @@ class HostedActors:
         found = definition.methods.get(method) if definition is not None else None
         if found is None:
             raise NotFoundError("method", f"{actor.type}.{method[:200]}")
-        decode_body(arguments, found.payload)
-        return await self._gateway.call(
-            actor, method, arguments, principal=principal, key=key, timeout_ms=timeout_ms
-        )
+        try:
+            return await self._gateway.call(
+                actor, method, arguments, principal=principal, key=key, timeout_ms=timeout_ms
+            )
+        except InvalidFieldError:
+            decode_body(arguments, found.payload)  # names an argument in the edge's words
+            raise
 
     def inspect(self, actor: ActorId) -> Inspection:
         """Return the actor as this process has it."""

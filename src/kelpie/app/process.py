@@ -11,7 +11,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from kelpie.app.actor_file import load_actor_classes
 from kelpie.app.opened import open_app
 from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import ConfigError, KelpieError
+from kelpie.host.heap import short_pauses
 from kelpie.server.serve import Listening, serve
 from kelpie.settings import Settings
 
@@ -94,11 +95,15 @@ async def run_server(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     unix_path = socket_path(settings)
-    async with open_app(settings, drive=False, address=str(unix_path), actors=kinds) as app:
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(
+            open_app(settings, drive=False, address=str(unix_path), actors=kinds)
+        )
         closed = asyncio.Event()
 
         async def ready(listening: Listening) -> None:
             await app.node.drive()
+            stack.enter_context(short_pauses())
             url = _url(listening)
             app.node.world.telemetry.log("info", "server.ready", url=url, version=__version__)
             announce(Ready(url, app.node.store.held))

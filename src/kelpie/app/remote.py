@@ -22,6 +22,7 @@ from kelpie.actors.api.method import Method
 from kelpie.actors.api.reference import Address
 from kelpie.core.errors import DeadlineError, InvalidFieldError, KelpieError, UnavailableError
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
+from kelpie.core.quoting import quote_text
 
 A = TypeVar("A", bound=Actor[Any])
 
@@ -141,7 +142,7 @@ async def connect(url: str, key: str = "") -> AsyncGenerator[Remote]:
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise InvalidFieldError("url", f"{url[:80]!r} is not an http or https address")
+        raise InvalidFieldError("url", f"{quote_text(url)} is not an http or https address")
     async with httpx.AsyncClient(
         base_url=url.rstrip("/"),
         headers={"authorization": f"Bearer {key}"} if key else {},

@@ -151,6 +151,7 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         rng=world.rng,
         telemetry=world.telemetry,
         supervisor=supervisor,
+        meter=world.meter,
     )
     rules = GateRules(
         policy=Policy(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kelpie.core.errors import InvalidFieldError
+from kelpie.core.quoting import quote_text
 from kelpie.settings import Settings
 from kelpie.storage.blobs import blobs_path
 
@@ -29,24 +30,24 @@ def require_workspace(settings: Settings, directory: str, *, local: bool) -> str
     if not local and not settings.workspaces.roots:
         raise InvalidFieldError(
             "workspace",
-            f"{directory[:200]!r} cannot be named over the network before workspaces.roots allows "
-            "it; set KELPIE_WORKSPACES_ROOTS, or come through the Unix socket",
+            f"{quote_text(directory)} cannot be named over the network before workspaces.roots "
+            "allows it; set KELPIE_WORKSPACES_ROOTS, or come through the Unix socket",
         )
     path = Path(directory)
     if "\0" in directory or not path.is_absolute():
-        raise InvalidFieldError("workspace", f"{directory[:200]!r} must be an absolute path")
+        raise InvalidFieldError("workspace", f"{quote_text(directory)} must be an absolute path")
     resolved = path.resolve()
     if not resolved.is_dir():
-        raise InvalidFieldError("workspace", f"{directory[:200]!r} is not a directory")
+        raise InvalidFieldError("workspace", f"{quote_text(directory)} is not a directory")
     if not settings.workspaces.allows(resolved):
         roots = ", ".join(str(root) for root in settings.workspaces.roots)
-        problem = f"{directory[:200]!r} lies outside the allowed roots ({roots})"
+        problem = f"{quote_text(directory)} lies outside the allowed roots ({roots})"
         raise InvalidFieldError("workspace", problem)
     if _meets_store(settings, resolved):
         raise InvalidFieldError(
             "workspace",
-            f"{directory[:200]!r} holds or lies in Kelpie's own data ({settings.data_dir}), which "
-            "no agent may reach; choose a directory beside it",
+            f"{quote_text(directory)} holds or lies in Kelpie's own data ({settings.data_dir}), "
+            "which no agent may reach; choose a directory beside it",
         )
     return str(resolved)
 

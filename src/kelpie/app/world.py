@@ -11,11 +11,13 @@ from pathlib import Path
 
 from kelpie.core.errors import ConfigError
 from kelpie.host.clock import HostClock
+from kelpie.host.meter import HostMeter
 from kelpie.host.network import HostNetwork
 from kelpie.host.process import HostProcesses
 from kelpie.host.rng import HostRng
 from kelpie.host.telemetry import Format, HostTelemetry
 from kelpie.ports.clock import Clock
+from kelpie.ports.meter import Meter
 from kelpie.ports.network import Network
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
@@ -44,6 +46,7 @@ class World:
         open_store: Opens the store at a path for a holder that listens at an address.
         open_sandbox: Makes the sandbox over a blob store.
         metrics_text: The metrics in Prometheus' text format.
+        meter: Tells a handler that holds the loop from one that was held up; None to blame by time.
     """
 
     clock: Clock
@@ -54,6 +57,7 @@ class World:
     open_store: OpenStore
     open_sandbox: OpenSandbox
     metrics_text: Callable[[], str]
+    meter: Meter | None = None
 
 
 @asynccontextmanager
@@ -65,7 +69,7 @@ async def host_world(settings: Settings) -> AsyncGenerator[World]:
     """
     if not __debug__:
         raise ConfigError("python -O removes the assertions that guard state; start without it")
-    clock, rng = HostClock(), HostRng()
+    clock, rng, meter = HostClock(), HostRng(), HostMeter()
     telemetry = HostTelemetry(
         level=settings.log.level,
         style=_log_style(settings),
@@ -91,8 +95,10 @@ async def host_world(settings: Settings) -> AsyncGenerator[World]:
             open_store=open_sqlite,
             open_sandbox=open_sandbox,
             metrics_text=telemetry.metrics_text,
+            meter=meter,
         )
     finally:
+        meter.close()
         await network.close()
         telemetry.close()
 

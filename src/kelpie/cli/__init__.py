@@ -13,6 +13,8 @@ import sys
 
 import click
 
+from kelpie import __version__
+
 USAGE_STATUS = 64
 INTERNAL_STATUS = 70
 CONFIG_STATUS = 78
@@ -22,7 +24,7 @@ BROKEN_PIPE_STATUS = 141
 COMMANDS = {
     "serve": ("serve:serve", "Run the server until it is told to stop."),
     "chat": ("chat:chat", "Talk with an agent, and answer what it asks."),
-    "agents": ("agents:agents", "Create, list, show and delete agents."),
+    "agents": ("agents:agents", "Create, list, show, change and delete agents."),
     "actors": ("actors:actors", "Call actors of your own classes, and care for them."),
     "messages": ("messages:messages", "Send messages to an agent, and read its conversation."),
     "approvals": ("approvals:approvals", "See what waits for a person, and answer it."),
@@ -59,6 +61,33 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names.
+
+        Raises:
+            click.UsageError: There is none; the message names what could have been meant.
+        """
+        name = args[0]
+        if name in COMMANDS or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = [f"kelpie {command}" for command in self._guess(ctx, name)]
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+
+    def _guess(self, ctx: click.Context, name: str) -> list[str]:
+        """Return the groups' commands of exactly this name, else what is written like it."""
+        import difflib  # noqa: PLC0415 - only a mistake pays for it
+
+        groups = [(group, self.get_command(ctx, group)) for group in COMMANDS]
+        found = [
+            f"{group} {name}"
+            for group, command in groups
+            if isinstance(command, click.Group) and name in command.commands
+        ]
+        return found or difflib.get_close_matches(name, COMMANDS)
+
     def format_commands(
         self,
         ctx: click.Context,  # noqa: ARG002 - click's signature
@@ -73,6 +102,9 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Every command takes --json. Exit statuses are listed in docs/reference/cli.md.",
+)
+@click.version_option(
+    __version__, "-V", "--version", message="kelpie %(version)s", help="Print the version."
 )
 def root() -> None:
     """Run AI agents that can be trusted with real machines."""
@@ -95,7 +127,8 @@ def main(arguments: list[str] | None = None, *, world: object = None) -> int:
     except BrokenPipeError:
         return close_broken_pipe()
     except (click.Abort, KeyboardInterrupt):
-        print("kelpie: interrupted", file=sys.stderr)
+        # A terminal has echoed ^C where the cursor was.
+        print("\n" * sys.stderr.isatty() + "kelpie: interrupted", file=sys.stderr)
         return INTERRUPTED_STATUS
     except Exception as error:  # noqa: BLE001 - the process's own supervisor
         from kelpie.cli.errors import report  # noqa: PLC0415 - only what runs is imported

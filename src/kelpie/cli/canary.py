@@ -48,7 +48,7 @@ async def check_gate(world: World, settings: Settings) -> Check:
     with _scratch() as directory:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await _fly(_alone(world), _throw_away(settings, directory), directory)
+                await _fly(world, _throw_away(settings, directory), directory)
         except TimeoutError:
             return Check("gate", "fail", f"no question came within {_TIMEOUT_S:.0f} s", _STEP)
         except _EscapedError as error:
@@ -71,7 +71,7 @@ async def _fly(world: World, settings: Settings, directory: Path) -> None:
     canary.write_text(_BEFORE, encoding="utf-8")
     workspace = directory / "workspace.yaml"
     workspace.write_text(_WORKSPACE, encoding="utf-8")
-    async with connect(world, settings, url=None, drive=True) as api:
+    async with connect(world, settings, url="", drive=True) as api:
         plan = await make_plan(api, workspace, root)
         await api.post(f"/v1/plans/{quote(plan['plan_id'], safe='')}/apply")
         approval = await _question(api, plan["plan_id"])
@@ -119,9 +119,3 @@ def _throw_away(settings: Settings, directory: Path) -> Settings:
         providers=(),
         model="",
     )
-
-
-def _alone(world: World) -> World:
-    """Return the world without a server to talk to: the canary flies in this process."""
-    environment = {name: value for name, value in world.environment.items() if name != "KELPIE_URL"}
-    return dataclasses.replace(world, environment=environment)

@@ -51,8 +51,20 @@ def _facts(
     for label in ("where", "undo"):
         if card.get(label):
             yield from _fact(label, str(card[label]), room, paint, wrap=break_words)
+    for number, name in enumerate(_left_out(card)):
+        yield from _fact("" if number else "discards", str(name), room, paint)
     if approval.get("state") == "waiting" and (due_ms := approval.get("due_ms")):
         yield from _fact("expires", _expiry(int(due_ms), now_ms), room, paint)
+
+
+def _left_out(card: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what will not land, a path on a line, and why."""
+    names = card.get("left_out") or ()
+    yield from names
+    if hidden := max(int(card.get("left_out_count") or 0) - len(names), 0):
+        yield f"and {hidden:,} more"
+    if names:
+        yield "(pipes, sockets, devices, names that are not text: no change can carry them)"
 
 
 def _fact(
@@ -71,6 +83,8 @@ def _file(file: Mapping[str, Any], room: int, paint: Paint) -> Iterator[str]:
     if file.get("binary"):
         change = f"binary, {file.get('before') or 'absent'} -> {file.get('after') or 'absent'}"
         yield from _wrap(safe_line(change), room, "  ")
+    if file.get("before") and file.get("before") == file.get("after"):
+        yield "it stays as it is"
     yield from render_diff(str(file.get("diff") or ""), room, paint)
     if hidden := file.get("lines_hidden"):
         for piece in _wrap(f"... {hidden} more lines of diff are not shown", room, "  "):

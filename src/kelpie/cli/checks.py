@@ -6,6 +6,7 @@ gone afterwards. Checks of one host do not depend on each other.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from kelpie.cli.processes import STOPPED, listens, name_process, process_state
 from kelpie.cli.world import World
 from kelpie.core.errors import KelpieError
 from kelpie.core.limits import DISK_FREE_BYTES_MIN, MIB
@@ -65,7 +67,8 @@ def check_sqlite(settings: Settings) -> Check:
             database.execute("CREATE TABLE probe (value INTEGER)")
             database.commit()
     except (OSError, sqlite3.Error) as error:
-        return Check("sqlite", "fail", f"{version}: {error}", f"make {settings.data_dir} writable")
+        step = f"make {settings.data_dir} writable, with some space"
+        return Check("sqlite", "fail", f"{version}: {error}", step)
     detail = f"{version}, journal mode {mode}"
     if mode != "wal":
         return Check("sqlite", "fail", detail, "move the store to a local file system")
@@ -82,7 +85,9 @@ def check_disk(settings: Settings) -> Check:
             free_bytes = shutil.disk_usage(directory).free
     except OSError as error:
         detail = f"{settings.data_dir}: {error.strerror or error}"
-        return Check("disk", "fail", detail, f"make {settings.data_dir} writable")
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        step = "free some space" if full else f"make {settings.data_dir} writable"
+        return Check("disk", "fail", detail, step)
     detail = f"fsync {latency_ms:.1f} ms (median), {free_bytes // MIB:,} MiB free"
     if free_bytes < DISK_FREE_BYTES_MIN:
         return Check("disk", "warn", detail, "free some space")
@@ -95,7 +100,9 @@ def check_store(world: World, settings: Settings) -> Check:
     """Say who holds the store."""
     holder = world.read_holder(settings.store.path)
     if holder is not None:
-        detail = f"{settings.store.path}, held by process {holder.pid}"
+        detail = f"{settings.store.path}, held by {name_process(holder.pid)}"
+        if process_state(holder.pid) in STOPPED:
+            return Check("store", "warn", f"{detail}, which is stopped", f"kill -CONT {holder.pid}")
         step = "" if holder.address else f"ps -p {holder.pid}"
         return Check("store", "ok" if holder.address else "warn", detail, step)
     state = "not held" if settings.store.path.exists() else "does not exist yet"
@@ -114,11 +121,23 @@ def check_port(world: World, settings: Settings) -> Check:
             listener.bind(address)
             listener.listen(1)
     except OSError as error:
-        if world.read_holder(settings.store.path) is not None:
-            return Check("port", "ok", f"{host}:{port} is taken, and a server holds the store")
-        detail = f"{host}:{port}: {error.strerror or error}"
-        return Check("port", "fail", detail, f"kelpie serve --port {port % 65_535 + 1}")
+        return _explain_port(world, settings, error)
     return Check("port", "ok", f"{host}:{port} is free")
+
+
+def _explain_port(world: World, settings: Settings, error: OSError) -> Check:
+    """Say whether it is our own server that has the port, as far as this user can see."""
+    place = f"{settings.server.host}:{settings.server.port}"
+    step = f"kelpie serve --port {settings.server.port % 65_535 + 1}"
+    if error.errno != errno.EADDRINUSE:
+        return Check("port", "fail", f"{place}: {error.strerror or error}", step)
+    holder = world.read_holder(settings.store.path)
+    if holder is not None and holder.pid and listens(holder.pid, settings.server.port):
+        return Check("port", "ok", f"{place} is where process {holder.pid} serves the store")
+    if holder is not None:
+        detail = f"{place} is taken by another process than the one that holds the store"
+        return Check("port", "warn", detail, "no other server is needed while that one runs")
+    return Check("port", "fail", f"{place} is taken by another process", step)
 
 
 async def check_sandbox(world: World, settings: Settings) -> list[Check]:

@@ -7,8 +7,10 @@ product itself, opened in this process. Commands cannot tell the roads apart.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -17,14 +19,19 @@ import httpx
 
 from kelpie.cli.asgi import AppTransport
 from kelpie.cli.errors import CommandError, bare_error
+from kelpie.cli.patience import Patience
+from kelpie.cli.processes import name_process
 from kelpie.cli.sse import ServerEvent, read_events
 from kelpie.cli.world import HolderInfo, OpenedApp, World
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS_MAX, STREAM_PING_INTERVAL_MS
+from kelpie.core.quoting import quote_text
 from kelpie.settings import Settings
+from kelpie.settings.start import is_loopback
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _ANSWER_TIMEOUT_S: Final = INVOCATION_TIMEOUT_MS_MAX / 1000
 _STREAM_TIMEOUT_S: Final = 4 * STREAM_PING_INTERVAL_MS / 1000
+_PART: Final = re.compile(r"\A(?:body|query|path)\.")
 _LOCAL_URL: Final = "http://kelpie"
 
 Json = Any
@@ -32,6 +39,10 @@ Json = Any
 
 Parameters = Mapping[str, str | int | bool | None]
 """Query parameters; those that are None are left out."""
+
+
+def _say_nothing(_: str) -> None:
+    """Take no notice of what is waited for."""
 
 
 class Api:
@@ -42,8 +53,16 @@ class Api:
         is_local: Whether it certainly sees the same files as this process.
     """
 
-    def __init__(self, http: httpx.AsyncClient, *, where: str, is_local: bool) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        *,
+        where: str,
+        is_local: bool,
+        patience: Patience | None = None,
+    ) -> None:
         self._http = http
+        self._patience = patience or Patience(_say_nothing, who=where)
         self.where = where
         self.is_local = is_local
 
@@ -60,6 +79,10 @@ class Api:
     ) -> Json:
         """Return the JSON answer of a POST."""
         return await self._send("POST", path, json=dict(body or {}), headers=headers)
+
+    async def patch(self, path: str, body: Mapping[str, Any]) -> Json:
+        """Return the JSON answer of a PATCH."""
+        return await self._send("PATCH", path, json=dict(body))
 
     async def delete(self, path: str) -> Json:
         """Return the JSON answer of a DELETE."""
@@ -109,7 +132,8 @@ class Api:
 
     async def _exchange(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         try:
-            return await self._http.send(request, stream=stream)
+            with self._patience.during(request.method):
+                return await self._http.send(request, stream=stream)
         except httpx.TransportError as error:
             raise self._broken(error) from None
 
@@ -119,40 +143,72 @@ class Api:
                 "deadline_exceeded", f"{self.where} did not answer in time; it may still act"
             )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return CommandError(
-                "unavailable", f"{self.where} does not answer: {error}", next_step="kelpie serve"
-            )
-        message = f"{self.where} broke off: {str(error) or type(error).__name__}; it may still act"
+            return self._silent(error)
+        reason = str(error) or type(error).__name__
+        if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+            reason = "the connection ended in the middle of an answer"
+        message = f"{self.where} broke off: {reason}; it may still act"
         return CommandError("unavailable", message, next_step="kelpie doctor")
+
+    def _silent(self, error: httpx.TransportError) -> CommandError:
+        """Return the error of a server that cannot be reached at all."""
+        message = f"{self.where} does not answer: {error}"
+        if self.is_local:
+            return CommandError("unavailable", message, next_step="kelpie doctor")
+        if is_loopback(self._http.base_url.host):
+            return CommandError("unavailable", message, next_step="kelpie serve")
+        advice = "is the address right (--url, KELPIE_URL), and does kelpie serve run there?"
+        return CommandError("unavailable", f"{message}; {advice}")
 
 
 @asynccontextmanager
 async def connect(
-    world: World, settings: Settings, *, url: str | None, drive: bool
+    world: World,
+    settings: Settings,
+    *,
+    url: str,
+    drive: bool,
+    say: Callable[[str], None] = _say_nothing,
 ) -> AsyncGenerator[Api, None]:
-    """Yield the way to the product: ``url`` or ``KELPIE_URL``, else the holder, else this process.
+    """Yield the way to the product: ``url`` if it is not empty, else the holder, else this process.
+
+    ``say`` is told what is waited for once that takes long.
 
     Raises:
         CommandError: The URL is malformed, or the store's holder does not listen.
         KelpieError: The product cannot be opened in this process.
     """
-    named = url or world.environment.get("KELPIE_URL")
     try:
         async with AsyncExitStack() as stack:
-            if named:
-                http = _remote(named, world.environment.get("KELPIE_API_KEY", ""))
-                where = named
+            pid = 0
+            if url:
+                http = _remote(url, world.environment.get("KELPIE_API_KEY", ""))
+                where = url
             elif holder := world.read_holder(settings.store.path):
                 http = _held(settings, holder)
-                where = f"process {holder.pid}"
+                pid = holder.pid
+                where = name_process(pid)
             else:
-                app = await stack.enter_async_context(world.open_app(settings, drive=drive))
+                opened = world.open_app(_quiet(settings), drive=drive)
+                app = await stack.enter_async_context(opened)
                 http = _inside(app, await stack.enter_async_context(asyncio.TaskGroup()))
                 where = "this process"
             await stack.enter_async_context(http)
-            yield Api(http, where=where, is_local=not named)
+            who = f"{where}, which holds {settings.store.path}," if pid else where
+            patience = Patience(say, who=who, pid=pid)
+            yield Api(http, where=where, is_local=not url, patience=patience)
     except BaseExceptionGroup as errors:
         raise bare_error(errors) from None
+
+
+def _quiet(settings: Settings) -> Settings:
+    """Return settings that log errors only, unless a person chose: the command says what happens.
+
+    A server's log is read apart from what its clients print; here both come out of one process.
+    """
+    if settings.origin("log.level").layer != "default":
+        return settings
+    return dataclasses.replace(settings, log=dataclasses.replace(settings.log, level="error"))
 
 
 def _inside(app: OpenedApp, group: asyncio.TaskGroup) -> httpx.AsyncClient:
@@ -163,24 +219,24 @@ def _inside(app: OpenedApp, group: asyncio.TaskGroup) -> httpx.AsyncClient:
 def _remote(url: str, key: str) -> httpx.AsyncClient:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise CommandError("invalid_field", f"--url: {url[:80]!r} is not an http or https address")
-    local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+        raise CommandError(
+            "invalid_field", f"--url: {quote_text(url)} is not an http or https address"
+        )
     return httpx.AsyncClient(
         base_url=url.rstrip("/"),
         headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(_ANSWER_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
         # A proxy of the environment knows nothing of this machine's own loopback.
-        trust_env=not local,
+        trust_env=not is_loopback(parts.hostname),
     )
 
 
 def _held(settings: Settings, holder: HolderInfo) -> httpx.AsyncClient:
     if not holder.address:
-        message = (
-            f"process {holder.pid} holds {settings.store.path} and does not listen yet; "
-            "wait for it or stop it"
-        )
-        raise CommandError("store_held", message, next_step=f"ps -p {holder.pid}")
+        who = name_process(holder.pid)
+        message = f"{who} holds {settings.store.path} and does not listen; wait until it ends"
+        step = f"ps -p {holder.pid}" if holder.pid else "kelpie doctor"
+        raise CommandError("store_held", message, next_step=step)
     transport = httpx.AsyncHTTPTransport(uds=holder.address.removeprefix("unix:"))
     timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
     return httpx.AsyncClient(transport=transport, base_url=_LOCAL_URL, timeout=timeout)
@@ -199,6 +255,8 @@ def _error_of(content: bytes, status: int) -> CommandError:
         fields = cast("dict[str, Any]", described.get("fields") or {})
     except (ValueError, KeyError, TypeError):
         code, message, fields = "internal", f"the server answered with HTTP status {status}", {}
+    # Whoever typed an option or an argument knows nothing of the request's parts.
+    message = _PART.sub("", message)
     return CommandError(code, message, fields=fields, http_status=status)
 
 

@@ -58,15 +58,19 @@ class Conversation:
                 if line.strip():
                     await self._interrupts.guard(self._turn(line))
             except WaitInterrupted:
-                self._close_line()
-                if not self._interrupts.leaving:
-                    self._terminal.say("\nStopped waiting. Ctrl-C again leaves.")
+                self._stop_waiting()
             except CommandError as error:
                 self._close_line()
-                self._terminal.say(f"kelpie: {safe_text(error.message)}")
-                waiting = error.code == "pending_approval"
                 if error.code in {"unavailable", "unauthorized", "not_found"}:
                     raise
+                self._terminal.say(f"kelpie: {safe_text(error.message)}")
+                waiting = error.code == "pending_approval"
+
+    def _stop_waiting(self) -> None:
+        self._close_line()
+        self._terminal.say()  # the terminal has echoed ^C on the line of the prompt
+        if not self._interrupts.leaving:
+            self._terminal.say("Stopped waiting. Ctrl-C again leaves.")
 
     async def _next_line(self) -> str | None:
         self._terminal.prompt(self._terminal.style("you> ", "bold", stream=2))

@@ -75,4 +75,4 @@ def _card_lines(terminal: Terminal, approval: Mapping[str, Any]) -> list[str]:
         return terminal.style(text, style, stream=2)
 
     now_ms = time.time_ns() // 1_000_000
-    return render_card(approval, width=terminal.width, now_ms=now_ms, paint=paint)
+    return render_card(approval, width=terminal.width_of(2), now_ms=now_ms, paint=paint)

@@ -6,6 +6,7 @@ same goes to stderr as one JSON object.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -39,6 +40,9 @@ EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (
 )
 """Every exit status with its meaning, as ``docs/reference/cli.md`` lists them."""
 
+EVERYWHERE: Final = ("--json", "--url", "--data-dir", "--config")
+"""The options that commands have in common."""
+
 _NEXT_STEPS: Final[Mapping[str, str]] = {
     "already_decided": "kelpie approvals list",
     "cursor_ahead": "kelpie events tail",
@@ -52,6 +56,7 @@ _NEXT_STEPS: Final[Mapping[str, str]] = {
     "store_corrupt": "kelpie store check",
     "store_failed": "kelpie doctor",
     "store_held": "kelpie store stats",
+    "store_log_missing": "kelpie store accept-loss",
     "unauthorized": "KELPIE_API_KEY=... kelpie agents list",
 }
 _NEXT_BY_KIND: Final[Mapping[str, str]] = {
@@ -138,8 +143,7 @@ def report(error: Exception, *, as_json: bool) -> int:
         case KelpieError():
             known = CommandError.of(error)
         case OSError():
-            place = f"{error.filename}: " if error.filename else ""
-            known = CommandError("io_failed", f"{place}{error.strerror or error}", status=74)
+            known = _of_system(error)
         case _:
             traceback.print_exception(error)
             known = CommandError("internal", f"{type(error).__name__}: {error}")
@@ -147,7 +151,18 @@ def report(error: Exception, *, as_json: bool) -> int:
     return known.status
 
 
+def _of_system(error: OSError) -> CommandError:
+    place = f"{error.filename}: " if error.filename else ""
+    message = f"{place}{error.strerror or error}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return CommandError("disk_full", f"{message}; free some space where the store lies")
+    if error.errno in {errno.EEXIST, errno.ENOTDIR}:
+        message = f"{message}; a directory is needed there"
+    return CommandError("io_failed", message, status=74)
+
+
 def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
+    error = _with_place(error)
     if as_json:
         context = error.ctx if isinstance(error, click.UsageError) else None
         step = f"{context.command_path if context else 'kelpie'} --help"
@@ -156,6 +171,16 @@ def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
     else:
         error.show()
     return USAGE_STATUS
+
+
+def _with_place(error: click.ClickException) -> click.ClickException:
+    """Return the error; one about an option that stands before its command says where it goes."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return error
+    if error.option_name not in EVERYWHERE or not isinstance(error.ctx.command, click.Group):
+        return error
+    place = f"{error.ctx.command_path} COMMAND {error.option_name}"
+    return click.UsageError(f"{error.option_name} follows the command: {place}", error.ctx)
 
 
 def _print(error: CommandError, *, as_json: bool) -> None:

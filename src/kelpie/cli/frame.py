@@ -29,12 +29,20 @@ class Frame:
     """
 
     def __init__(
-        self, world: World, terminal: Terminal, *, config: str | None, url: str | None
+        self,
+        world: World,
+        terminal: Terminal,
+        *,
+        config: str | None = None,
+        data_dir: str | None = None,
+        url: str | None = None,
     ) -> None:
         self.world = world
         self.terminal = terminal
         self._config = config
-        self._url = url
+        self._data_dir = data_dir
+        # A flag is stronger than the environment: a directory that is named is the one meant.
+        self._url = url or ("" if data_dir else world.environment.get("KELPIE_URL", ""))
 
     @property
     def as_json(self) -> bool:
@@ -42,7 +50,7 @@ class Frame:
         return self.terminal.as_json
 
     def settings(self, flags: Mapping[str, object] | None = None) -> Settings:
-        """Return the settings; ``flags`` are the command line's own, by dotted key.
+        """Return the settings; ``flags`` are the command's own, by dotted key.
 
         Raises:
             ConfigError: A layer is wrong.
@@ -52,7 +60,7 @@ class Frame:
             cwd=self.world.cwd,
             home=self.world.home,
             config=self._config,
-            flags=flags,
+            flags={"data_dir": self._data_dir} | dict(flags or {}),
         )
 
     def path(self, text: str) -> Path:
@@ -67,7 +75,9 @@ class Frame:
         settings = self.settings()
 
         async def run() -> R:
-            async with connect(self.world, settings, url=self._url, drive=drive) as api:
+            async with connect(
+                self.world, settings, url=self._url, drive=drive, say=self.terminal.say
+            ) as api:
                 return await work(api)
 
         return run_async(run())
@@ -97,12 +107,13 @@ def framed(
 
     def decorate(function: Callable[..., int | None]) -> Callable[..., int | None]:
         @click.pass_context
-        def command(
-            context: click.Context, /, *, config: str | None, as_json: bool, **rest: Any
-        ) -> int | None:
+        def command(context: click.Context, /, *, as_json: bool, **rest: Any) -> int | None:
             world = context.obj if isinstance(context.obj, World) else real_world()
             terminal = Terminal(as_json=as_json, environment=world.environment)
-            frame = Frame(world, terminal, config=config, url=rest.pop("url", None))
+            common = {name: rest.pop(name, None) for name in ("config", "data_dir", "url")}
+            if common["url"] and common["data_dir"]:
+                raise click.UsageError("give either --url or --data-dir: they name two stores")
+            frame = Frame(world, terminal, **common)
             try:
                 return function(frame, **rest)
             except KelpieError as error:
@@ -122,6 +133,11 @@ def framed(
 def _common_options(*, remote: bool) -> list[click.Parameter]:
     options: list[click.Parameter] = [
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON on stdout."),
+        click.Option(
+            ["--data-dir"],
+            metavar="DIR",
+            help="Where Kelpie keeps what it owns, as KELPIE_DATA_DIR.",
+        ),
         click.Option(["--config"], metavar="FILE", help="Read FILE in place of ./kelpie.toml."),
     ]
     if remote:

@@ -20,6 +20,7 @@ from kelpie.cli.text import clip, display_width, safe_line
 
 _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _WIDTH_MIN: Final = 30
+_WIDTH_UNSEEN: Final = 1_000
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -39,15 +40,18 @@ class Terminal:
         self.as_json = as_json
         self.interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
         wanted = not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
-        shown = {1: is_terminal(sys.stdout), 2: is_terminal(sys.stderr)}
-        self._colors = {stream: wanted and shown[stream] for stream in shown}
-        self._bounded = any(shown.values())
+        self._shown = {1: is_terminal(sys.stdout), 2: is_terminal(sys.stderr)}
+        self._colors = {stream: wanted and shown for stream, shown in self._shown.items()}
 
     @property
     def width(self) -> int:
-        """The cells of a line; practically unbounded where nobody looks at it."""
+        """The cells of a line of stdout; see `width_of`."""
+        return self.width_of(1)
+
+    def width_of(self, stream: int) -> int:
+        """Return the cells of a line (1 stdout, 2 stderr); no bound where nobody looks at it."""
         columns = shutil.get_terminal_size().columns
-        return max(columns, _WIDTH_MIN) if self._bounded else 1_000
+        return max(columns, _WIDTH_MIN) if self._shown[stream] else _WIDTH_UNSEEN
 
     def style(self, text: str, name: str, *, stream: int = 1) -> str:
         """Return ``text`` in a style if that stream (1 stdout, 2 stderr) shows colours."""

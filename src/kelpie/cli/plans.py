@@ -16,6 +16,7 @@ from kelpie.cli.output import Terminal
 from kelpie.cli.rows import plan_actor, text_of
 from kelpie.cli.text import safe_line
 from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
+from kelpie.core.quoting import quote_text
 
 _SIGNS: Final = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
 
@@ -26,7 +27,9 @@ async def make_plan(api: Api, file: Path, root: Path) -> dict[str, Any]:
     A server elsewhere gets the file's text; one on this machine reads the file itself, and with
     it the files that it names.
     """
+    _require_file(file)
     if api.is_local:
+        _require_directory(root)
         body = {"workspace": str(file), "root": str(root)}
     else:
         body = {"yaml": _read_text(file), "root": str(root)}
@@ -91,6 +94,23 @@ def describe_event(event: Mapping[str, Any]) -> str:
             return "Approved."
         case _:
             return ""
+
+
+def _require_file(file: Path) -> None:
+    """Return if a workspace file can be there; who reads it says what else is wrong with it.
+
+    Raises:
+        CommandError: There is none, or a directory.
+    """
+    if file.is_dir():
+        raise CommandError("invalid_field", f"{file}: is a directory; name the YAML file in it")
+    if not file.exists():
+        raise CommandError("invalid_field", f"{file}: there is no such file")
+
+
+def _require_directory(root: Path) -> None:
+    if not root.is_dir():
+        raise CommandError("invalid_field", f"--root: {quote_text(str(root))} is no directory")
 
 
 def _read_text(file: Path) -> str:

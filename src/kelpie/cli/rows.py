@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from kelpie.cli.client import Api, items_of
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame
 from kelpie.cli.output import local_time
+
+_NAMESAKES_SHOWN: Final = 5
 
 
 def text_of(row: Mapping[str, Any], key: str) -> str:
@@ -61,12 +63,18 @@ async def find_agent(api: Api, reference: str) -> dict[str, Any]:
     if reference.startswith("agent-"):
         found: dict[str, Any] = await api.get(f"/v1/agents/{quote(reference, safe='')}")
         return found
-    rows = items_of(await api.get("/v1/agents/", name=reference, limit=2))
+    rows = items_of(await api.get("/v1/agents/", name=reference, limit=_NAMESAKES_SHOWN))
     if len(rows) == 1:
         return rows[0]
     if rows:
         ids = ", ".join(text_of(row, "id") for row in rows)
-        message = f"several agents are called {reference!r} ({ids}, ...); give an id"
+        message = f"several agents are called {reference!r} ({ids}); give an id"
         raise CommandError("conflict", message, next_step="kelpie agents list")
     fields = {"kind": "agent", "name": reference}
     raise CommandError("not_found", f"agent {reference!r} does not exist", fields=fields)
+
+
+async def find_namesakes(api: Api, agent: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return other agents of the same name, a few at most."""
+    rows = items_of(await api.get("/v1/agents/", name=text_of(agent, "name"), limit=3))
+    return [row for row in rows if row.get("id") != agent.get("id")]

@@ -104,6 +104,7 @@ class World:
         [Settings, Callable[[ServerReady], None], ServedProgram | None], Awaitable[int]
     ]
     restore: Callable[[Settings, Path], Awaitable[Mapping[str, Any]]]
+    accept_loss: Callable[[Settings], Awaitable[Mapping[str, Any]]]
     probe_sandboxes: Callable[[Settings], Awaitable[Sequence[TierReport]]]
     probe_model: Callable[[Settings], Awaitable[ModelProbe]]
 
@@ -118,6 +119,7 @@ def real_world() -> World:
         read_holder=_read_holder,
         run_server=_run_server,
         restore=_restore,
+        accept_loss=_accept_loss,
         probe_sandboxes=_probe_sandboxes,
         probe_model=_probe_model,
     )
@@ -147,6 +149,12 @@ async def _restore(settings: Settings, source: Path) -> Mapping[str, Any]:
     from kelpie.app.care import restore_store  # noqa: PLC0415 - only what runs is imported
 
     return await restore_store(settings, source)
+
+
+async def _accept_loss(settings: Settings) -> Mapping[str, Any]:
+    from kelpie.app.care import accept_loss  # noqa: PLC0415 - only what runs is imported
+
+    return await accept_loss(settings)
 
 
 async def _probe_sandboxes(settings: Settings) -> Sequence[TierReport]:

@@ -24,6 +24,7 @@
     │   ├── StoreHeldError         another process holds the store, or it is held after a restore
     │   ├── StoreVersionError      the store's schema is newer than this program
     │   ├── CorruptionError        a checksum or the engine found damage
+    │   ├── LogMissingError        the newest commits were in a log that is gone
     │   ├── DiskFullError          no space left
     │   └── CommitUnknownError     the commit's outcome is not known
     ├── CycleError                 a chain of calls came back to an actor in it
@@ -41,6 +42,8 @@
 from __future__ import annotations
 
 from typing import ClassVar, Final, NamedTuple
+
+from kelpie.core.quoting import quote_text
 
 
 class Status(NamedTuple):
@@ -128,7 +131,7 @@ class TargetMovedError(ConflictError):
 
     def __init__(self, path: str, *, applied: int) -> None:
         touched = f"{applied} path(s) had been written" if applied else "nothing was touched"
-        shown = ascii(path[:200])
+        shown = quote_text(path)
         message = f"{shown} changed meanwhile; {touched}; look at it again and ask again"
         super().__init__(message, path=path, applied=applied)
         self.path = path
@@ -234,6 +237,12 @@ class CorruptionError(StoreError):
     code = "store_corrupt"
 
 
+class LogMissingError(StoreError):
+    """The database was not closed in order, and the log with its newest commits is gone."""
+
+    code = "store_log_missing"
+
+
 class DiskFullError(StoreError):
     """No space is left on the store's disk; nothing of the commit was kept."""
 
@@ -334,6 +343,7 @@ STATUS: Final[dict[str, Status]] = {
     "store_held": Status(503, 73),
     "store_version": Status(500, 73),
     "store_corrupt": Status(500, 74),
+    "store_log_missing": Status(500, 74),
     "disk_full": Status(507, 74),
     "commit_unknown": Status(503, 75),
     "call_cycle": Status(409, 5),

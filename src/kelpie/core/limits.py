@@ -36,6 +36,7 @@ RESIDENT_ACTORS_MAX: Final = 1_000_000  # the design point of one process
 RESIDENT_BYTES_MAX: Final = 1_024 * MIB  # states in memory with their actors' own records
 RESIDENT_RECORD_BYTES: Final = 512  # what an idle actor costs beside its state
 TURNS_PER_TICK_MAX: Final = 256  # answered inline before the loop gets a chance
+TURNS_MS_PER_TICK_MAX: Final = 10  # of one mailbox, however many turns that is
 TURNS_PER_STEP_MIN: Final = 4  # of one caller among many, before the next one's
 BLOCKING_MS_MAX: Final = 100  # code that holds the loop longer is named in the log
 FAILURE_TRACE_CHARS_MAX: Final = 16 * KIB  # of a traceback kept with a dead letter
@@ -69,6 +70,7 @@ WAL_CHECKPOINT_PAGES: Final = 1_000  # 4 MB of log: twice as much stalls commits
 BACKUP_STEP_PAGES: Final = 1_024  # 4 MB between two chances for other work
 DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
 BLOB_BYTES_MAX: Final = 256 * MIB
+BLOB_UNNAMED_KEEP_MS: Final = 86_400_000  # put, and not named by a commit yet
 SNAPSHOT_BYTES_MAX: Final = 1024 * MIB
 
 # --- effects ----------------------------------------------------------------------------------
@@ -171,6 +173,7 @@ assert RESIDENT_RECORD_BYTES * RESIDENT_ACTORS_MAX < RESIDENT_BYTES_MAX, "a mill
 assert TURNS_PER_STEP_MIN <= TURNS_PER_TICK_MAX
 assert HEARTBEAT_INTERVAL_MS * 3 <= HEARTBEAT_TIMEOUT_MS, "two lost heartbeats are no suspicion"
 assert HEARTBEAT_TIMEOUT_MS < LEASE_DURATION_MS, "suspicion comes before the lease ends"
+assert BLOB_UNNAMED_KEEP_MS > 10 * INVOCATION_TIMEOUT_MS_MAX, "a turn names its blobs in time"
 assert IDEMPOTENCY_TTL_MS > 2 * INVOCATION_TIMEOUT_MS_MAX, "a key outlives every deadline"
 assert INVOCATION_TIMEOUT_MS <= INVOCATION_TIMEOUT_MS_MAX
 assert CORE_MEMORY_BYTES_MAX >= BLOCK_CHARS_DEFAULT, "one default block fits core memory"

@@ -191,6 +191,11 @@ class GatedExtras(Generic[S]):
             return tuple(state.effects.values())
         return self._inner.ask(state.inner, query, turn)
 
-    def evicted(self, actor: ActorId, state: GatedState[S]) -> None:
+    @property
+    def has_hooks(self) -> bool:
+        """Whether the inner machine has."""
+        return self._inner.has_hooks
+
+    def deactivated(self, actor: ActorId, state: GatedState[S]) -> None:
         """Tell the inner machine."""
-        self._inner.evicted(actor, state.inner)
+        self._inner.deactivated(actor, state.inner)

@@ -82,6 +82,8 @@ class DiffCard(msgspec.Struct, frozen=True, kw_only=True):
         where: Where it will run (tier, host, directory, network).
         undo: How to undo it, or that it cannot be undone.
         expires_ms: Wall time after which it counts as denied.
+        left_out: Paths, escaped, that a command left and no change can carry: they are discarded.
+        left_out_count: How many there are; more than are named, perhaps.
     """
 
     title: str
@@ -92,6 +94,8 @@ class DiffCard(msgspec.Struct, frozen=True, kw_only=True):
     where: str = ""
     undo: str = ""
     expires_ms: int = 0
+    left_out: tuple[str, ...] = ()
+    left_out_count: int = 0
 
 
 class Preparation(msgspec.Struct, frozen=True, kw_only=True):

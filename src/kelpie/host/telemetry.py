@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
@@ -27,6 +27,7 @@ Format = Literal["json", "console"]
 
 _RANKS: Final[dict[Level, int]] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _SCOPE: Final = "kelpie"
+_UNTRACED: Final = nullcontext()  # keeps nothing, so one serves all
 _EXPORT_TIMEOUT_SECONDS: Final = 5  # an absent collector must not hold a shutdown for long
 
 
@@ -77,9 +78,19 @@ class HostTelemetry:
             self._output.write(line + "\n")
             self._output.flush()
 
+    def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
+        """Trace the enclosed work as one span; an exception marks it failed and passes on.
+
+        Costs next to nothing while nobody exports spans.
+        """
+        if self._provider is None and isinstance(
+            trace.get_tracer_provider(), trace.ProxyTracerProvider
+        ):
+            return _UNTRACED
+        return self._traced(name, attributes)
+
     @contextmanager
-    def span(self, name: str, **attributes: Attribute) -> Generator[None]:
-        """Trace the enclosed work as one span; an exception marks it failed and passes on."""
+    def _traced(self, name: str, attributes: dict[str, Attribute]) -> Generator[None]:
         with self._tracer.start_as_current_span(name, attributes=attributes):
             yield
 

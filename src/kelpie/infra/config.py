@@ -19,6 +19,7 @@ import yaml
 
 from kelpie.core import limits
 from kelpie.core.errors import InvalidFieldError, LimitExceededError
+from kelpie.core.quoting import quote_text
 from kelpie.infra.graph import CycleFoundError, Vertex, order_units
 from kelpie.infra.paths import find_path_problem, list_ancestors
 from kelpie.infra.yaml_nodes import (
@@ -185,7 +186,7 @@ def _read_path(node: yaml.Node, field: str, place: YamlPlace) -> str:
     path = read_string(node, field, place)
     problem = find_path_problem(path)
     if problem:
-        raise place.error(field, f"{path[:200]!r} {problem}", node)
+        raise place.error(field, f"{quote_text(path)} {problem}", node)
     return path
 
 

@@ -13,6 +13,7 @@ import msgspec
 from kelpie.core.digests import digest_value
 from kelpie.core.errors import DeniedError, KelpieError
 from kelpie.core.ids import ActorId
+from kelpie.core.quoting import quote_text
 from kelpie.effects.executor import Order
 from kelpie.effects.model import EffectRecord, Outcome, Preparation, Promise
 from kelpie.infra.card import make_card
@@ -73,7 +74,7 @@ def _list_changes(args: PlanArgs) -> tuple[FileChange, ...]:
     for change in changes:
         problem = find_path_problem(change.path)
         if problem:
-            raise DeniedError(f"plan.apply: {change.path[:200]!r} {problem}")
+            raise DeniedError(f"plan.apply: {quote_text(change.path)} {problem}")
     return changes
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from kelpie.core.errors import InvalidFieldError
 from kelpie.core.limits import PATH_BYTES_MAX
+from kelpie.core.quoting import quote_text
 
 _SEGMENT_BYTES_MAX: Final = 255  # NAME_MAX of every Linux file system
 
@@ -53,5 +54,5 @@ def require_root(root: str) -> str:
     is_normal = str(normal) == root and ".." not in normal.parts and not root.startswith("//")
     if is_plain and is_normal and normal.is_absolute():
         return root
-    problem = f"{root[:200]!r} must be an absolute directory without '.', '..' or a trailing /"
+    problem = f"{quote_text(root)} must be an absolute directory without '.', '..' or a trailing /"
     raise InvalidFieldError("root", problem)

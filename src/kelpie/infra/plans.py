@@ -15,6 +15,7 @@ import msgspec
 from kelpie.actors.engine import Engine
 from kelpie.core.errors import ConflictError, InvalidFieldError, KelpieError, NotFoundError
 from kelpie.core.ids import Tenant, derive_uuid, require_prefixed_id
+from kelpie.core.quoting import quote_text
 from kelpie.infra.config import Desired, Loader
 from kelpie.infra.discover import OpenTarget
 from kelpie.infra.messages import (
@@ -181,7 +182,9 @@ class Plans:
         if not workspace:
             return self._loader.load_text(yaml, name="workspace.yaml")
         if not Path(workspace).is_absolute():
-            raise InvalidFieldError("workspace", f"{workspace[:200]!r} must be an absolute path")
+            raise InvalidFieldError(
+                "workspace", f"{quote_text(workspace)} must be an absolute path"
+            )
         load = partial(self._loader.load, Path(workspace))
         return await asyncio.get_running_loop().run_in_executor(None, load)
 

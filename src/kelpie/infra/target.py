@@ -14,6 +14,7 @@ from kelpie.actors.commands import Command, Emit, Message, Send
 from kelpie.actors.machine import Decision, Turn
 from kelpie.core.errors import InvalidFieldError, StoreVersionError
 from kelpie.core.ids import ActorId
+from kelpie.core.quoting import quote_text
 from kelpie.infra.messages import (
     TARGET_TYPE,
     AcquireTarget,
@@ -113,7 +114,7 @@ def check_target(state: TargetState) -> None:
 
 def _acquire(state: TargetState, message: AcquireTarget, turn: Turn) -> Decision[TargetState]:
     if turn.actor != target_actor(turn.actor.tenant, message.root):
-        raise InvalidFieldError("root", f"{message.root[:200]!r} is another target's root")
+        raise InvalidFieldError("root", f"{quote_text(message.root)} is another target's root")
     sender = plan_actor(turn.actor.tenant, message.plan_id)
     claim = (message.plan_id, message.run_id)
     is_holder = claim == (state.holder, state.holder_run)

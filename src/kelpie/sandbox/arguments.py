@@ -14,6 +14,7 @@ from kelpie.core.limits import (
     MIB,
     SANDBOX_TIMEOUT_MS_MAX,
 )
+from kelpie.core.quoting import quote_text
 from kelpie.sandbox.cgroups import PROCESSES_OF_JAIL, Controllers
 from kelpie.sandbox.orphans import MARK_VARIABLE
 from kelpie.sandbox.paths import parse_path
@@ -74,7 +75,7 @@ def check_request(request: CommandRequest) -> None:
     _require_bound("timeout_ms", request.bounds.timeout_ms, SANDBOX_TIMEOUT_MS_MAX, "ms")
     for name in request.environment:
         if not _ENVIRONMENT_NAME.match(name):
-            raise InvalidFieldError("environment", f"{name[:80]!r} is no variable name")
+            raise InvalidFieldError("environment", f"{quote_text(name)} is no variable name")
     for name in ("memory_bytes", "processes", "output_bytes", "timeout_ms", "scratch_bytes"):
         if getattr(request.bounds, name) <= 0:
             raise InvalidFieldError(f"bounds.{name}", "must be positive")

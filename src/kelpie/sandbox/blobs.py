@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +16,11 @@ class Blobs(Protocol):
         """Keep ``data`` durably and return its name."""
         ...
 
-    def put_file(self, source: Path) -> Digest:
-        """Keep the content of a regular file durably and return its name."""
+    def put_many(self, contents: Sequence[bytes | Path]) -> Sequence[Digest]:
+        """Keep bytes and the contents of regular files durably; return their names, in order.
+
+        Costs little more than the writing, where one put after another waits for each.
+        """
         ...
 
     def get(self, digest: Digest) -> bytes:
@@ -29,5 +33,5 @@ class Blobs(Protocol):
         ...
 
     def exists(self, digest: Digest) -> bool:
-        """Return whether the blob was put."""
+        """Return whether the blob was put; whoever asks may name it from now on."""
         ...

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from kelpie.core.errors import InvalidFieldError, KelpieError, SandboxError, UnavailableError
 from kelpie.core.limits import SANDBOX_START_TIMEOUT_MS
+from kelpie.core.quoting import quote_text
 from kelpie.ports.clock import Clock
 from kelpie.ports.process import Processes, ProcessRequest, RunningProcess
 from kelpie.ports.rng import Rng
@@ -128,7 +129,7 @@ class Bubblewrap:
         """
         check_request(request)
         if Workspace(request.workspace).state(request.directory).kind != "directory":
-            problem = f"{request.directory[:200]!a} is no directory of the workspace"
+            problem = f"{quote_text(request.directory)} is no directory of the workspace"
             raise InvalidFieldError("directory", problem)
         host = self._find_host()
         jail = Jail(

@@ -24,6 +24,7 @@ from kelpie.core.errors import (
     TargetMovedError,
 )
 from kelpie.core.limits import WORKSPACE_ENTRIES_MAX
+from kelpie.core.quoting import quote_text
 from kelpie.ports.faults import fault
 from kelpie.sandbox.blobs import Blobs
 from kelpie.sandbox.paths import BlockedPathError, Root, adopt_owner, parse_path
@@ -109,7 +110,7 @@ def apply_changes(root: Path, changes: Sequence[FileChange], blobs: Blobs) -> in
             try:
                 _apply_one(opened, change, blobs, applied=count)
             except OSError as error:
-                message = f"cannot write {change.path[:200]!a}: {error.strerror}"
+                message = f"cannot write {quote_text(change.path)}: {error.strerror}"
                 raise SandboxError(message, path=change.path, applied=count) from error
         assert all(look.is_applied for look in _look(opened, changes)), "every change is there"
         return len(pending)
@@ -124,7 +125,7 @@ def _look(root: Root, changes: Sequence[FileChange]) -> list[Look]:
     for change in changes:
         parts = parse_path(change.path, field="changes.path")
         if not parts or parts in by_parts:
-            problem = f"{change.path[:200]!a} is the root or named twice"
+            problem = f"{quote_text(change.path)} is the root or named twice"
             raise InvalidFieldError("changes.path", problem)
         if change.mode & ~0o777:
             problem = f"{change.mode:o} has more than permission bits"

@@ -83,13 +83,9 @@ class _Harvester:
                 inner = (*parts, name)
                 if self._visit(inner):
                     pending.append(inner)
-        for digest, content in self._contents.items():
-            if not self._blobs.exists(digest):
-                if isinstance(content, bytes):
-                    stored = self._blobs.put_bytes(content)
-                else:
-                    stored = self._blobs.put_file(content)
-                assert stored == digest, "nobody writes to the layer of a dead jail"
+        new = {d: each for d, each in self._contents.items() if not self._blobs.exists(d)}
+        stored = self._blobs.put_many(list(new.values()))
+        assert list(stored) == list(new), "nobody writes to the layer of a dead jail"
 
     def _visit(self, parts: tuple[str, ...]) -> bool:
         """Note the change of one path; return whether it is a directory to enter."""

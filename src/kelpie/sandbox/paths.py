@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from kelpie.core.errors import InvalidFieldError, LimitExceededError, NotFoundError
 from kelpie.core.limits import PATH_BYTES_MAX
+from kelpie.core.quoting import quote_text
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_BYTES_MAX: Final = 255  # what Linux's file systems hold
@@ -28,7 +29,7 @@ def parse_path(path: str, *, field: str = "path") -> tuple[str, ...]:
         InvalidFieldError: It is absolute, climbs, is not UTF-8 or contains NUL.
         LimitExceededError: It or one of its names is too long.
     """
-    shown = ascii(path[:200])
+    shown = quote_text(path)
     if "\0" in path:
         raise InvalidFieldError(field, f"{shown} contains NUL")
     if path.startswith("/"):
@@ -108,7 +109,7 @@ def _step(descriptor: int, parts: tuple[str, ...], name: str, create_mode: int |
             raise
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-            shown = ascii("/".join(parts)[:200])
+            shown = quote_text("/".join(parts))
             problem = f"{shown} is a link or a file, and a path may not lead through it"
             raise BlockedPathError("path", problem) from None
         raise

@@ -16,6 +16,7 @@ from typing import Final, Literal, NamedTuple
 from kelpie.core.digests import Digest, digest_bytes
 from kelpie.core.errors import InvalidFieldError, LimitExceededError, NotFoundError
 from kelpie.core.limits import MIB, WORKSPACE_ENTRIES_MAX, WORKSPACE_FILE_BYTES_MAX
+from kelpie.core.quoting import quote_text
 from kelpie.sandbox.paths import BlockedPathError, Root, parse_path
 from kelpie.sandbox.protocol import FileState
 
@@ -126,7 +127,7 @@ def state_beneath(root: Root, parts: tuple[str, ...]) -> FileState:
     except FileNotFoundError:
         return ABSENT
     except PermissionError as error:
-        shown = ascii("/".join(parts)[:200])
+        shown = quote_text("/".join(parts))
         raise InvalidFieldError("path", f"{shown}: {error.strerror}") from error
 
 
@@ -163,7 +164,7 @@ def open_file(root: Root, parts: tuple[str, ...]) -> Generator[int]:
     with root.directory(parts[:-1]) as parent:
         mode = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode
         if not stat.S_ISREG(mode):
-            shown = ascii("/".join(parts)[:200])
+            shown = quote_text("/".join(parts))
             raise InvalidFieldError("path", f"{shown} is no regular file ({kind_of(mode)})")
         descriptor = os.open(parts[-1], _FILE_FLAGS, dir_fd=parent)
     try:
@@ -206,7 +207,7 @@ def _read_bounded(descriptor: int, path: str, bytes_max: int) -> bytes:
         content += piece
         if len(content) > bytes_max:
             size = max(os.fstat(descriptor).st_size, len(content))
-            field = ascii(path[:200])
+            field = quote_text(path)
             raise LimitExceededError(field, actual=size, limit=bytes_max, unit="bytes")
     return bytes(content)
 

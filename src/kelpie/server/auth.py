@@ -12,6 +12,7 @@ from typing import Final
 
 from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import UnauthorizedError
+from kelpie.core.quoting import quote_text
 from kelpie.server.errors import ForbiddenOriginError
 from kelpie.server.http import Scope, header
 from kelpie.server.ports import ApiKey
@@ -52,13 +53,13 @@ def _refuse_foreign_pages(scope: Scope) -> None:
         return
     host = (header(scope, b"host") or b"").decode("latin-1")
     if _host_name(host) not in _LOOPBACK:
-        raise ForbiddenOriginError(f"{host[:100]!r} is not a name of this host; set an API key")
+        raise ForbiddenOriginError(f"{quote_text(host)} is not a name of this host; set an API key")
     if origin is None:
         return
     page = origin.decode("latin-1").lower()
     if page.partition("://")[2] != host.lower():
         raise ForbiddenOriginError(
-            f"pages of {page[:100]!r} may not call this server; set an API key"
+            f"pages of {quote_text(page)} may not call this server; set an API key"
         )
 
 

@@ -33,6 +33,7 @@ from kelpie.core.errors import (
     LimitExceededError,
 )
 from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
+from kelpie.core.quoting import quote_text
 from kelpie.server.http import HeaderPairs, Response
 
 RETRY_AFTER_S: Final = b"1"  # a full mailbox or queue moves within a second, or not soon
@@ -66,7 +67,7 @@ class RouteNotFoundError(InputError):
     code = "route_not_found"
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"no route {path[:200]!r}; /docs lists them all", path=path[:200])
+        super().__init__(f"no route {quote_text(path)}; /docs lists them all", path=path[:200])
 
 
 class MethodNotAllowedError(InputError):
@@ -75,7 +76,7 @@ class MethodNotAllowedError(InputError):
     code = "method_not_allowed"
 
     def __init__(self, method: str, path: str, allowed: str) -> None:
-        message = f"{method[:20]} is not allowed on {path[:200]!r}; use {allowed}"
+        message = f"{method[:20]} is not allowed on {quote_text(path)}; use {allowed}"
         super().__init__(message, method=method[:20], path=path[:200], allowed=allowed)
         self.allowed = allowed
 

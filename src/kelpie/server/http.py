@@ -27,6 +27,8 @@ T = TypeVar("T")
 JSON: Final = b"application/json"
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 
+_HEADERS: Final = "kelpie.headers"  # in the scope: headers by name, for a request asks often
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -102,10 +104,10 @@ async def read_body(scope: Scope, receive: Receive, size_bytes_max: int) -> byte
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """Return the first header of that lower-case name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    found: dict[bytes, bytes] | None = scope.get(_HEADERS)
+    if found is None:
+        found = scope[_HEADERS] = dict(reversed(scope["headers"]))
+    return found.get(name)
 
 
 async def send_response(send: Send, response: Response, *, with_body: bool = True) -> None:

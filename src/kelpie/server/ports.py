@@ -177,6 +177,7 @@ class Deps:
         actors: User-defined actors.
         version: The product's version.
         model_default: The handle of an agent that names none.
+        model_providers: The names of the configured providers, which handles begin with.
         tools: What agents can be given, by name.
         api_keys: Without any, every caller is let in; `serve` then binds loopback only.
     """
@@ -194,5 +195,6 @@ class Deps:
     actors: ActorService
     version: str
     model_default: str
+    model_providers: frozenset[str]
     tools: Mapping[str, ToolInfo] = field(default_factory=dict[str, ToolInfo])
     api_keys: tuple[ApiKey, ...] = ()

@@ -1,45 +1,32 @@
 """Puts the ASGI callable on sockets: one on TCP, one on the store's Unix socket.
 
-The only module of this room that knows a socket. Start is all or nothing: both listeners are bound
-before either listens, and nothing is announced before both do. Handles no signal; whoever asked for
-serving asks for the end by an event.
+The only module of this room that knows a socket; what happens on a connection is in `connection`.
+Start is all or nothing: both listeners are bound before either listens, and nothing is announced
+before both do. Handles no signal; whoever asked for serving asks for the end by an event.
 """
 
 from __future__ import annotations
 
 import asyncio
-import resource
+import os
 import socket  # noqa: TID251  the server's own listeners; a simulation enters at the ASGI callable
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server
 
 from kelpie.core.errors import UnavailableError
-from kelpie.core.limits import (
-    CONNECTIONS_MAX,
-    DRAIN_TIMEOUT_MS,
-    REQUEST_HEADERS_BYTES_MAX,
-    REQUEST_RECEIVE_TIMEOUT_MS,
-)
+from kelpie.core.limits import DRAIN_TIMEOUT_MS
 from kelpie.server.auth import LOCAL_SCOPE
+from kelpie.server.connection import BoundedProtocol
 from kelpie.server.http import AsgiApp, Receive, Scope, Send
 
 BACKLOG: Final = 1_024  # connections the kernel holds while the loop is busy
 KEEP_ALIVE_S: Final = 75  # longer than the idle time of common client pools
 SOCKET_MODE: Final = 0o600
-_TOO_LARGE: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\nconnection: close\r\n\r\n%s"
-)
-_TOO_LARGE_BODY: Final = (
-    b'{"error":{"code":"headers_too_large","message":"the request line and headers are larger than'
-    b' %d bytes","fields":{"limit":%d},"retriable":false},"detail":"headers too large"}'
-)
 
 
 class Listening(NamedTuple):
@@ -48,87 +35,6 @@ class Listening(NamedTuple):
     host: str
     port: int
     unix_path: Path | None
-
-
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with bounds on a request's head, on its arrival, and on how many are connected.
-
-    The parser itself knows no bound. Who sends half a request, or nothing at all, would otherwise
-    hold a descriptor for ever, and the store needs descriptors too.
-    """
-
-    receive_timeout_s: ClassVar[float] = REQUEST_RECEIVE_TIMEOUT_MS / 1_000
-    connections_max: ClassVar[int] = CONNECTIONS_MAX
-
-    _head_bytes = 0
-    _receiving: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, or close it when there are too many."""
-        super().connection_made(transport)
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if len(self.connections) > min(self.connections_max, files // 2):
-            transport.abort()
-        else:
-            self._expect_message()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Expect nothing more."""
-        self._end_receiving()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        """Begin counting bytes and time."""
-        self._head_bytes = 0
-        self._expect_message()
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        """Stop the time: the request is here."""
-        self._end_receiving()
-        super().on_message_complete()
-
-    def on_url(self, url: bytes) -> None:
-        """Count the request line."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count one header."""
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse a request that cannot be parsed, or whose head is too large."""
-        if self._head_bytes <= REQUEST_HEADERS_BYTES_MAX:
-            super().send_400_response(msg)
-            return
-        bound = REQUEST_HEADERS_BYTES_MAX
-        body = _TOO_LARGE_BODY % (bound, bound)
-        self.transport.write(_TOO_LARGE % (len(body), body))
-        self.transport.close()
-
-    def _expect_message(self) -> None:
-        self._end_receiving()
-        self._receiving = self.loop.call_later(self.receive_timeout_s, self._give_up)
-
-    def _end_receiving(self) -> None:
-        if self._receiving is not None:
-            self._receiving.cancel()
-            self._receiving = None
-
-    def _give_up(self) -> None:
-        """Close a connection whose request does not arrive, unless an earlier one is answered."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)  # none before the first request
-        if cycle is not None and not cycle.response_complete and not cycle.more_body:
-            self._expect_message()
-        else:
-            self.transport.abort()
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > REQUEST_HEADERS_BYTES_MAX:
-            raise ValueError("the request head is too large")
 
 
 class _QuietServer(Server):
@@ -235,6 +141,12 @@ def _bind_unix(path: Path) -> Generator[socket.socket]:
     """
     if path.is_socket():
         path.unlink()
+    elif os.path.lexists(path):
+        message = (
+            f"{path} is where the store's socket goes, and is no socket; look at what it is, "
+            "and move it away"
+        )
+        raise UnavailableError(message, address=str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.settimeout(0.0)
         _bind(listener, str(path), str(path))

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from kelpie.core.limits import INTEGER_MAX, NAME_CHARS_MAX, PATH_BYTES_MAX
+from kelpie.core.quoting import quote_text
 from kelpie.settings.secret import SecretRef, expand_path, parse_secret
 
 _HOST: Final = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
@@ -91,9 +92,10 @@ class Integer:
     def parse(self, value: object, place: ValuePlace) -> int:  # noqa: ARG002 - no path in it
         """Return the number."""
         if not isinstance(value, int) or isinstance(value, bool):
-            raise UnfitValueError(f"must be a whole number, not {_describe(value)}")
+            shown = quote_text(value) if isinstance(value, str) else _describe(value)
+            raise UnfitValueError(f"must be a whole number, not {shown}")
         if not self.least <= value <= self.most:
-            raise UnfitValueError(f"is {value}, the limits are {self.least} and {self.most}")
+            raise UnfitValueError(f"must be from {self.least} to {self.most}, not {value}")
         return value
 
 
@@ -255,4 +257,4 @@ def _describe(value: object) -> str:
 
 
 def _quote(text: str) -> str:
-    return repr(text[:80])
+    return quote_text(text)

@@ -89,14 +89,23 @@ class MachineClock:
 
 
 class SimulatedClock:
-    """The clock port of the programs of one machine. Implements `Clock`."""
+    """The clock port of the programs of one machine. Implements `Clock`.
 
-    def __init__(self, machine: MachineClock) -> None:
-        self._machine = machine
+    Attributes:
+        skew_ms: How far this port's wall time is ahead of the machine's.
+    """
+
+    def __init__(self, machine: MachineClock | None = None) -> None:
+        """Make the port over ``machine``; over the running loop's own time when None."""
+        self.skew_ms = 0
+        loop = asyncio.get_running_loop() if machine is None else None
+        self._machine = machine or MachineClock(
+            lambda: round(loop.time() * NANOSECONDS_PER_SECOND) if loop is not None else 0
+        )
 
     def now_ms(self) -> int:
         """Return the machine's wall time."""
-        return self._machine.wall_ns() // NANOSECONDS_PER_MS
+        return self._machine.wall_ns() // NANOSECONDS_PER_MS + self.skew_ms
 
     def boot_ns(self) -> int:
         """Return the machine's monotonic time."""

@@ -94,12 +94,12 @@ def commit_bytes(commit: Commit) -> int:
     assert commit.incarnation >= 1, "incarnations count from one"
     assert commit.expected_version >= 0, "versions count from zero"
     _require_numbers(commit)
-    size = body_bytes("state", commit.state or b"", ACTOR_STATE_BYTES_MAX)
-    if commit.reply:
-        size += _reply_bytes(commit.reply)
-    rows = _rows(commit)
-    if any(rows) or commit.consumes is not None or commit.fired is not None:
-        size += _rows_bytes(commit, rows)
+    state, reply = commit.state, commit.reply
+    size = 0 if state is None else body_bytes("state", state, ACTOR_STATE_BYTES_MAX)
+    if reply is not None:
+        size += _reply_bytes(reply)
+    if _has_rows(commit):
+        size += _rows_bytes(commit)
     if size > TRANSACTION_BYTES_MAX:
         raise LimitExceededError(
             "transaction",
@@ -120,21 +120,28 @@ def _require_numbers(commit: Commit) -> None:
         require_integers("commit", version, commit.schema_version)
 
 
-def _rows(commit: Commit) -> tuple[tuple[object, ...], ...]:
-    return (
-        commit.kv,
-        commit.effects,
-        commit.sends,
-        commit.reminders,
-        commit.events,
-        commit.lists,
-        commit.audit,
+def _has_rows(commit: Commit) -> bool:
+    """Return whether there is anything beside state and reply."""
+    return bool(
+        commit.kv
+        or commit.effects
+        or commit.sends
+        or commit.reminders
+        or commit.events
+        or commit.lists
+        or commit.audit
+        or commit.consumes is not None
+        or commit.fired is not None
     )
 
 
-def _rows_bytes(commit: Commit, rows: tuple[tuple[object, ...], ...]) -> int:
+def _rows_bytes(commit: Commit) -> int:
     """Return the size of everything beside state and reply, after checking its bounds."""
     assert all(effect.actor == commit.actor for effect in commit.effects), "effects are one's own"
+    rows = (
+        *(commit.kv, commit.effects, commit.sends, commit.reminders),
+        *(commit.events, commit.lists, commit.audit),
+    )
     _require_operations(1 + sum(map(len, rows)))
     size = 0
     for write in commit.kv:

@@ -80,16 +80,6 @@ def temporary_directory(path: Path) -> Generator[Path, None, None]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def flush_to_disk(file: BinaryIO) -> None:
-    """Return once everything written to ``file`` is on the disk."""
-    if fault("storage.blob_disk_full"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
-    if fault("storage.sync_fail"):
-        raise OSError(errno.EIO, os.strerror(errno.EIO), file.name)
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def digest_file(path: Path) -> Digest:
     """Return the digest of a file's content, whatever its size."""
     with path.open("rb") as file:

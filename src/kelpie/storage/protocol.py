@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Protocol
 
 from kelpie.core.ids import ActorId, Tenant
+from kelpie.core.limits import INTEGER_MIN
 from kelpie.storage.records import (
+    REMINDERS_FIRST,
     ActorRow,
     AuditRecord,
     Commit,
@@ -31,6 +33,7 @@ from kelpie.storage.records import (
     EffectState,
     ListItem,
     Page,
+    ReminderCursor,
     ReminderRow,
     ShardGrant,
     StoredActor,
@@ -98,7 +101,7 @@ class KvStore(Protocol):
 
 
 class WorkStore(Protocol):
-    """What recovery and the pumps drive: messages, reminders, open effects."""
+    """What recovery and the outbox pump drive: messages and open effects."""
 
     async def outbox(self, after_id: int, limit: int) -> list[StoredMessage]:
         """Return waiting messages with id > ``after_id``, by id."""
@@ -125,16 +128,31 @@ class WorkStore(Protocol):
         """
         ...
 
-    async def reminders_due(self, now_ms: int, limit: int) -> list[ReminderRow]:
-        """Return reminders with ``due_ms <= now_ms``, earliest first."""
-        ...
-
-    async def reminder_next_ms(self) -> int | None:
-        """Return the earliest ``due_ms`` of any reminder."""
-        ...
-
     async def effects_open(self, after_id: str, limit: int) -> list[EffectRow]:
         """Return effects in an open state with id > ``after_id``, by id."""
+        ...
+
+
+class ReminderStore(Protocol):
+    """Durable timers."""
+
+    async def reminders_due(
+        self, now_ms: int, limit: int, *, after: ReminderCursor = REMINDERS_FIRST
+    ) -> list[ReminderRow]:
+        """Return reminders with ``due_ms <= now_ms`` above ``after``, by (due, actor, name)."""
+        ...
+
+    async def reminder_next_ms(self, *, after_ms: int = INTEGER_MIN) -> int | None:
+        """Return the earliest ``due_ms`` above ``after_ms``."""
+        ...
+
+    async def bury_reminder(
+        self, reminder: ReminderRow, *, attempts: int, error: str, now_ms: int
+    ) -> None:
+        """Make a reminder a dead letter from its actor to itself, with a message's new id.
+
+        Harmless when it fired, was cancelled or moved meanwhile.
+        """
         ...
 
 
@@ -233,10 +251,12 @@ class StoreStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
-    """What compacting did to the file's size."""
+    """What compacting did to the file's size, and which blobs it removed."""
 
     before_bytes: int
     after_bytes: int
+    blobs_removed: int
+    blob_bytes_removed: int
 
 
 class AdminStore(Protocol):
@@ -273,13 +293,15 @@ class AdminStore(Protocol):
         ...
 
     async def compact(self) -> Compaction:
-        """Give the space of removed rows back to the file system, beside a running server.
+        """Give the space of removed rows and unnamed blobs back, beside a running server.
 
         Works in slices between commits; free space that appears meanwhile is left for the next
-        time. What was done before a failure stays done.
+        time. A blob goes when no row names it, and nobody put it within
+        ``BLOB_UNNAMED_KEEP_MS``. What was done before a failure stays done.
 
         Raises:
-            ConflictError: The file was made without the bookkeeping that this needs.
+            ConflictError: The file was made without the bookkeeping that this needs, or a backup
+                is being made.
         """
         ...
 
@@ -289,6 +311,14 @@ class AdminStore(Protocol):
 
 
 class Store(
-    ActorStore, KvStore, WorkStore, EffectStore, EventStore, AuditStore, AdminStore, Protocol
+    ActorStore,
+    KvStore,
+    WorkStore,
+    ReminderStore,
+    EffectStore,
+    EventStore,
+    AuditStore,
+    AdminStore,
+    Protocol,
 ):
     """All capabilities of one engine."""

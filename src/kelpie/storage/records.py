@@ -7,12 +7,13 @@ Bodies are opaque bytes to the store: higher rooms encode them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from kelpie.core.digests import Digest
 from kelpie.core.ids import ActorId, Tenant
+from kelpie.core.limits import INTEGER_MIN
 
 EffectState = Literal[
     "proposed",
@@ -88,6 +89,18 @@ class ReminderRow:
     name: str
     due_ms: int
     body: bytes
+
+
+class ReminderCursor(NamedTuple):
+    """A place in the order of reminders: what is due first, then by actor and name."""
+
+    due_ms: int
+    actor: str
+    name: str
+
+
+REMINDERS_FIRST: Final = ReminderCursor(INTEGER_MIN, "", "")
+"""Before every reminder."""
 
 
 class KvPut(NamedTuple):
@@ -283,7 +296,10 @@ class AuditRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A message that failed too often, with the last error."""
+    """A message or reminder that failed too often, with the last error.
+
+    A reminder's sender is its receiver, and ``error`` begins with the reminder's name.
+    """
 
     message_id: int
     sender: ActorId

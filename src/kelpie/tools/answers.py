@@ -9,6 +9,7 @@ from typing import Any
 
 from kelpie.core.errors import InvalidFieldError
 from kelpie.core.limits import ERROR_TEXT_CHARS_MAX, PATH_BYTES_MAX, TOOL_RETURN_BYTES_MAX
+from kelpie.core.quoting import quote_text
 from kelpie.effects.model import EffectRecord
 from kelpie.tools.model import ToolReturn
 
@@ -66,7 +67,7 @@ def require_path(arguments: dict[str, Any], field: str = "path") -> str:
     if not path or "\0" in path:
         problem = "must be a path without NUL characters"
     elif path.startswith("/") or ".." in path.split("/"):
-        problem = f"{path[:200]!r} must be relative to the workspace and stay inside it"
+        problem = f"{quote_text(path)} must be relative to the workspace and stay inside it"
     elif len(path.encode(errors="replace")) > PATH_BYTES_MAX:
         problem = f"must be at most {PATH_BYTES_MAX:,} bytes"
     if problem:

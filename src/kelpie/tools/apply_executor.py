@@ -40,6 +40,13 @@ class _Write(msgspec.Struct, frozen=True):
     content: str
 
 
+class _LeftOut(msgspec.Struct, frozen=True):
+    """What a command left that no change can carry; ``left_out`` names the first of them."""
+
+    left_out: tuple[str, ...] = ()
+    left_out_count: int = 0
+
+
 class FilesApplyExecutor:
     """The `Executor` of change sets; ``allowed`` says which roots are workspaces."""
 
@@ -76,6 +83,7 @@ class FilesApplyExecutor:
                 text = "the target changed since; look at it again before you ask again"
                 return Outcome(status="failed", error=text, code="target_changed", sent=False)
             diffs = await self._files.diff(root, changes)
+            left_out = _read_left_out(record.args)
         except KelpieError as error:
             return Outcome(status="failed", error=error.message, code=error.code, sent=False)
         card = DiffCard(
@@ -83,6 +91,8 @@ class FilesApplyExecutor:
             files=diffs,
             where=f"the workspace {root} of {actor.key}",
             undo=_undo(changes),
+            left_out=left_out.left_out,
+            left_out_count=left_out.left_out_count,
         )
         facts = {
             "paths": [change.path for change in changes],
@@ -156,6 +166,13 @@ class FilesApplyExecutor:
             raise InvalidFieldError("preparation", "is missing, so nothing was approved")
         root = require_root(order.record.args, self._allowed)
         return root, read_changes(preparation.resolved.get("changes"))
+
+
+def _read_left_out(args: dict[str, Any]) -> _LeftOut:
+    try:
+        return msgspec.convert(args, _LeftOut)
+    except msgspec.ValidationError as error:
+        raise InvalidFieldError("left_out", str(error)) from error
 
 
 def _title(args: dict[str, Any], changes: Sequence[FileChange]) -> str:

@@ -104,6 +104,8 @@ class CommandTool:
             return ToolReturn(text=cut_text(report), ok=result.get("exit_status") == 0)
         argv: list[str] = arguments["argv"]
         args = {"root": settlement.note["root"], "changes": changes, "from_command": argv}
+        if result.get("left_out"):
+            args |= {name: result[name] for name in ("left_out", "left_out_count")}
         summary = f"land {count_of(len(changes), 'changed path')} of {shlex.join(argv)}"
         return Wish(
             kind="files.apply",

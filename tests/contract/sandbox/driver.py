@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ class DirectoryBlobs:
         (self._root / digest).write_bytes(data)
         return digest
 
-    def put_file(self, source: Path) -> Digest:
-        return self.put_bytes(source.read_bytes())
+    def put_many(self, contents: Sequence[bytes | Path]) -> Sequence[Digest]:
+        return [
+            self.put_bytes(each if isinstance(each, bytes) else each.read_bytes())
+            for each in contents
+        ]
 
     def get(self, digest: Digest) -> bytes:
         if not self.exists(digest):

@@ -23,6 +23,7 @@ from kelpie.storage.records import (
     ListPut,
     OutboxRow,
     Page,
+    ReminderCursor,
     ReminderRow,
     ReplyRecord,
     StreamChunk,
@@ -208,6 +209,51 @@ async def test_due_reminders_come_earliest_first(engine: Engine) -> None:
         assert [row.actor.key for row in await store.reminders_due(25, 9)] == ["bob", "eve"]
         assert len(await store.reminders_due(99, 2)) == 2
         assert await store.reminder_next_ms() == 10
+
+
+async def test_due_reminders_are_read_by_cursor(engine: Engine) -> None:
+    async with engine.opened() as store:
+        for key in ("bob", "ada"):
+            hand = Hand(store, key)
+            rows = [
+                ReminderRow(actor=hand.actor, name=name, due_ms=due_ms, body=b"up")
+                for name, due_ms in (("x", 10), ("w", 10), ("late", 20))
+            ]
+            await hand.turn(reminders=tuple(rows))
+        first = await store.reminders_due(20, 3)
+        assert [(row.actor.key, row.name) for row in first] == [
+            ("ada", "w"),
+            ("ada", "x"),
+            ("bob", "w"),
+        ]
+        after = ReminderCursor(first[-1].due_ms, str(first[-1].actor), first[-1].name)
+        rest = await store.reminders_due(20, 9, after=after)
+        assert [(row.actor.key, row.name) for row in rest] == [
+            ("bob", "x"),
+            ("ada", "late"),
+            ("bob", "late"),
+        ]
+        assert await store.reminder_next_ms(after_ms=10) == 20
+        assert await store.reminder_next_ms(after_ms=20) is None
+
+
+@pytest.mark.requirement("ACTOR-REMINDERS-DEAD-LETTER")
+async def test_a_buried_reminder_is_a_dead_letter_of_its_actor(engine: Engine) -> None:
+    async with engine.opened() as store:
+        hand = Hand(store, "ada")
+        row = ReminderRow(actor=hand.actor, name="wake", due_ms=5, body=b"up")
+        await hand.turn(reminders=(row,))
+        moved = ReminderRow(actor=hand.actor, name="wake", due_ms=6, body=b"up")
+        await store.bury_reminder(moved, attempts=5, error="broken", now_ms=NOW_MS)
+        assert await store.reminders_due(9, 9) == [row], "one that was moved lives on"
+        for _ in range(2):
+            await store.bury_reminder(row, attempts=5, error="broken", now_ms=NOW_MS)
+        (letter,) = await store.dead_letters(hand.actor.tenant, 9)
+        assert (letter.sender, letter.receiver, letter.body) == (hand.actor, hand.actor, b"up")
+        assert (letter.attempts, letter.error) == (5, "broken")
+        assert await store.reminders_due(9, 9) == []
+        message_id = await store.replay_dead_letter(hand.actor.tenant, letter.message_id)
+        assert [each.message_id for each in await store.outbox(0, 9)] == [message_id]
 
 
 def chunks(*sequences: int, attempt: int = 1, body: bytes = b"delta") -> list[StreamChunk]:

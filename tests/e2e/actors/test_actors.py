@@ -55,6 +55,17 @@ def test_actors_are_called_and_looked_at_from_the_command_line(
     assert shared.ok("actors", "show", "Counter/cli")["version"] == 1
 
 
+def test_an_actor_that_only_answered_queries_never_existed(shared: Node, server: Server) -> None:
+    assert shared.ok("actors", "call", "Counter/asked", "total") == {"result": 0}
+    shown = shared.cli("actors", "show", "Counter/asked", "--json")
+    assert (shown.status, shown.error["code"]) == (MISSING, "not_found")
+    assert "asked" not in [row["key"] for row in shared.ok("actors", "list")]
+    paused = shared.ok("actors", "pause", "Counter/asked")
+    assert (paused["version"], paused["paused"]) == (0, True)
+    assert shared.ok("actors", "show", "Counter/asked")["paused"], "a pause is shown"
+    assert not shared.ok("actors", "resume", "Counter/asked")["paused"]
+
+
 @pytest.mark.covers("kelpie actors pause", "kelpie actors resume", "kelpie actors kill")
 def test_an_actor_is_paused_resumed_and_killed_by_its_owner(shared: Node, server: Server) -> None:
     add = ("actors", "call", "Counter/care", "add", '{"amount": 1}')

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNKNOWN = "agent-00000000-0000-4000-8000-000000000000"
-WAITING, MISSING, CONFLICT, USAGE = 3, 4, 5, 64
+BAD_INPUT, WAITING, MISSING, CONFLICT, USAGE = 2, 3, 4, 5, 64
 
 
 @pytest.fixture(scope="module", params=["beside a server", "alone"])
@@ -59,6 +59,20 @@ def test_an_agent_is_made_shown_listed_and_deleted(node: Node) -> None:
     assert (gone.status, gone.out) == (MISSING, "")
     assert gone.error["code"] == "not_found"
     assert gone.error["next"] == "kelpie agents list"
+
+
+@pytest.mark.covers("kelpie agents update")
+def test_an_agent_gets_another_model_and_only_one_that_can_be_asked(node: Node) -> None:
+    agent_id = create(node, "changer")
+    changed = node.ok("agents", "update", "changer", "--model", "openai/other")
+    assert (changed["id"], changed["model"]) == (agent_id, "openai/other")
+    refused = node.cli("agents", "update", agent_id, "--model", "nowhere/x")
+    assert refused.status == BAD_INPUT
+    assert "the configured ones are: openai" in refused.err
+    assert node.ok("agents", "show", agent_id)["model"] == "openai/other"
+    again = node.cli("agents", "create", "changer")
+    assert again.status == 0
+    assert f"({agent_id})" in again.err
 
 
 def test_output_for_people_goes_the_same_ways(node: Node) -> None:

@@ -161,6 +161,26 @@ def test_what_ran_when_the_copy_was_taken_is_unknown_until_a_person_settles_it(n
     assert kinds[-1][1] != "system:dispatcher"
 
 
+@pytest.mark.covers("kelpie store accept-loss")
+@pytest.mark.requirement("STORE-LOG")
+def test_a_store_without_its_log_is_refused_until_a_person_accepts_the_loss(node: Node) -> None:
+    node.script(*conversation())
+    server = node.serve()
+    node.ok("agents", "create", "ada", "--model", "openai/scripted")
+    server.process.kill()
+    (node.data / "kelpie.db-wal").unlink()
+    refused = node.cli("agents", "list", "--json")
+    assert (refused.status, refused.error["code"]) == (74, "store_log_missing")
+    assert refused.error["next"] == "kelpie store accept-loss"
+    accepted = node.ok("store", "accept-loss")
+    assert accepted["held"]
+    assert accepted["lost_after"]
+    assert node.ok("agents", "list") == []
+    assert node.ok("store", "stats")["held"]
+    assert node.ok("store", "accept-loss")["lost_after"] is None
+    assert node.ok("store", "release") == {"held": False}
+
+
 def test_a_damaged_backup_makes_no_store(node: Node) -> None:
     node.ok("agents", "create", "ada", "--model", "openai/scripted")
     node.ok("backup", "backup")

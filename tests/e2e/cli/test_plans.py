@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.e2e.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.e2e.support.node import Node
 
-CHANGES, WAITING, DENIED, USAGE = 2, 3, 7, 64
+CHANGES, WAITING, DENIED, USAGE, INTERRUPTED = 2, 3, 7, 64, 130
 WORKSPACE = """\
 version: 1
 units:
@@ -68,6 +71,18 @@ def test_a_plan_that_is_denied_changes_nothing(node: Node, root: Path) -> None:
     ended = node.cli("apply", "--plan", plan_id, "--json")
     assert (ended.status, ended.json["status"]) == (DENIED, "denied")
     assert list(root.iterdir()) == []
+
+
+def test_leaving_a_plan_that_waits_says_how_to_come_back(node: Node, root: Path) -> None:
+    argv = [sys.executable, "-m", "kelpie.cli", "apply", "site.yaml", "--root", "root"]
+    with Terminal(argv, environment=node.environment(), cwd=node.directory) as terminal:
+        terminal.await_text("[s]kip? ")
+        terminal.press(b"\x03")
+        terminal.await_text("The plan stays: kelpie apply --plan plan-")
+        assert terminal.await_end() == INTERRUPTED
+        plan_id = terminal.shown.rpartition("--plan ")[2].split()[0]
+    assert node.ok("apply", "--plan", plan_id, "--yes")["status"] == "applied"
+    assert (root / "etc" / "motd").read_text() == "Welcome.\n"
 
 
 def test_a_workspace_that_is_wrong_is_refused_by_line(node: Node, root: Path) -> None:

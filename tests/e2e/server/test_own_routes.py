@@ -66,6 +66,8 @@ def test_a_yes_to_a_card_lets_exactly_what_it_shows_happen(shared: Node, server:
     )
     assert (shared.workspace / FILE).read_text() == AFTER
     listed = server.get("/v1/effects", actor=f"agent/{agent_id}", state="done")["effects"]
+    newest = server.get("/v1/effects", actor=f"agent/{agent_id}", state="done", order="desc")
+    assert newest["effects"][-len(listed) :] == listed[::-1]
     assert asked["effect_id"] in {each["effect_id"] for each in listed}
 
 

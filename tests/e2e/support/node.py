@@ -108,6 +108,9 @@ class Server:
         return stats
 
 
+NOBODY = "http://127.0.0.1:1/v1"  # a provider that is configured and does not answer
+
+
 class Node:
     """A data directory, a workspace, a home, and the processes that use them.
 
@@ -125,7 +128,7 @@ class Node:
         for place in (directory, *directory.parents[:2]):
             place.chmod(place.stat().st_mode | 0o011)
         self.workspace.chmod(0o777)
-        self._model_url = ""
+        self._model_url = NOBODY
         self._processes: list[Process] = []
 
     @property
@@ -143,9 +146,9 @@ class Node:
             "LANG": "C.UTF-8",
             "KELPIE_DATA_DIR": str(self.data),
             "KELPIE_WORKSPACES_ROOTS": str(self.directory),
+            "OPENAI_API_KEY": "test",
+            "OPENAI_BASE_URL": self._model_url,
         }
-        if self._model_url:
-            found |= {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": self._model_url}
         return found | more
 
     def script(self, *steps: Mapping[str, Any], **fields: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from typing import ClassVar
 
 import msgspec
@@ -187,3 +189,31 @@ class Account(Actor[Ledger]):
     @command
     def grow(self, characters: int) -> None:
         self.state.seen = ["x" * characters]
+
+
+def use_processor(milliseconds: int) -> None:
+    """Compute for so much of this thread's own processor time."""
+    until_ns = time.thread_time_ns() + milliseconds * 1_000_000
+    while time.thread_time_ns() < until_ns:
+        pass
+
+
+class Heavy(Actor[Ledger]):
+    """Holds the event loop in each way there is."""
+
+    @command
+    def compute(self) -> None:
+        use_processor(150)
+
+    @command
+    async def compute_later(self) -> None:
+        await asyncio.sleep(0)
+        use_processor(150)
+
+    @query
+    def look_long(self) -> None:
+        use_processor(150)
+
+    @command
+    def hold(self) -> None:
+        threading.Event().wait(0.3)

@@ -12,6 +12,7 @@ import pytest
 
 from kelpie import Actor, Runtime, State, command, query, ref, upcast
 from kelpie.actors.supervisor import Supervisor
+from kelpie.app.embed import EmbeddedWorld
 from kelpie.core import limits
 from kelpie.core.errors import (
     ActorFailedError,
@@ -30,8 +31,11 @@ from kelpie.core.errors import (
     VersionConflictError,
 )
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
+from kelpie.host.clock import HostClock
+from kelpie.host.meter import HostMeter
+from kelpie.host.rng import HostRng
 from kelpie.sim.telemetry import RecordedTelemetry
-from tests.integration.actors.sample import Account, Gate
+from tests.integration.actors.sample import Account, Gate, Heavy
 from tests.waiting import eventually_async
 
 
@@ -544,37 +548,24 @@ async def test_an_older_state_is_carried_forward_and_an_unknown_one_refused(tmp_
 
 
 @pytest.mark.requirement("ACTOR-BLOCKING")
-async def test_a_handler_that_holds_the_loop_is_named(tmp_path: Path) -> None:
-    telemetry = RecordedTelemetry()
-    world = stepping_world(telemetry)
-    async with opened(tmp_path, world=world) as runtime:
-        await runtime.ref(Account, "a").add(1)
+@pytest.mark.parametrize("method", ["compute", "compute_later", "look_long", "hold"])
+async def test_a_handler_that_holds_the_loop_is_named(tmp_path: Path, method: str) -> None:
+    telemetry, meter = RecordedTelemetry(), HostMeter()
+    world = EmbeddedWorld(clock=HostClock(), rng=HostRng(), telemetry=telemetry, meter=meter)
+    async with opened(tmp_path, Heavy, world=world) as runtime:
+        await getattr(runtime.ref(Heavy, "a"), method)()
+    meter.close()
     named = [fields for _, event, fields in telemetry.logs if event == "turn.blocked_loop"]
-    assert named
-    assert named[0]["method"] == "add"
-    assert named[0]["actor"] == "default/Account/a"
-
-
-def stepping_world(telemetry: RecordedTelemetry) -> Any:
-    """A world in which every look at the clock takes 150 ms."""
-    from kelpie.app.embed import EmbeddedWorld
-    from kelpie.host.clock import HostClock
-    from kelpie.host.rng import HostRng
-
-    class SlowClock(HostClock):
-        looks = 0
-
-        def boot_ns(self) -> int:
-            SlowClock.looks += 1
-            return super().boot_ns() + SlowClock.looks * 150_000_000
-
-    return EmbeddedWorld(clock=SlowClock(), rng=HostRng(), telemetry=telemetry)
+    assert len(named) == 1
+    assert (named[0]["actor"], named[0]["method"]) == ("default/Heavy/a", method)
+    assert named[0]["cause"] == ("waiting" if method == "hold" else "computing")
+    duration_ms = named[0]["duration_ms"]
+    assert isinstance(duration_ms, int)
+    assert duration_ms >= limits.BLOCKING_MS_MAX
 
 
 @pytest.mark.requirement("ACTOR-SUPERVISION")
 async def test_a_supervised_task_that_fails_restarts_and_says_so() -> None:
-    from kelpie.host.clock import HostClock
-
     telemetry = RecordedTelemetry()
     supervisor = Supervisor(clock=HostClock(), telemetry=telemetry)
     done = asyncio.Event()

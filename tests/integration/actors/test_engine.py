@@ -19,10 +19,12 @@ from kelpie.actors.reminders import ReminderPump
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import (
     ActorFailedError,
+    CommitUnknownError,
     ConflictError,
     DeadlineError,
     DiskFullError,
     DrainingError,
+    FencedError,
     KeyReusedError,
     NotFoundError,
     VersionConflictError,
@@ -60,11 +62,33 @@ class GatedStore:
         self.gate = asyncio.Event()
         self.gate.set()
         self.refuse_next: Exception | None = None
+        self.unwritten: list[asyncio.Future[CommitReceipt]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
+    def hold(self) -> None:
+        """Keep commits from the disk: nothing of them is written."""
+        self.unwritten = []
+
+    def die(self) -> None:
+        """Let go of the store as a dying process does."""
+        self._store.abandon()
+        for outcome in self.unwritten or ():
+            outcome.cancel()
+
+    def lose_the_lock(self) -> None:
+        """Let another process take the store while this one goes on, as after a long pause."""
+        opened = self._store._opened
+        assert opened is not None
+        assert opened.lock is not None
+        opened.lock.release()
+
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
+        if self.unwritten is not None:
+            outcome: asyncio.Future[CommitReceipt] = asyncio.get_running_loop().create_future()
+            self.unwritten.append(outcome)
+            return outcome
         if self.refuse_next is not None:
             error, self.refuse_next = self.refuse_next, None
             return asyncio.ensure_future(self._refuse(error))
@@ -164,6 +188,66 @@ async def test_a_reply_waits_until_its_commit_is_durable(tmp_path: Path) -> None
             node.store.gate.set()
         assert call.result() == 2
         assert query.result().total == 2
+
+
+async def test_a_process_that_dies_between_a_turn_and_its_fsync_has_told_nobody(
+    tmp_path: Path,
+) -> None:
+    async with run_node(tmp_path) as node:
+        await node.add("a", 1)
+        told: list[Commit] = []
+        node.runtime.listen(lambda commit, _: told.append(commit))
+        node.store.hold()
+        calls = [
+            asyncio.ensure_future(work)
+            for work in (
+                node.add("a", 10),
+                node.add("a", 10, key="k"),
+                node.show("a"),
+                node.tell("a", PassOn("b", ("x",))),
+            )
+        ]
+        await a_while()
+        inspection = node.runtime.inspect(counter("a"))
+        assert inspection.version - inspection.durable_version == 3, "the turns have run"
+        assert not any(call.done() for call in calls), "what read them waits for the disk"
+        assert not told
+        node.store.die()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(end, CommitUnknownError | VersionConflictError) for end in ends)
+    async with run_node(tmp_path) as node:
+        assert (await node.show("a")).total == 1
+        assert (await node.show("b")).seen == ()
+        assert await node.add("a", 10, key="k") == 11
+
+
+@pytest.mark.requirement("ACTOR-ONE-EFFECTIVE", "K-13")
+async def test_of_two_processes_that_host_an_actor_only_the_owner_has_any_effect(
+    tmp_path: Path,
+) -> None:
+    async with run_node(tmp_path) as zombie:
+        assert await zombie.add("a", 1) == 1
+        zombie.store.lose_the_lock()
+        told: list[Commit] = []
+        zombie.runtime.listen(lambda commit, _: told.append(commit))
+        async with run_node(tmp_path) as owner:
+            assert await owner.add("a", 10) == 11
+            ends = await asyncio.gather(
+                zombie.add("a", 100),
+                zombie.add("c", 100, key="k"),
+                zombie.tell("b", PassOn("b", ("x",))),
+                zombie.tell("b", Later(0, "never")),
+                return_exceptions=True,
+            )
+            assert all(isinstance(end, FencedError | VersionConflictError) for end in ends)
+            assert isinstance(ends[0], FencedError), "the turn ran, its commit was refused"
+            assert not told
+            assert await owner.add("a", 10) == 21
+            stats = await owner.store.stats()
+            assert (stats.actors, stats.outbox, stats.reminders) == (1, 0, 0)
+            assert (await owner.show("b")).seen == ()
+            assert (await zombie.show("a")).total == 21, "it was discarded, and read anew"
+        zombie.store.die()
 
 
 @pytest.mark.requirement("K-10")

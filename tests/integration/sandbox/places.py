@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +23,11 @@ class MemoryBlobs:
         self.content[digest] = data
         return digest
 
-    def put_file(self, source: Path) -> Digest:
-        return self.put_bytes(source.read_bytes())
+    def put_many(self, contents: Sequence[bytes | Path]) -> Sequence[Digest]:
+        return [
+            self.put_bytes(each if isinstance(each, bytes) else each.read_bytes())
+            for each in contents
+        ]
 
     def get(self, digest: Digest) -> bytes:
         if digest not in self.content:

@@ -16,7 +16,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from kelpie.core.errors import UnavailableError
-from kelpie.server.serve import BoundedProtocol, Listening, serve
+from kelpie.server.connection import BoundedProtocol
+from kelpie.server.serve import Listening, serve
 from tests.unit.server.world import World, require_error
 
 
@@ -125,25 +126,36 @@ async def test_connections_beyond_the_bound_are_closed_at_once() -> None:
             each.close()
 
 
+async def _fail_to_serve(*, port: int, unix_path: Path) -> None:
+    async def announce(listening: Listening) -> None:
+        raise AssertionError(f"announced {listening}")
+
+    await serve(
+        World().app(),
+        host="127.0.0.1",
+        port=port,
+        unix_path=unix_path,
+        on_ready=announce,
+        should_stop=asyncio.Event(),
+    )
+
+
 async def test_a_taken_address_leaves_nothing_listening(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         path = tmp_path / "s.sock"
-
-        async def announce(listening: Listening) -> None:
-            raise AssertionError(f"announced {listening}")
-
         with pytest.raises(UnavailableError, match="cannot listen on 127"):
-            await serve(
-                World().app(),
-                host="127.0.0.1",
-                port=taken.getsockname()[1],
-                unix_path=path,
-                on_ready=announce,
-                should_stop=asyncio.Event(),
-            )
+            await _fail_to_serve(port=taken.getsockname()[1], unix_path=path)
         assert not path.exists()
+
+
+async def test_a_file_where_the_socket_goes_is_named_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(UnavailableError, match="is no socket; look at what it is"):
+        await _fail_to_serve(port=0, unix_path=path)
+    assert path.read_text(encoding="utf-8") == "mine"
 
 
 async def test_heads_are_bounded(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kelpie.core.errors import (
 from kelpie.core.limits import BLOB_BYTES_MAX
 from kelpie.storage.blobs import BlobStore
 from kelpie.storage.files import temporary_directory, temporary_file
+from tests.integration.storage.harness import names_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,7 @@ def test_what_is_put_comes_back_under_its_digest(blobs: BlobStore, data: bytes) 
 def test_a_file_has_the_name_of_its_content(blobs: BlobStore, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x" * 3_000_000)
-    digest = blobs.put_file(source)
+    (digest,) = blobs.put_many([source])
     assert digest == blobs.put_bytes(source.read_bytes())
     assert source.exists()
     assert list(blobs.digests()) == [digest]
@@ -77,8 +78,25 @@ def test_a_blob_beyond_the_limit_is_refused_and_leaves_nothing(
     with source.open("wb") as file:
         file.truncate(BLOB_BYTES_MAX + 1)
     with pytest.raises(LimitExceededError):
-        blobs.put_file(source)
+        blobs.put_many([b"small", source])
     assert not [path for path in blobs.root.rglob("*") if path.is_file()]
+
+
+def test_many_are_put_in_one_go_and_one_content_once(blobs: BlobStore, tmp_path: Path) -> None:
+    there = blobs.put_bytes(b"there")
+    contents: list[bytes | Path] = [b"there", b"twice"]
+    for number in range(300):
+        contents.append(tmp_path / f"file-{number}")
+        (tmp_path / f"file-{number}").write_bytes(b"%d" % (number % 200))
+    contents += [b"twice", tmp_path / "file-0"]
+    digests = blobs.put_many(contents)
+    assert [blobs.get(digest) for digest in digests] == [
+        each if isinstance(each, bytes) else each.read_bytes() for each in contents
+    ]
+    assert digests[0] == there
+    assert len(list(blobs.digests())) == 202
+    assert blobs.put_many([]) == []
+    assert names_in(blobs.root / "incoming") == []
 
 
 def test_a_put_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:

@@ -225,8 +225,10 @@ def test_a_refused_commit_in_the_middle_costs_the_others_nothing(
     assert writer.execute("SELECT count(*), sum(version) FROM actors").fetchone() == (3, 3)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
 def test_what_is_not_written_together_leaves_no_trace(
     writers: tuple[sqlite3.Connection, sqlite3.Connection],
+    is_first: bool,  # a parameter of the test
 ) -> None:
     writer, _ = writers
     run_batch(writer, [make(0, 0, state=b"first")], None)
@@ -235,7 +237,7 @@ def test_what_is_not_written_together_leaves_no_trace(
     transaction = Transaction(writer)
     send = OutboxRow(sender=ACTORS[1], receiver=ACTORS[0], body=b"m")
     commits = [make(1, 0, sends=(send,)), make(0, 5), make(2, 0, events=(EventAppend("e", b""),))]
-    assert apply_together(transaction, commits) is None
+    assert apply_together(transaction, commits, is_first=is_first) is None
     transaction.save_counters()
     writer.execute("COMMIT")
     assert dump(writer) == before

@@ -178,6 +178,15 @@ def test_what_a_command_left_that_no_change_can_carry_is_named() -> None:
     assert "can carry them: pipe, \\xff and 3 more" in agent.returns[0].content
 
 
+def test_the_landing_is_told_what_it_leaves_out() -> None:
+    agent = begin(tool_call("run_command", argv=["make"]))
+    result = {**RAN, "changes": CHANGES, "left_out": ["pipe"], "left_out_count": 1}
+    agent.settle(agent.refs("command.run")[0], result=result)
+    (landing,) = agent.refs("files.apply")
+    assert agent.open[landing].args["left_out"] == ["pipe"]
+    assert agent.open[landing].args["left_out_count"] == 1
+
+
 def test_a_failed_command_still_shows_what_it_printed() -> None:
     agent = begin(tool_call("run_command", argv=["make"]))
     result = {**RAN, "changes": []}

@@ -156,6 +156,7 @@ class Desk:
     served: list[Settings] = field(default_factory=list)
     programs: list[ServedProgram | None] = field(default_factory=list)
     restored: list[Path] = field(default_factory=list)
+    lost_after: str | None = None
     tiers: list[TierReport] = field(default_factory=list)
     model: ModelProbe | None = LISTED
 
@@ -175,6 +176,7 @@ class Desk:
             read_holder=lambda _: self.holder,
             run_server=self._run_server,
             restore=self._restore,
+            accept_loss=self._accept_loss,
             probe_sandboxes=self._probe_sandboxes,
             probe_model=self._probe_model,
         )
@@ -193,6 +195,10 @@ class Desk:
     async def _restore(self, settings: Settings, source: Path) -> dict[str, Any]:
         self.restored.append(source)
         return {"path": str(settings.store.path), "held": True}
+
+    async def _accept_loss(self, settings: Settings) -> dict[str, Any]:
+        held = self.lost_after is not None
+        return {"store": str(settings.store.path), "held": held, "lost_after": self.lost_after}
 
     async def _probe_sandboxes(self, settings: Settings) -> list[TierReport]:
         return self.tiers or [TierReport("bubblewrap", works=True, detail="0.8.0")]

@@ -28,6 +28,7 @@ ANSWER = {
 
 def test_creating_sends_an_absolute_workspace_and_prints_the_id(desk: Desk) -> None:
     desk.product.routes["POST", "/v1/agents/"] = AGENT
+    desk.product.routes["GET", "/v1/agents/"] = [AGENT]
     words = ("--workspace", "w", "--model", "openai/x", "--block", "human=Ann", "--tool", "t")
     outcome = desk.type("agents", "create", "ada", *words, "--system", "be brief")
     assert (outcome.status, outcome.stdout) == (0, "agent-1\n")
@@ -82,7 +83,7 @@ def test_a_name_of_several_agents_is_refused(desk: Desk) -> None:
     desk.product.routes["GET", "/v1/agents/"] = [AGENT, AGENT | {"id": "agent-2"}]
     outcome = desk.type("agents", "show", "ada")
     assert outcome.status == 5
-    assert "(agent-1, agent-2, ...); give an id" in outcome.stderr
+    assert "(agent-1, agent-2); give an id" in outcome.stderr
 
 
 def test_deleting_asks_for_yes_where_nobody_can_be_asked(desk: Desk) -> None:
@@ -136,6 +137,7 @@ def test_a_run_that_fails_in_its_stream_fails_the_command(desk: Desk) -> None:
     outcome = desk.type("messages", "send", "agent-1", "hi", "--stream")
     assert outcome.status == 69
     assert outcome.stderr == "kelpie: no quota\n  next: kelpie doctor\n"
+    assert outcome.stdout == "", "said once"
 
 
 def test_messages_are_listed_oldest_first(desk: Desk) -> None:
@@ -176,3 +178,46 @@ def test_a_refusal_keeps_its_code_message_and_exit_status(
 def test_an_answer_that_is_no_list_is_a_typed_error(desk: Desk) -> None:
     desk.product.routes["GET", "/v1/agents/"] = {"unexpected": 1}
     assert desk.type("agents", "list").status == 70
+
+
+def test_a_second_agent_of_a_name_is_made_and_said_to_be_one(desk: Desk) -> None:
+    desk.product.routes["POST", "/v1/agents/"] = AGENT
+    desk.product.routes["GET", "/v1/agents/"] = [AGENT, AGENT | {"id": "agent-0"}]
+    outcome = desk.type("agents", "create", "ada")
+    assert (outcome.status, outcome.stdout) == (0, "agent-1\n")
+    assert "another agent is called 'ada' as well (agent-0)" in outcome.stderr
+    assert "kelpie agents update agent-1 --name NAME" in outcome.stderr
+
+
+def test_an_agent_gets_another_model_and_keeps_the_rest(desk: Desk) -> None:
+    changed = AGENT | {"model": "openai/y"}
+    desk.product.routes["GET", "/v1/agents/"] = [AGENT]
+    desk.product.routes["PATCH", "/v1/agents/agent-1"] = changed
+    outcome = desk.type("agents", "update", "ada", "--model", "openai/y")
+    assert outcome.status == 0
+    assert desk.product.requests[-1].body == {"model": "openai/y"}
+    assert "openai/y" in outcome.stdout
+    assert desk.type("agents", "update", "ada", "--system", "x", "--json").json() == changed
+
+
+def test_an_update_that_changes_nothing_is_a_wrong_command_line(desk: Desk) -> None:
+    outcome = desk.type("agents", "update", "ada")
+    assert outcome.status == 64
+    assert "--name, --model or --system" in outcome.stderr
+    assert desk.product.requests == []
+
+
+def test_a_new_name_that_is_taken_is_said_to_be(desk: Desk) -> None:
+    desk.product.routes["GET", "/v1/agents/agent-1"] = AGENT
+    desk.product.routes["PATCH", "/v1/agents/agent-1"] = AGENT | {"name": "bob"}
+    desk.product.routes["GET", "/v1/agents/"] = [AGENT | {"id": "agent-9", "name": "bob"}]
+    outcome = desk.type("agents", "update", "agent-1", "--name", "bob")
+    assert (outcome.status, "agent-9" in outcome.stderr) == (0, True)
+
+
+def test_a_field_of_the_request_is_named_as_the_option_is(desk: Desk) -> None:
+    refusal = Refusal(422, "invalid_field", "body.model: needs the provider 'no'")
+    desk.product.routes["POST", "/v1/agents/"] = refusal
+    outcome = desk.type("agents", "create", "ada", "--model", "no/x")
+    assert outcome.status == 2
+    assert outcome.stderr == "kelpie: model: needs the provider 'no'\n"

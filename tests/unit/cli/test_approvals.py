@@ -63,9 +63,14 @@ def test_effects_are_listed_shown_and_resolved(desk: Desk) -> None:
     routes["POST", "/v1/effects/effect-1/resolve"] = EFFECT | {"state": "done"}
     words = ("effects", "list", "--state", "unknown", "--actor", "agent/agent-1")
     assert "effect-1" in desk.type(*words).stdout
-    query = {"state": "unknown", "actor": "agent/agent-1", "limit": "50"}
+    query = {"state": "unknown", "actor": "agent/agent-1", "limit": "50", "order": "desc"}
     assert desk.product.requests[0].query == query
     assert desk.type(*words, "--json").json() == [unknown]
+    later = unknown | {"effect_id": "effect-2"}
+    routes["GET", "/v1/effects"] = {"effects": [later, unknown], "next_after": None}
+    assert desk.type("effects", "list", "--json").json() == [unknown, later]
+    assert desk.type("effects", "list", "--after", "effect-0", "--json").json() == [later, unknown]
+    assert desk.product.requests[-1].query["order"] == "asc"
     assert "files.apply" in desk.type("effects", "show", "effect-1").stdout
     assert desk.type("effects", "show", "effect-1", "--json").json() == unknown
     assert desk.type("effects", "resolve", "effect-1", "--done").status == 64
@@ -73,3 +78,10 @@ def test_effects_are_listed_shown_and_resolved(desk: Desk) -> None:
     assert desk.type(*resolved).stderr == "effect-1 is done\n"
     assert desk.product.requests[-1].body == {"succeeded": False, "reason": "looked"}
     assert desk.type(*resolved, "--json").json()["state"] == "done"
+
+
+def test_a_state_that_is_none_is_answered_with_those_there_are(desk: Desk) -> None:
+    outcome = desk.type("approvals", "list", "--state", "foo")
+    assert outcome.status == 64
+    assert "'waiting'" in outcome.stderr
+    assert desk.product.requests == []

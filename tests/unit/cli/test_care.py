@@ -74,8 +74,14 @@ def test_store_commands_print_what_the_store_says(desk: Desk) -> None:
     assert desk.type("store", "stats", "--json").json() == {"actors": 3, "held": False}
     assert desk.type("store", "release").stderr == "The store is released.\n"
     assert desk.type("store", "release", "--json").json() == {"held": False}
-    routes["POST", "/v1/store/compact"] = {"before_bytes": 9_000, "after_bytes": 4_096}
+    routes["POST", "/v1/store/compact"] = {
+        "before_bytes": 9_000,
+        "after_bytes": 4_096,
+        "blobs_removed": 3,
+        "blob_bytes_removed": 1_234,
+    }
     said = "Gave 4,904 bytes back; the store is 4,096.\n"
+    said += "Removed 3 blobs that nothing named, 1,234 bytes.\n"
     assert desk.type("store", "compact").stderr == said
     assert desk.type("store", "compact", "--json").json()["after_bytes"] == 4_096
     assert desk.type("store", "check").status == 1
@@ -112,9 +118,30 @@ def test_restoring_says_that_the_store_is_held(desk: Desk) -> None:
     assert desk.type("restore", "copy", "--json").json()["held"] is True
 
 
+def test_accepting_a_loss_says_what_is_gone_and_that_the_store_is_held(desk: Desk) -> None:
+    assert "nothing was changed" in desk.type("store", "accept-loss").stderr
+    desk.lost_after = "2026-11-20T19:00:00+00:00"
+    outcome = desk.type("store", "accept-loss")
+    assert "after 2026-11-20T19:00:00+00:00 is gone" in outcome.stderr
+    assert "kelpie store release" in outcome.stderr
+    assert desk.type("store", "accept-loss", "--json").json()["held"] is True
+    desk.holder = Holding()
+    assert desk.type("store", "accept-loss").status == 73
+
+
 def test_restoring_under_a_running_server_is_refused(desk: Desk) -> None:
     desk.holder = Holding()
     outcome = desk.type("restore", "copy")
     assert outcome.status == 73
     assert "process 4242 holds" in outcome.stderr
     assert desk.restored == []
+
+
+def test_a_restore_beside_a_store_says_that_it_makes_a_new_one(desk: Desk) -> None:
+    desk.environment["KELPIE_DATA_DIR"] = str(desk.directory)
+    (desk.directory / "kelpie.db").touch()
+    outcome = desk.type("restore", "b", "--json")
+    assert (outcome.status, desk.restored) == (5, [])
+    assert "there is a store already" in outcome.error()["message"]
+    assert outcome.error()["next"] == "kelpie restore b --data-dir DIR"
+    assert desk.type("restore", "b", "--data-dir", "new").status == 0

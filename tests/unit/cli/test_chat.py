@@ -67,11 +67,14 @@ def test_options_that_the_agent_does_not_have_are_refused_rather_than_ignored(de
     _desk(desk)
     desk.product.routes["GET", "/v1/agents/"] = [AGENT | {"workspace": "/srv/a"}]
     desk.product.routes["GET", "/v1/approvals"] = {"effects": []}
-    for option, value, has in (("--workspace", "/srv/b", "/srv/a"), ("--model", "a/b", "openai/x")):
+    for option, value, has, step in (
+        ("--workspace", "/srv/b", "/srv/a", "kelpie chat NAME --workspace /srv/b"),
+        ("--model", "a/b", "openai/x", "kelpie agents update agent-1 --model a/b"),
+    ):
         refused = desk.type("chat", "ada", option, value, stdin="")
         assert refused.status == 5
         assert f"{option}: 'ada' exists, with {has}" in refused.stderr
-        assert f"next: kelpie chat NAME {option} {value}" in refused.stderr
+        assert f"next: {step}" in refused.stderr
     same = desk.type("chat", "ada", "--workspace", "/srv/a", stdin="")
     assert same.status == 0
     assert "ada (openai/x), in /srv/a, through" in same.stderr

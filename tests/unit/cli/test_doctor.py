@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +146,36 @@ def test_a_taken_port_fails_unless_our_server_has_it(healthy: Desk) -> None:
         listener.listen()
         healthy.environment["KELPIE_SERVER_PORT"] = str(listener.getsockname()[1])
         assert _checks(healthy)["port"]["status"] == "fail"
-        healthy.holder = Holding(address="/nowhere.sock")
+        healthy.holder = Holding(pid=os.getpid(), address="/nowhere.sock")
         found = {check["name"]: check for check in _without_gate(healthy)}
         assert found["port"]["status"] == "ok"
-        assert "held by process 4242" in found["store"]["detail"]
+        assert f"held by process {os.getpid()}" in found["store"]["detail"]
+
+
+def test_a_port_that_somebody_else_has_is_not_our_servers(healthy: Desk) -> None:
+    stranger = "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
+    stranger += "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    command, pipe = [sys.executable, "-c", stranger], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        healthy.environment["KELPIE_SERVER_PORT"] = process.stdout.readline().strip()
+        healthy.holder = Holding(pid=os.getpid(), address="/nowhere.sock")
+        found = {check["name"]: check for check in _without_gate(healthy)}
+        process.communicate("")
+    assert found["port"]["status"] == "warn"
+    assert "another process than the one that holds the store" in found["port"]["detail"]
+
+
+def test_a_holder_that_is_stopped_is_said_to_be(healthy: Desk) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        healthy.holder = Holding(pid=process.pid, address="/nowhere.sock")
+        found = {check["name"]: check for check in _without_gate(healthy)}
+        process.send_signal(signal.SIGCONT)
+        process.communicate(b"\n")
+    assert found["store"]["status"] == "warn"
+    assert found["store"]["next_step"] == f"kill -CONT {process.pid}"
 
 
 def _without_gate(desk: Desk) -> list[dict[str, Any]]:

@@ -37,3 +37,40 @@ def test_a_cursor_beyond_the_log_is_bad_input(desk: Desk) -> None:
     outcome = desk.type("events", "tail", "--after", "9", "--json")
     assert outcome.status == 2
     assert outcome.error()["code"] == "cursor_ahead"
+
+
+def test_events_for_people_name_the_actor_once_and_say_what_happened(desk: Desk) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    call = {"name": "write_file", "arguments": "{}"}
+    rows = [
+        event(1, "message", role="user", content="hello\nthere"),
+        event(2, "message", role="assistant", content="", tool_calls=[call]),
+        event(3, "step.finished", step_id="s", usage=usage),
+        event(4, "effect.waiting", summary="write a", effect_id="effect-1", note=""),
+        event(5, "run.finished", run={"status": "failed", "stop_reason": "error", "error": "no"}),
+        event(6, "unit.finished", "plan/p", status="done", path="a", error=""),
+        event(7, "counted", "plan/p", plan_id="p", total=3, empty="", names=["x"]),
+    ]
+    desk.product.routes["GET", "/v1/events"] = {"events": rows}
+    lines = desk.type("events", "tail").stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "agent/agent-1  2023-11-14",
+        "plan/p  2023-11-14",
+    ]
+    said = [line.split(maxsplit=3)[2:] for line in lines if line.startswith(" ")]
+    assert said == [
+        ["message", "user: hello\\nthere"],
+        ["message", "assistant: write_file {}"],
+        ["step.finished", "7 tokens in, 2 out"],
+        ["effect.waiting", "write a  effect-1"],
+        ["run.finished", "failed, error, no"],
+        ["unit.finished", "done a"],
+        ["counted", 'total=3 names=["x"]'],
+    ]
+
+
+def test_the_number_before_an_event_is_what_after_takes(desk: Desk) -> None:
+    desk.product.routes["GET", "/v1/events"] = {"events": [event(4, "a")]}
+    everybody = desk.type("events", "tail").stdout.splitlines()[1]
+    one = desk.type("events", "tail", "--actor", "agent/agent-1").stdout.splitlines()[1]
+    assert (everybody.split()[0], one.split()[0]) == ("104", "4")

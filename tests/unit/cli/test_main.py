@@ -72,6 +72,42 @@ def test_version_prints_text_or_json() -> None:
     assert value == {"version": kelpie.__version__}
 
 
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_an_option_too(desk: Desk, option: str) -> None:
+    outcome = desk.type(option)
+    assert (outcome.status, outcome.stdout) == (0, f"kelpie {kelpie.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["agnts"], "kelpie agents?"),
+        (["approve", "effect-1"], "kelpie approvals approve?"),
+        (["agents", "lst"], "'list'?"),
+        (["agents", "list", "--jsn"], "'--json'?"),
+    ],
+)
+def test_a_mistyped_word_gets_the_one_that_was_meant(
+    desk: Desk, words: list[str], meant: str
+) -> None:
+    outcome = desk.type(*words)
+    assert outcome.status == 64
+    assert f"Did you mean {meant}" in outcome.stderr
+
+
+def test_a_word_like_no_other_gets_no_guess(desk: Desk) -> None:
+    outcome = desk.type("qqqqq")
+    assert outcome.status == 64
+    assert "No such command 'qqqqq'.\n" in outcome.stderr
+
+
+def test_an_option_before_its_command_is_told_its_place(desk: Desk) -> None:
+    assert "kelpie COMMAND --url" in desk.type("--url", "http://x", "agents", "list").stderr
+    error = desk.type("agents", "--json", "list").error()
+    assert error["message"] == "--json follows the command: kelpie agents COMMAND --json"
+    assert "No such option '--nonsense'" in desk.type("--nonsense").stderr
+
+
 def test_the_overview_says_what_each_commands_help_says() -> None:
     for name, (place, line) in COMMANDS.items():
         module, _, attribute = place.partition(":")
@@ -138,6 +174,10 @@ def test_typed_errors_system_errors_and_defects_have_their_own_statuses(
     assert "x\\x1b" in capsys.readouterr().err
     assert report(FileNotFoundError(2, "No such file", "/x"), as_json=False) == 74
     assert capsys.readouterr().err == "kelpie: /x: No such file\n"
+    assert report(OSError(28, "No space left on device"), as_json=False) == 74
+    assert "free some space where the store lies\n  next: kelpie doctor" in capsys.readouterr().err
+    assert report(FileExistsError(17, "File exists", "/x"), as_json=False) == 74
+    assert "/x: File exists; a directory is needed there" in capsys.readouterr().err
     assert report(ValueError("a bug"), as_json=True) == 70
     text = capsys.readouterr().err
     assert "Traceback" in text or "ValueError: a bug" in text

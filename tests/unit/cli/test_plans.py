@@ -20,6 +20,7 @@ ACTOR = "plan/plan-1"
 
 
 def _workspace(desk: Desk) -> str:
+    (desk.directory / "site").mkdir(exist_ok=True)
     (desk.directory / "site.yaml").write_text("version: 1\nunits: []\n", encoding="utf-8")
     return "site.yaml"
 
@@ -186,3 +187,20 @@ def test_a_stream_that_breaks_with_an_error_reports_that_error(desk: Desk) -> No
     desk.product.routes["GET", "/v1/events"] = Events([error], name="error")
     outcome = desk.type("apply", _workspace(desk), "--json")
     assert (outcome.status, outcome.error()["code"]) == (74, "store_corrupt")
+
+
+def test_a_file_that_is_not_there_is_named_before_anything_is_asked(desk: Desk) -> None:
+    outcome = desk.type("plan", "nofile.yaml")
+    assert outcome.status == 64
+    assert outcome.stderr == f"kelpie: {desk.directory}/nofile.yaml: there is no such file\n"
+    outcome = desk.type("apply", ".")
+    assert outcome.status == 2
+    assert "is a directory; name the YAML file in it" in outcome.stderr
+    assert desk.product.requests == []
+
+
+def test_a_root_that_is_no_directory_is_named_by_its_option(desk: Desk) -> None:
+    outcome = desk.type("plan", _workspace(desk), "--root", "nowhere")
+    assert outcome.status == 64
+    assert outcome.stderr.startswith("kelpie: --root: ")
+    assert desk.product.requests == []

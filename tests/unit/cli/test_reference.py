@@ -61,7 +61,7 @@ def _usage(words: tuple[str, ...], command: click.Command) -> list[str]:
         parameter.opts[0]
         for parameter in command.params
         if isinstance(parameter, click.Option)
-        and parameter.name not in {"config", "url", "as_json", "help"}
+        and parameter.name not in {"config", "data_dir", "url", "as_json", "help"}
     ]
     listed = ", ".join(f"`{option}`" for option in options)
     line = (command.help or "").splitlines()[0]

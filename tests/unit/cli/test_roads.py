@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,9 +19,12 @@ import pytest
 from kelpie.cli.asgi import AppTransport
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import run_async
+from kelpie.cli.patience import PATIENCE_S, Patience
+from kelpie.cli.processes import process_state
 from kelpie.cli.sse import read_events
 from kelpie.core.errors import StoreHeldError
 from kelpie.settings import Settings
+from kelpie.sim.loop import SimulatedLoop
 from tests.unit.cli.product import Desk
 from tests.unit.cli.test_care import Holding
 
@@ -211,3 +216,104 @@ def test_events_are_read_whatever_the_size_of_the_pieces(size: int) -> None:
 def test_a_line_without_end_is_refused() -> None:
     with pytest.raises(CommandError, match="bytes at once"):
         asyncio.run(_parse(*[b"x" * 1_000_000] * 9))
+
+
+def test_a_directory_on_the_command_line_is_stronger_than_a_url_of_the_environment(
+    desk: Desk,
+) -> None:
+    desk.environment["KELPIE_URL"] = "http://127.0.0.1:9"
+    desk.product.routes["GET", "/v1/agents/"] = []
+    assert desk.type("agents", "list", "--data-dir", "d").status == 0
+    assert desk.product.drives == [False]
+    both = desk.type("agents", "list", "--data-dir", "d", "--url", "http://127.0.0.1:9")
+    assert both.status == 64
+    assert "either --url or --data-dir" in both.stderr
+
+
+def test_a_server_elsewhere_is_not_started_by_a_command_of_this_machine(desk: Desk) -> None:
+    outcome = desk.type("agents", "list", "--url", "http://kelpie.invalid", "--json")
+    assert outcome.status == 69
+    assert outcome.error()["next"] == ""
+    assert "is the address right (--url, KELPIE_URL)" in outcome.error()["message"]
+
+
+def test_a_holder_that_has_not_said_its_name_is_no_process_0(desk: Desk) -> None:
+    desk.holder = Holding(pid=0)
+    outcome = desk.type("agents", "list")
+    assert outcome.status == 73
+    assert outcome.stderr.startswith("kelpie: another process holds ")
+
+
+def _patience(state: str, *, pid: int = 4242) -> tuple[Patience, list[str]]:
+    said: list[str] = []
+    return Patience(said.append, who="process 4242", pid=pid, find_state=lambda _: state), said
+
+
+def test_a_holder_that_is_stopped_is_named_once_with_what_makes_it_go_on() -> None:
+    patience, said = _patience("T")
+    patience.speak("POST")
+    patience.speak("GET")
+    assert said == ["kelpie: process 4242 is stopped; it answers after: kill -CONT 4242"]
+
+
+def test_a_slow_answer_is_worth_a_line_unless_an_agent_may_be_thinking() -> None:
+    patience, said = _patience("S")
+    patience.speak("POST")
+    assert said == []
+    patience.speak("GET")
+    assert said == ["kelpie: waiting for process 4242; Ctrl-C ends the wait"]
+
+
+@pytest.mark.parametrize(("takes_s", "lines"), [(0.0, 0), (PATIENCE_S + 1, 1)])
+def test_an_answer_in_time_says_nothing_and_a_late_one_a_line(takes_s: float, lines: int) -> None:
+    patience, said = _patience("T")
+
+    async def ask() -> None:
+        with patience.during("GET"):
+            await asyncio.sleep(takes_s)
+        await asyncio.sleep(2 * PATIENCE_S)
+
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        runner.run(ask())
+    assert len(said) == lines
+
+
+def test_the_state_of_a_process_is_read_whatever_it_is_called() -> None:
+    assert process_state(os.getpid()) == "R"
+    assert process_state(2**22 + 1) == ""
+
+
+def test_a_command_that_opens_the_store_logs_errors_only_unless_a_person_chose(desk: Desk) -> None:
+    levels: list[str] = []
+    opened = desk.product.open
+
+    def watch(settings: Settings, *, drive: bool) -> Any:
+        levels.append(settings.log.level)
+        return opened(settings, drive=drive)
+
+    desk.product.open = watch  # type: ignore[method-assign]
+    desk.product.routes["GET", "/v1/agents/"] = []
+    assert desk.type("agents", "list").status == 0
+    desk.environment["KELPIE_LOG"] = "info"
+    assert desk.type("agents", "list").status == 0
+    assert levels == ["error", "info"]
+
+
+def _hang_up(listener: socket.socket) -> None:
+    caller, _ = listener.accept()
+    caller.close()
+
+
+def test_a_server_that_dies_in_an_answer_is_said_to_have_and_to_act_perhaps(
+    desk: Desk, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(str(path))
+        listener.listen()
+        pool.submit(_hang_up, listener)
+        desk.holder = Holding(pid=os.getpid(), address=str(path))
+        outcome = desk.type("agents", "list", "--json")
+    assert outcome.status == 69
+    expected = "broke off: the connection ended in the middle of an answer; it may still act"
+    assert expected in outcome.error()["message"]

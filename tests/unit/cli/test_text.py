@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,3 +139,34 @@ def test_a_table_clips_its_last_column_and_turns_into_blocks_when_narrow(
     _terminal(monkeypatch, width=34, NO_COLOR="1").table(["ID", "WHAT"], wide)
     text = capsys.readouterr().out
     assert text == f"ID    {'i' * 30}\nWHAT  what\n\nID    {'j' * 30}\nWHAT  else\n"
+
+
+def test_a_card_names_what_will_not_land() -> None:
+    lines = _card(100, left_out=["a\npipe", "socket"], left_out_count=5)
+    start = next(index for index, line in enumerate(lines) if line.startswith("| discards"))
+    assert lines[start : start + 4] == [
+        "| discards a\\npipe",
+        "|          socket",
+        "|          and 3 more",
+        "|          (pipes, sockets, devices, names that are not text: no change can carry them)",
+    ]
+    assert not any("discards" in line for line in _card(100))
+
+
+def test_a_file_that_would_not_change_is_said_to_stay() -> None:
+    file = {"path": "a", "change": "update", "diff": "", "before": "sha256:1", "after": "sha256:1"}
+    assert _card(80, files=[file])[-2:] == ["| update a", "| it stays as it is"]
+    changed = file | {"after": "sha256:2"}
+    assert _card(80, files=[changed])[-1] == "| update a"
+
+
+def test_a_table_in_a_pipe_is_whole_although_errors_are_looked_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = Terminal(
+        as_json=False, environment={}, is_terminal=lambda stream: stream is sys.stderr
+    )
+    long = "x" * 300
+    terminal.table(["A", "B"], [["1", long]])
+    assert long in capsys.readouterr().out
+    assert terminal.width_of(2) < len(long)

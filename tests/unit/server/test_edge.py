@@ -128,6 +128,19 @@ async def test_an_agent_without_any_model_is_refused_before_it_exists() -> None:
     assert len(world.agents) == 1
 
 
+async def test_a_model_of_a_provider_that_is_not_configured_is_refused() -> None:
+    world = World()
+    async with world.client() as http:
+        body = {"model": "nowhere/x"}
+        error = require_error(await http.post("/v1/agents", json=body), 422, "invalid_field")
+        assert "are: anthropic, openai; set its key's variable" in error["message"]
+        made = (await http.post("/v1/agents", json={"model": "openai/scripted"})).json()
+        path = f"/v1/agents/{made['id']}"
+        require_error(await http.patch(path, json=body), 422, "invalid_field")
+        kept = (await http.get(path)).json()
+    assert (kept["model"], len(world.agents)) == ("openai/scripted", 1)
+
+
 @pytest.mark.requirement("ACTOR-DRAIN", "K-22")
 async def test_a_draining_server_refuses_at_once_and_still_shows_metrics() -> None:
     world = World(is_accepting=False)
@@ -405,7 +418,12 @@ async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
         assert (await http.post("/v1/store/release")).json() == {"held": False}
         assert (await http.post("/v1/store/backup", json={"target": "/x"})).status_code == 200
         compacted = await http.post("/v1/store/compact")
-        assert compacted.json() == {"before_bytes": 8192, "after_bytes": 4096}
+        assert compacted.json() == {
+            "before_bytes": 8192,
+            "after_bytes": 4096,
+            "blobs_removed": 2,
+            "blob_bytes_removed": 10,
+        }
         relative = await http.post("/v1/store/backup", json={"target": "x"})
         require_error(relative, 422, "invalid_field")
     assert world.store.backups == ["/x"]

@@ -235,7 +235,9 @@ class MemoryStore:
         self.backups.append(str(target))
 
     async def compact(self) -> Compaction:
-        return Compaction(before_bytes=8192, after_bytes=4096)
+        return Compaction(
+            before_bytes=8192, after_bytes=4096, blobs_removed=2, blob_bytes_removed=10
+        )
 
 
 def _page(rows: list[Any], page: Page, key: Callable[[Any], str]) -> list[Any]:
@@ -539,6 +541,7 @@ class World:
             actors=cast("Any", self.actors),
             version="1.2.3",
             model_default=self.model_default,
+            model_providers=frozenset({"anthropic", "openai"}),
             tools=TOOLS,
             api_keys=self.api_keys,
         )

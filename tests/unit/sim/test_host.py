@@ -23,19 +23,23 @@ from kelpie.sim.world import SimulatedWorld
 ADD = "/v1/actors/sim-counter/c/add"
 
 
+Work = Callable[[SimulatedWorld], Awaitable[None]]
+
+
 class Story:
     """A scenario made of one function."""
 
     name = "story"
 
-    def __init__(self, work: Callable[[SimulatedWorld], Awaitable[None]]) -> None:
-        self.run = work
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    async def run(self, world: SimulatedWorld) -> None:
+        await self._work(world)
 
 
-def live(
-    work: Callable[[SimulatedWorld], Awaitable[None]], config: RunConfig | None = None
-) -> RunReport:
-    return run(Story(work), 1, config or RunConfig())
+def live(work: Work) -> RunReport:
+    return run(Story(work), 1, RunConfig())
 
 
 def require(report: RunReport) -> None:
@@ -105,9 +109,10 @@ def test_a_program_that_is_killed_while_it_starts_says_so_and_starts_again() -> 
 
 def test_a_program_that_cannot_start_says_why() -> None:
     @asynccontextmanager
-    async def fail(_: SimulatedHost) -> AsyncGenerator[None]:
+    async def fail(host: SimulatedHost) -> AsyncGenerator[None]:
         await asyncio.sleep(1)
-        raise StoreError("no such disk")
+        if host.lives:
+            raise StoreError("no such disk")
         yield
 
     async def work(world: SimulatedWorld) -> None:
@@ -139,7 +144,8 @@ def test_a_program_that_dies_at_a_line_runs_nothing_after_it() -> None:
     async def serve(host: SimulatedHost) -> AsyncGenerator[str]:
         async def doom() -> None:
             await asyncio.sleep(1)
-            host.die()
+            die: Callable[[], None] = host.die
+            die()
             went_on.append("after death")
 
         async with asyncio.TaskGroup() as group:

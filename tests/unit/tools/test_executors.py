@@ -298,6 +298,19 @@ async def test_paths_that_no_change_can_carry_are_named_up_to_a_bound() -> None:
     assert outcome.result["left_out_count"] == 30
 
 
+async def test_the_card_of_a_landing_names_what_does_not_land() -> None:
+    args = WRITE | {"left_out": ["pipe", "socket"], "left_out_count": 7}
+    prepared = await applier(ScriptedFiles()).prepare(ACTOR, make_record("files.apply", args))
+    assert isinstance(prepared, Preparation)
+    assert prepared.card.left_out == ("pipe", "socket")
+    assert prepared.card.left_out_count == 7
+    wrong = await applier(ScriptedFiles()).prepare(
+        ACTOR, make_record("files.apply", WRITE | {"left_out": 1})
+    )
+    assert isinstance(wrong, Outcome)
+    assert (wrong.status, wrong.code) == ("failed", "invalid_field")
+
+
 async def test_a_command_whose_time_is_over_does_not_begin() -> None:
     executor, sandbox = commander(ran(), now_ms=10**15)
     outcome = await executor.execute(make_order("command.run", COMMAND))

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
+import msgspec
+
 from kelpie.actors import commands as c
 from kelpie.actors.api.kv import Kv
-from kelpie.actors.api.method import Bound, Method
+from kelpie.actors.api.method import Bound, Kind, Method
 from kelpie.actors.api.reference import Address
 from kelpie.actors.api.settled import EffectPort, EffectWish, Settled
 from kelpie.actors.api.turn_rng import TurnRng
@@ -31,39 +33,25 @@ REF_SEPARATOR: Final = ":"
 KEY_MATERIAL: Final = b"kelpie.turn.key"
 
 
-class Context:
-    """The world and the wishes of one turn."""
+class Context(msgspec.Struct, eq=False):
+    """The world and the wishes of one turn. A struct, because every turn makes one."""
 
-    __slots__ = (
-        "_commands",
-        "_effects",
-        "_is_changed",
-        "_is_query",
-        "_kv",
-        "_ordinal",
-        "_rng",
-        "_scope",
-        "_turn",
-    )
+    _turn: Turn
+    _kind: Kind
+    _effects: EffectPort | None = None
+    _scope: Scope | None = None
+    _is_changed: Callable[[], bool] | None = None
+    _commands: list[c.Command] | None = None
+    _ordinal: int = 0
+    _rng: TurnRng | None = None
+    _kv: Kv | None = None
 
-    def __init__(
-        self,
-        turn: Turn,
-        *,
-        is_query: bool,
-        scope: Scope | None = None,
-        is_changed: Callable[[], bool] | None = None,
-        effects: EffectPort | None = None,
-    ) -> None:
-        self._turn = turn
-        self._is_query = is_query
+    def enter(self, scope: Scope, is_changed: Callable[[], bool] | None = None) -> None:
+        """Let an async handler call others; a command's as long as ``is_changed`` says no."""
+        assert self._scope is None, "a context is entered once"
         self._scope = scope
         self._is_changed = is_changed
-        self._effects = effects
-        self._commands: list[c.Command] = []
-        self._ordinal = 0
-        self._rng: TurnRng | None = None
-        self._kv: Kv | None = None
+        assert self._kind == "query" or is_changed is not None, "a command knows whether it changed"
 
     # --- the world ------------------------------------------------------------------------------
 
@@ -124,7 +112,7 @@ class Context:
     @property
     def commands(self) -> tuple[c.Command, ...]:
         """What the turn has asked for so far."""
-        return tuple(self._commands)
+        return tuple(self._commands) if self._commands else ()
 
     # --- other actors ---------------------------------------------------------------------------
 
@@ -164,9 +152,9 @@ class Context:
     def _require_may_call(self, method: Method[Any, Any]) -> Scope:
         if self._scope is None:
             raise OrderError(f"{self.actor}: only an async def may call; use ctx.send instead")
-        if self._is_query and method.kind != "query":
+        if self._kind == "query" and method.kind != "query":
             raise OrderError(f"{self.actor}: a query may call queries only, not {method.name}")
-        if not self._is_query and (self._commands or (self._is_changed and self._is_changed())):
+        if self._kind != "query" and (self._commands or (self._is_changed and self._is_changed())):
             raise OrderError(
                 f"{self.actor}: {method.name} is called after this turn's first change; "
                 "call first and change then, or use ctx.send"
@@ -254,9 +242,11 @@ class Context:
         self._ask(c.Delete())
 
     def _ask(self, command: c.Command) -> None:
-        if self._is_query:
+        if self._kind == "query":
             what = type(command).__name__
             raise OrderError(f"{self.actor}: a query changes nothing, and asked for {what}")
         assert isinstance(command, c.Command), "a turn asks for commands"
+        if self._commands is None:
+            self._commands = []
         self._commands.append(command)
         assert self._commands

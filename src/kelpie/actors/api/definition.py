@@ -41,10 +41,18 @@ class Actor(Generic[S]):
     ctx: Context
 
     def on_activate(self) -> None:
-        """Prepare what turns share, after the state was loaded. Nothing done here is stored."""
+        """Prepare what turns share, after the state was loaded. Nothing done here is stored.
 
-    def on_evict(self) -> None:
-        """Let go of what `on_activate` prepared. Nothing done here is stored."""
+        If it raises, the calls that wait fail with `ActorFailedError`; the next one tries again.
+        """
+
+    def on_deactivate(self) -> None:
+        """Let go of what `on_activate` prepared. Nothing done here is stored.
+
+        Called once for each activation that leaves memory: evicted, discarded after a failure,
+        killed, deleted, or at the end of the process's drain; not when the process is killed. If it
+        raises, that is reported, and the actor leaves all the same.
+        """
 
     @classmethod
     def type_name(cls) -> str:
@@ -62,6 +70,11 @@ class Actor(Generic[S]):
     if not typing.TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
+            if name == "__target__" and "ctx" in vars(self):
+                # Few turns call a method of their own actor, so it is made when one does.
+                actor = self.ctx.actor
+                self.__target__ = Address(actor.type, actor.key, tenant=actor.tenant)
+                return self.__target__
             if name in {"state", "ctx"}:
                 raise OrderError(
                     f"{type(self).__name__}.{name} exists only in the actor's own turn; "
@@ -97,7 +110,7 @@ class Definition:
         self.has_hooks = any(
             name in vars(base)
             for base in kind.__mro__[: kind.__mro__.index(Actor)]
-            for name in ("on_activate", "on_evict")
+            for name in ("on_activate", "on_deactivate")
         )
         self.has_outcomes = any(each.kind == "outcome" for each in self.methods.values())
 

@@ -131,14 +131,22 @@ class Gateway:
         kwargs: dict[str, Any],
     ) -> Any:
         """Call a method for a reference; see `Caller`."""
-        return await self._call(
-            target.actor(self._tenant),
-            method,
-            method.pack(args, kwargs),
-            key=target.idempotency_key,
-            timeout_ms=target.timeout_ms or limits.INVOCATION_TIMEOUT_MS,
-            principal=self._principal,
+        actor = target.actor(self._tenant)
+        message = method.pack(args, kwargs)
+        timeout_ms = target.timeout_ms or limits.INVOCATION_TIMEOUT_MS
+        principal = self._principal
+        key = target.idempotency_key
+        is_query = method.kind == "query"
+        if key is not None or not (is_query or method.kind == "command"):
+            return await self._call(
+                actor, method, message, key=key, timeout_ms=timeout_ms, principal=principal
+            )
+        envelope = self.engine.begin(
+            actor, message, principal=principal, timeout_ms=timeout_ms, is_query=is_query
         )
+        if self.engine.may_go_on(envelope):
+            return envelope.result()
+        return await self.engine.answer(envelope, timeout_ms)
 
     async def call(
         self,

@@ -8,7 +8,8 @@ Invariants: equal encodings are no change and are not written; a method runs onl
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from kelpie.actors.api.context import REF_SEPARATOR, Context
@@ -52,6 +53,10 @@ class ActorMachine:
         self._effects = effects
         self._codec = self.definition.codec
         self._initial = self._codec.encode(self._codec.state_type())
+        self._encode = self._codec.encode
+        self._decode = self._codec.decode
+        self._new: Callable[[], Actor[Any]] = partial(kind.__new__, kind)
+        self._by_message = self.definition.by_message
 
     @property
     def extras(self) -> ActorMachine:
@@ -99,25 +104,37 @@ class ActorMachine:
     def _hold(self, actor: ActorId, encoded: bytes) -> Held:
         if not self.definition.has_hooks:
             return encoded
-        instance = self._instance(actor, encoded)
+        instance = self._outside_turns(actor, encoded)
         instance.on_activate()
         shared = dict(vars(instance))
         for name in ("state", "ctx", "__target__"):
             shared.pop(name, None)
         return Kept(encoded, shared)
 
-    def evicted(self, actor: ActorId, state: Held) -> None:
+    @property
+    def has_hooks(self) -> bool:
+        """Whether the class has `on_activate` or `on_deactivate`."""
+        return self.definition.has_hooks
+
+    def deactivated(self, actor: ActorId, state: Held) -> None:
         """Run the class's hook."""
         if isinstance(state, Kept):
-            self._instance(actor, state).on_evict()
+            self._outside_turns(actor, state).on_deactivate()
 
-    def _instance(self, actor: ActorId, state: Held) -> Actor[Any]:
-        kind = self.definition.kind
-        instance = kind.__new__(kind)
-        if isinstance(state, Kept):
-            vars(instance).update(state.shared)
+    def _outside_turns(self, actor: ActorId, state: Held) -> Actor[Any]:
+        """Return an instance for a hook: it has a name, and no context."""
+        instance = self._instance(state)
         instance.__target__ = Address(self.definition.type_name, actor.key, tenant=actor.tenant)
-        instance.state = self._codec.decode(self.dump(state))
+        return instance
+
+    def _instance(self, state: Held) -> Actor[Any]:
+        """Return an instance with a copy of the state that is this turn's own."""
+        instance = self._new()
+        if isinstance(state, bytes):
+            instance.state = self._decode(state)
+        else:
+            vars(instance).update(state.shared)
+            instance.state = self._decode(state.encoded)
         return instance
 
     # --- turns ----------------------------------------------------------------------------------
@@ -129,26 +146,30 @@ class ActorMachine:
             InvalidFieldError: The message is a query.
             KelpieError: What the method raised on purpose.
         """
-        if isinstance(message, HandlerEnded):
-            return self._decision(state, message.encoded, message.commands, message.value)
-        method, call = self._route(message)
-        if method is None:
-            return Decision(state=state)
-        context = Context(turn, is_query=False, effects=self._effects)
-        instance = self._instance(turn.actor, state)
+        method = self._by_message.get(type(message))
+        if method is None or method.kind == "query":
+            if isinstance(message, HandlerEnded):
+                return self._decision(state, message.encoded, message.commands, message.value)
+            method, message = self._route(message)
+            if method is None:
+                return Decision(state=state)
+        context = Context(turn, "command", self._effects)
+        instance = self._instance(state)
         instance.ctx = context
-        value = method.run(instance, call)
-        return self._decision(state, self._codec.encode(instance.state), context.commands, value)
+        value = method.run(instance, message)
+        return self._decision(state, self._encode(instance.state), context.commands, value)
 
     def _decision(
         self, state: Held, encoded: bytes, commands: tuple[Command, ...], value: Any
     ) -> Decision[Held]:
         if value is not None:
             commands = (*commands, Reply(value=value))
-        if encoded == self.dump(state):
+        if isinstance(state, bytes):
+            # The same object says that nothing changed: no comparison, no commit.
+            return Decision(state=state if encoded == state else encoded, commands=commands)
+        if encoded == state.encoded:
             return Decision(state=state, commands=commands)
-        held = encoded if isinstance(state, bytes) else Kept(encoded, state.shared)
-        return Decision(state=held, commands=commands)
+        return Decision(state=Kept(encoded, state.shared), commands=commands)
 
     def query(self, state: Held, query: Message) -> Any:
         """Refuse: a query needs to know its turn, see `ask`."""
@@ -162,23 +183,25 @@ class ActorMachine:
             InvalidFieldError: The message is no query.
         """
         method = self._query_method(query)
-        instance = self._instance(turn.actor, state)
-        instance.ctx = Context(turn, is_query=True)
+        instance = self._instance(state)
+        instance.ctx = Context(turn, "query")
         return method.run(instance, query)
 
     def _query_method(self, message: Message) -> Method[Any, Any]:
-        method = self.definition.by_message.get(type(message))
+        method = self._by_message.get(type(message))
         if method is None or method.kind != "query":
             raise InvalidFieldError("query", f"{type(message).__name__} is no query")
         return method
 
     def _route(self, message: Message) -> tuple[Method[Any, Any] | None, Message]:
-        """Return the method a message is for and the message as it takes it; None to ignore it."""
-        method = self.definition.by_message.get(type(message))
-        if method is not None:
-            if method.kind == "query":
-                raise InvalidFieldError("command", f"{method.name} is a query")
-            return method, message
+        """Return the method and the message of an effect's end; no method to ignore it.
+
+        Raises:
+            InvalidFieldError: The message is a query, or its method is gone.
+        """
+        found = self._by_message.get(type(message))
+        if found is not None:
+            raise InvalidFieldError("command", f"{found.name} is a query")
         assert self._effects is not None, f"{type(message).__name__} came without a spine"
         settled = self._effects.read(message)
         if settled is None:
@@ -196,12 +219,12 @@ class ActorMachine:
 
     def is_async(self, message: Message) -> bool:
         """Return whether the message is for an ``async def``."""
-        method = self.definition.by_message.get(type(message))
+        method = self._by_message.get(type(message))
         return method is not None and method.is_async
 
     def begin(self, state: Held, message: Message, scope: Scope) -> Coroutine[Any, Any, Any]:
         """Return the run of an ``async def`` on a copy of the state."""
-        method = self.definition.by_message[type(message)]
+        method = self._by_message[type(message)]
         if method.kind == "query":
             return self._run_query(method, state, message, scope)
         return self._run_command(method, state, message, scope)
@@ -209,8 +232,9 @@ class ActorMachine:
     async def _run_query(
         self, method: Method[Any, Any], state: Held, message: Message, scope: Scope
     ) -> Any:
-        context = Context(scope.turn, is_query=True, scope=scope)
-        instance = self._instance(scope.turn.actor, state)
+        context = Context(scope.turn, "query")
+        context.enter(scope)
+        instance = self._instance(state)
         instance.ctx = context
         current_caller.set(context)
         return await method.run(instance, message)
@@ -218,16 +242,11 @@ class ActorMachine:
     async def _run_command(
         self, method: Method[Any, Any], state: Held, message: Message, scope: Scope
     ) -> Message:
-        instance = self._instance(scope.turn.actor, state)
+        instance = self._instance(state)
         before = self.dump(state)
-        context = Context(
-            scope.turn,
-            is_query=False,
-            scope=scope,
-            is_changed=lambda: self._codec.encode(instance.state) != before,
-            effects=self._effects,
-        )
+        context = Context(scope.turn, "command", self._effects)
+        context.enter(scope, lambda: self._encode(instance.state) != before)
         instance.ctx = context
         current_caller.set(context)
         value = await method.run(instance, message)
-        return HandlerEnded(self._codec.encode(instance.state), context.commands, value)
+        return HandlerEnded(self._encode(instance.state), context.commands, value)

@@ -55,7 +55,8 @@ class Bound(Generic[P, R_co]):
             OrderError: There is no runtime here, or the handler may not call any more.
             KelpieError: What the actor or the runtime refuses.
         """
-        return self.target.resolve().invoke(self.target, self.method, args, kwargs)
+        target = self.target
+        return (target.caller or target.resolve()).invoke(target, self.method, args, kwargs)
 
 
 class Method(Generic[P, R_co]):
@@ -81,7 +82,11 @@ class Method(Generic[P, R_co]):
         self._positional = 0
         self._fields: tuple[str, ...] = ()
         self._scalars: tuple[type, ...] | None = None
+        self._constant: Message | None = None
         self._decode: Callable[[bytes], Message] | None = None
+        self._read_json: Callable[[bytes], msgspec.Struct] = msgspec.json.Decoder(
+            self.payload
+        ).decode
         self.__doc__ = handler.__doc__
 
     @overload
@@ -124,9 +129,14 @@ class Method(Generic[P, R_co]):
             kw_only=True,
             forbid_unknown_fields=True,
         )
+        assert self.payload.__struct_fields__ == self._fields, "in the order of the signature"
+        self._read_json = msgspec.json.Decoder(self.payload).decode
         if not keyword and all(hints[name] in _SCALARS for name in self._fields):
             self._scalars = tuple(hints[name] for name in self._fields)
         self._decode = msgspec.msgpack.Decoder(self.arguments).decode
+        assert self.arguments.__struct_fields__ == self._fields, "in the order of the signature"
+        if not self._fields:
+            self._constant = self.arguments()
 
     def _hints(self, owner: str) -> dict[str, Any]:
         try:
@@ -161,6 +171,8 @@ class Method(Generic[P, R_co]):
         Raises:
             InvalidFieldError: An argument is missing, unknown or of another type.
         """
+        if self._constant is not None and not args and not kwargs:
+            return self._constant
         decode = self._decode
         assert decode is not None, "a method is prepared before it is called"
         if self._scalars is not None and not kwargs and tuple(map(type, args)) == self._scalars:
@@ -180,14 +192,19 @@ class Method(Generic[P, R_co]):
             InvalidFieldError: An argument is missing, unknown or of another type.
         """
         try:
-            payload = msgspec.json.decode(arguments or b"{}", type=self.payload)
+            payload = self._read_json(arguments or b"{}")
         except msgspec.MsgspecError as error:
             raise InvalidFieldError(self.name, str(error)) from error
-        return self.arguments(**{name: getattr(payload, name) for name in self._fields})
+        values = msgspec.structs.astuple(payload)
+        if self._positional == len(values):
+            return self.arguments(*values)
+        return self.arguments(**dict(zip(self._fields, values, strict=True)))
 
     def run(self, instance: Any, message: Message) -> Any:
         """Call the function with the message's arguments."""
-        values = [getattr(message, name) for name in self._fields]
+        if not self._fields:
+            return self.handler(instance)
+        values = msgspec.structs.astuple(message)
         if self._positional == len(values):
             return self.handler(instance, *values)
         named = dict(zip(self._fields[self._positional :], values[self._positional :], strict=True))

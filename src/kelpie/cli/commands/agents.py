@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -10,12 +11,13 @@ import click
 from kelpie.cli.client import Api, items_of
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed
-from kelpie.cli.rows import find_agent, show_fields, text_of
+from kelpie.cli.rows import find_agent, find_namesakes, show_fields, text_of
+from kelpie.cli.text import safe_line
 
 
 @click.group()
 def agents() -> None:
-    """Create, list, show and delete agents."""
+    """Create, list, show, change and delete agents."""
 
 
 @agents.command()
@@ -38,7 +40,7 @@ def create(
     tools: tuple[str, ...],
     blocks: tuple[str, ...],
 ) -> None:
-    """Create an agent."""
+    """Create an agent, and print its id."""
     body = agent_body(
         frame,
         name=name,
@@ -48,11 +50,30 @@ def create(
         tools=tools,
         blocks=blocks,
     )
-    agent = frame.ask(lambda api: api.post("/v1/agents/", body))
+
+    async def work(api: Api) -> tuple[Any, list[dict[str, Any]]]:
+        made = await api.post("/v1/agents/", body)
+        return made, await find_namesakes(api, made)
+
+    agent, namesakes = frame.ask(work)
     if frame.as_json:
         frame.terminal.data(agent)
     else:
         frame.terminal.line(text_of(agent, "id"))
+    _warn_of_namesakes(frame, agent, namesakes)
+
+
+def _warn_of_namesakes(
+    frame: Frame, agent: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]
+) -> None:
+    """Say that a name no longer tells which agent is meant."""
+    if not namesakes:
+        return
+    name, ids = safe_line(text_of(agent, "name")), ", ".join(text_of(a, "id") for a in namesakes)
+    frame.terminal.say(
+        f"kelpie: another agent is called {name!r} as well ({ids}): "
+        f"tell commands the id, or kelpie agents update {text_of(agent, 'id')} --name NAME"
+    )
 
 
 def agent_body(
@@ -116,6 +137,37 @@ def show(frame: Frame, *, agent: str) -> None:
         (text_of(block, "label"), text_of(block, "value")) for block in value.get("blocks", ())
     ]
     frame.terminal.fields([("tools", tools), *((f"block {label}", text) for label, text in blocks)])
+
+
+@agents.command()
+@framed()
+@click.argument("agent")
+@click.option("--name", metavar="NAME", help="Its new name.")
+@click.option("--model", metavar="HANDLE", help="Its new model, as provider/name.")
+@click.option("--system", metavar="TEXT", help="Its new instructions.")
+def update(
+    frame: Frame, *, agent: str, name: str | None, model: str | None, system: str | None
+) -> None:
+    """Change an agent's name, model or instructions.
+
+    The rest of it stays as it is. A run that is under way asks the new model at its next step.
+    """
+    given = {"name": name, "model": model, "system": system}
+    changes = {field: value for field, value in given.items() if value is not None}
+    if not changes:
+        raise click.UsageError("say what to change: --name, --model or --system")
+
+    async def work(api: Api) -> tuple[Any, list[dict[str, Any]]]:
+        found = await find_agent(api, agent)
+        changed = await api.patch(f"/v1/agents/{quote(found['id'], safe='')}", changes)
+        return changed, await find_namesakes(api, changed) if name is not None else []
+
+    value, namesakes = frame.ask(work)
+    if frame.as_json:
+        frame.terminal.data(value)
+    else:
+        show_fields(frame, value, ("id", "name", "model", "system"))
+    _warn_of_namesakes(frame, value, namesakes)
 
 
 @agents.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import Any, Final
 from urllib.parse import quote
@@ -75,6 +76,14 @@ class _Apply:
             return await self._finish(plan["plan_id"])
         if plan["status"] in _STARTABLE:
             await self._api.post(f"/v1/plans/{quote(plan['plan_id'], safe='')}/apply")
+        try:
+            return await self._follow(plan)
+        except asyncio.CancelledError:
+            self._terminal.say(f"\nThe plan stays: kelpie apply --plan {plan['plan_id']}")
+            raise
+
+    async def _follow(self, plan: dict[str, Any]) -> int:
+        """Stay with the plan until it ends, or waits for somebody else."""
         async with aclosing(follow_plan(self._api, plan["plan_id"])) as events:
             async for event in events:
                 if line := describe_event(event):

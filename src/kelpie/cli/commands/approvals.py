@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import click
@@ -12,7 +12,7 @@ from kelpie.cli.card import render_card
 from kelpie.cli.client import Json, items_of
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import show_fields, text_of
-from kelpie.cli.text import safe_line
+from kelpie.storage.records import EffectState
 
 
 @click.group()
@@ -22,7 +22,12 @@ def approvals() -> None:
 
 @approvals.command("list")
 @framed()
-@click.option("--state", default="waiting", help="The state to list; waiting if not given.")
+@click.option(
+    "--state",
+    type=click.Choice(get_args(EffectState)),
+    default="waiting",
+    help="The state to list; waiting if not given.",
+)
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, help="At most so many.")
 def list_approvals(frame: Frame, *, state: str, limit: int) -> None:
     """List what waits for an answer."""
@@ -32,7 +37,7 @@ def list_approvals(frame: Frame, *, state: str, limit: int) -> None:
         frame.terminal.data(rows)
         return
     if not rows:
-        frame.terminal.say(f"Nothing is {safe_line(state)}.")
+        frame.terminal.say(f"Nothing is {state}.")
         return
     cells = [
         [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed, run_async
+from kelpie.cli.processes import name_process
 
 
 @click.command()
@@ -35,16 +38,34 @@ def restore(frame: Frame, *, source: str) -> None:
     "kelpie store release".
     """
     settings = frame.settings()
-    holder = frame.world.read_holder(settings.store.path)
-    if holder is not None:
-        message = f"process {holder.pid} holds {settings.store.path}; stop it first"
-        raise CommandError("store_held", message, next_step=f"kill {holder.pid}")
+    require_unheld(frame)
+    if settings.store.path.exists():
+        message = (
+            f"{settings.store.path}: there is a store already, and a restore makes a new one; "
+            "move it away, or name another directory"
+        )
+        step = shlex.join(["kelpie", "restore", source, "--data-dir", "DIR"])
+        raise CommandError("conflict", message, next_step=step)
     value = run_async(_restore(frame, source))
     if frame.as_json:
         frame.terminal.data(value)
         return
     frame.terminal.say(f"The store is in {settings.store.path}, and is held.")
     frame.terminal.say("  next: kelpie approvals list, then kelpie store release")
+
+
+def require_unheld(frame: Frame) -> None:
+    """Return if no process holds the settings' store.
+
+    Raises:
+        CommandError: One does.
+    """
+    path = frame.settings().store.path
+    holder = frame.world.read_holder(path)
+    if holder is not None:
+        message = f"{name_process(holder.pid)} holds {path}; stop it first"
+        step = f"kill {holder.pid}" if holder.pid else "kelpie doctor"
+        raise CommandError("store_held", message, next_step=step)
 
 
 async def _restore(frame: Frame, source: str) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,6 +68,8 @@ async def _find_or_create(api: Api, agent: str, wanted: Mapping[str, Any]) -> di
                 f"--{option}: {agent!r} exists, with {found.get(option) or 'none'}; "
                 "leave the option out, or name a new agent"
             )
-            step = f"kelpie chat NAME --{option} {wanted[option]}"
-            raise CommandError("conflict", message, next_step=step)
+            words = ["kelpie", "chat", "NAME", f"--{option}", wanted[option]]
+            if option == "model":
+                words[1:3] = ["agents", "update", found["id"]]
+            raise CommandError("conflict", message, next_step=shlex.join(words))
     return found

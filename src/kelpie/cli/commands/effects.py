@@ -23,10 +23,19 @@ def effects() -> None:
 @click.option("--state", type=click.Choice(get_args(EffectState)), help="Only in this state.")
 @click.option("--actor", metavar="ACTOR", help="Only effects of this actor, type/key.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, help="At most so many.")
-def list_effects(frame: Frame, *, state: str | None, actor: str | None, limit: int) -> None:
-    """List effects."""
-    answer = frame.ask(lambda api: api.get("/v1/effects", state=state, actor=actor, limit=limit))
+@click.option("--after", metavar="ID", help="Only what follows this effect.")
+def list_effects(
+    frame: Frame, *, state: str | None, actor: str | None, limit: int, after: str | None
+) -> None:
+    """List effects: the newest ones, oldest first."""
+    order = "asc" if after else "desc"
+    answer = frame.ask(
+        lambda api: api.get(
+            "/v1/effects", state=state, actor=actor, limit=limit, after=after, order=order
+        )
+    )
     rows = items_of(answer, "effects")
+    rows = rows if after else rows[::-1]
     if frame.as_json:
         frame.terminal.data(rows)
         return

@@ -7,10 +7,9 @@ from typing import Any, Final
 
 import click
 
-from kelpie.cli.client import Api, items_of
+from kelpie.cli.client import Api, Parameters, items_of
+from kelpie.cli.eventlog import EventLines
 from kelpie.cli.frame import Frame, framed
-from kelpie.cli.output import local_time
-from kelpie.cli.text import clip, safe_line
 
 _PAGE_ROWS: Final = 1_000
 
@@ -27,6 +26,13 @@ def events() -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on as events come, until Ctrl-C.")
 def tail(frame: Frame, *, actor: str | None, after: int, follow: bool) -> None:
     """Print events, oldest first; JSON lines with --json."""
+    lines = EventLines(frame.terminal)
+
+    def show_event(row: dict[str, Any]) -> None:
+        if frame.as_json:
+            frame.terminal.data(row)
+        else:
+            lines.show(row, cursor_of(row, actor))
 
     async def work(api: Api) -> None:
         cursor = after
@@ -34,35 +40,20 @@ def tail(frame: Frame, *, actor: str | None, after: int, follow: bool) -> None:
             answer = await api.get("/v1/events", actor=actor, after=cursor, limit=_PAGE_ROWS)
             rows = items_of(answer, "events")
             for row in rows:
-                _print_event(frame, row)
+                show_event(row)
                 cursor = cursor_of(row, actor)
             if len(rows) < _PAGE_ROWS:
                 break
-        if follow:
-            await _follow(frame, api, actor, cursor)
+        if not follow:
+            return
+        parameters: Parameters = {"actor": actor, "after": cursor, "follow": "true"}
+        async for event in api.stream("GET", "/v1/events", parameters=parameters):
+            if event.data:
+                show_event(json.loads(event.data))
 
     frame.ask(work)
-
-
-async def _follow(frame: Frame, api: Api, actor: str | None, cursor: int) -> None:
-    parameters = {"actor": actor, "after": cursor, "follow": "true"}
-    async for event in api.stream("GET", "/v1/events", parameters=parameters):
-        if event.data:
-            _print_event(frame, json.loads(event.data))
 
 
 def cursor_of(row: dict[str, Any], actor: str | None) -> int:
     """Return the cursor after an event: its place in its actor's log, or in everybody's."""
     return int(row["sequence"] if actor else row["position"])
-
-
-def _print_event(frame: Frame, row: dict[str, Any]) -> None:
-    terminal = frame.terminal
-    if frame.as_json:
-        terminal.data(row)
-        return
-    head = f"{row['position']:>6}  {local_time(row['at_ms'])}  "
-    kind = safe_line(str(row["kind"]))
-    rest = f"  {safe_line(str(row['actor']))}  {safe_line(json.dumps(row['body']))}"
-    room = terminal.width - len(head) - len(kind)
-    terminal.line(head + terminal.style(kind, "cyan") + clip(rest, max(room, 20)))

@@ -67,7 +67,7 @@ async def _stream(frame: Frame, api: Api, path: str, body: Mapping[str, Any]) ->
         stop = message.get("stop_reason", stop)
         if frame.as_json:
             frame.terminal.data(message)
-        else:
+        elif message.get("message_type") != "error_message":
             _print_message(frame, message)
         if message.get("message_type") == "error_message":
             raise AgentFailedError(message)

@@ -14,10 +14,7 @@ from kelpie.settings import require_startable
 @click.argument("app", required=False)
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.")
 @click.option("--port", metavar="PORT", help="Port to listen on.")
-@click.option("--data-dir", metavar="DIR", help="Where Kelpie keeps what it owns.")
-def serve(
-    frame: Frame, *, app: str | None, host: str | None, port: str | None, data_dir: str | None
-) -> int:
+def serve(frame: Frame, *, app: str | None, host: str | None, port: str | None) -> int:
     """Run the server until it is told to stop.
 
     APP is a Python file, or module:attribute, with Actor classes to host: those of its list named
@@ -26,7 +23,7 @@ def serve(
     SIGTERM and Ctrl-C stop it: running turns finish, and what is pending resumes at the next
     start. An address beyond loopback needs an API key.
     """
-    settings = frame.settings({"server.host": host, "server.port": port, "data_dir": data_dir})
+    settings = frame.settings({"server.host": host, "server.port": port})
     require_startable(settings, frame.world.environment)
     for notice in settings.notices:
         frame.terminal.say(f"kelpie: {notice}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from kelpie.cli.frame import Frame, framed
+from kelpie.cli.commands.backup import require_unheld
+from kelpie.cli.frame import Frame, framed, run_async
 from kelpie.cli.rows import show_whole
 
 
@@ -35,13 +36,15 @@ def stats(frame: Frame) -> None:
 @store.command()
 @framed()
 def compact(frame: Frame) -> None:
-    """Give the space of removed rows back to the file system, beside a running server too."""
+    """Give the space of removed rows and unnamed blobs back, beside a running server too."""
     value = frame.ask(lambda api: api.post("/v1/store/compact"))
     if frame.as_json:
         frame.terminal.data(value)
     else:
         freed = value["before_bytes"] - value["after_bytes"]
         frame.terminal.say(f"Gave {freed:,} bytes back; the store is {value['after_bytes']:,}.")
+        blobs, size = value["blobs_removed"], value["blob_bytes_removed"]
+        frame.terminal.say(f"Removed {blobs:,} blobs that nothing named, {size:,} bytes.")
 
 
 @store.command()
@@ -51,3 +54,29 @@ def check(frame: Frame) -> int:
     value = frame.ask(lambda api: api.post("/v1/store/check"))
     show_whole(frame, value)
     return 0 if value["ok"] else 1
+
+
+@store.command(name="accept-loss")
+@framed(remote=False)
+def accept_loss(frame: Frame) -> None:
+    """Go on without a log that is gone, from the last checkpoint; the store is held then.
+
+    Held: nothing pending is executed before "kelpie store release", because what was lost may
+    have been carried out.
+    """
+    require_unheld(frame)
+    value = run_async(_accept(frame))
+    if frame.as_json:
+        frame.terminal.data(value)
+        return
+    if value["lost_after"] is None:
+        frame.terminal.say("No log is missing; nothing was changed.")
+        return
+    frame.terminal.say(
+        f"What was committed after {value['lost_after']} is gone; the store is held."
+    )
+    frame.terminal.say("  next: kelpie effects list, then kelpie store release")
+
+
+async def _accept(frame: Frame) -> dict[str, object]:
+    return dict(await frame.world.accept_loss(frame.settings()))

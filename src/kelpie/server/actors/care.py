@@ -64,7 +64,11 @@ def _kinds(call: Call[ActorListQuery, Nothing], after: ActorId | None) -> list[s
 
 
 async def show_actor(call: Plain) -> Response:
-    """Return one actor: how it is in memory, or else what the store has of it."""
+    """Return one actor: how it is in memory, and what the store has of it.
+
+    An actor exists from its first commit on. One that only answered queries is in memory for a
+    while and never existed, so that the answer does not depend on who was evicted.
+    """
     actor = named_actor(call)
     return json_response(await _view(call, actor))
 
@@ -119,12 +123,12 @@ async def _view(call: Plain, actor: ActorId, *, must_exist: bool = True) -> Acto
     seen = call.deps.actors.inspect(actor)
     version, durable, incarnation = seen.version, seen.durable_version, seen.incarnation
     size_bytes = seen.size_bytes
-    if seen.phase == "absent":
+    if version == 0:
         stored = await call.deps.store.load(actor)
         if stored is not None and not stored.tombstoned:
             version = durable = stored.version
             incarnation, size_bytes = stored.incarnation, len(stored.state)
-        elif must_exist and not seen.paused:
+        elif must_exist and not (seen.paused or seen.mailbox or seen.handler):
             raise NotFoundError("actor", actor_name(actor))
     return ActorOut(
         type=actor.type,

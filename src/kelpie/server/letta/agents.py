@@ -20,6 +20,7 @@ from kelpie.agents.model import (
 from kelpie.core.errors import InvalidFieldError, NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.core.limits import BLOCK_CHARS_DEFAULT, TOOLS_PER_AGENT_MAX
+from kelpie.core.quoting import quote_text
 from kelpie.memory.blocks import Block
 from kelpie.server.decoding import require_storable
 from kelpie.server.http import Response, json_response
@@ -176,6 +177,7 @@ def _new_config(body: AgentCreate, agent_id: str, deps: Deps, *, local: bool) ->
     handle = body.model or _handle(body.llm_config) or deps.model_default
     if not handle:
         raise InvalidFieldError("body.model", _MODEL_MISSING)
+    _require_provider(handle, deps)
     return AgentConfig(
         name=body.name or f"agent {agent_id[6:14]}",
         agent_type=body.agent_type,
@@ -229,7 +231,7 @@ def _bounded(names: list[str]) -> tuple[str, ...]:
 
 def _unknown_tool(field: str, name: str, offered: Mapping[str, ToolInfo]) -> InvalidFieldError:
     known = ", ".join(offered) or "none"
-    return InvalidFieldError(field, f"{name[:100]!r} does not exist; there are {known}")
+    return InvalidFieldError(field, f"{quote_text(name)} does not exist; there are {known}")
 
 
 def _new_block(field: str, block: BlockCreate, ids: Ids) -> Block:
@@ -259,6 +261,8 @@ def _changes(body: AgentUpdate, config: AgentConfig, deps: Deps) -> dict[str, An
         "tags": _distinct(body.tags),
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if "model" in changes:
+        _require_provider(changes["model"], deps)
     if body.description is not UNSET:
         changes["description"] = body.description or ""
     if body.metadata is not UNSET:
@@ -272,6 +276,19 @@ def _changes(body: AgentUpdate, config: AgentConfig, deps: Deps) -> dict[str, An
     if kept := _kept(body):
         changes["extra"] = {**config.extra, **kept}
     return changes
+
+
+def _require_provider(handle: str, deps: Deps) -> None:
+    """Return if the provider of a model is configured: its agent could not say a word without."""
+    name = handle.partition("/")[0]
+    if name in deps.model_providers:
+        return
+    known = ", ".join(sorted(deps.model_providers)) or "none"
+    problem = (
+        f"{quote_text(handle)} needs the provider {quote_text(name)}, and the configured ones are: "
+        f"{known}; set its key's variable, or add it to the settings, and start the server again"
+    )
+    raise InvalidFieldError("body.model", problem)
 
 
 def _window(body: AgentCreate | AgentUpdate) -> int | None:

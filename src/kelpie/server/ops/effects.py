@@ -32,14 +32,16 @@ async def list_approvals(call: Call[ApprovalListQuery, Nothing]) -> Response:
     """Return effects that ask for a person, oldest first."""
     query = call.query
     states: Sequence[EffectState] = query.state or ("waiting",)
-    return await _list(call, states, None, after=query.after, limit=query.limit)
+    return await _list(call, states, None, _page(call))
 
 
 async def list_effects(call: Call[EffectListQuery, Nothing]) -> Response:
-    """Return effects, oldest first."""
+    """Return effects, oldest first unless asked otherwise."""
     query = call.query
     actor = parse_actor(call, query.actor) if query.actor is not None else None
-    return await _list(call, query.state or (), actor, after=query.after, limit=query.limit)
+    return await _list(
+        call, query.state or (), actor, _page(call, descending=query.order == "desc")
+    )
 
 
 async def show_effect(call: Call[Nothing, Nothing]) -> Response:
@@ -74,18 +76,20 @@ async def resolve(call: Call[Nothing, Resolution]) -> Response:
     return await _decide(call, row, message)
 
 
+def _page(call: Call[Any, Any], *, descending: bool = False) -> Page:
+    query = call.query
+    return Page(tenant=call.tenant, limit=query.limit, after=query.after, descending=descending)
+
+
 async def _list(
     call: Call[Any, Any],
     states: Sequence[EffectState],
     actor: ActorId | None,
-    *,
-    after: str | None,
-    limit: int,
+    page: Page,
 ) -> Response:
-    page = Page(tenant=call.tenant, limit=limit, after=after)
     rows = await call.deps.store.effects(page, states=states, actor=actor)
     shown = [view_effect(actor_name(row.actor), _decode(row.body)) for row in rows]
-    following = rows[-1].effect_id if len(rows) == limit else None
+    following = rows[-1].effect_id if len(rows) == page.limit else None
     return json_response(EffectPage(effects=shown, next_after=following))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from kelpie.core.errors import InvalidFieldError
 from kelpie.core.ids import ActorId
+from kelpie.core.quoting import quote_text
 from kelpie.server.operations import Call
 
 
@@ -18,7 +19,7 @@ def parse_actor(call: Call[Any, Any], text: str, *, field: str = "query.actor") 
     """
     kind, slash, key = text.partition("/")
     if not slash or "/" in key:
-        raise InvalidFieldError(field, f"{text[:100]!r} must read type/key")
+        raise InvalidFieldError(field, f"{quote_text(text)} must read type/key")
     return ActorId(call.tenant, kind, key)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -42,6 +42,7 @@ class EffectListQuery(Strict, frozen=True, kw_only=True):
     state: list[EffectState] | None = None
     after: str | None = None
     limit: Limit = 100
+    order: Literal["asc", "desc"] = "asc"
 
 
 class Decision(Strict, frozen=True, kw_only=True):

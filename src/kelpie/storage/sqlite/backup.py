@@ -47,6 +47,7 @@ from kelpie.storage.files import (
 from kelpie.storage.sqlite.check import check_store
 from kelpie.storage.sqlite.engine import AUTO_VACUUM_INCREMENTAL, connect_writer, translate_error
 from kelpie.storage.sqlite.migrations import migrate, read_version
+from kelpie.storage.sqlite.opening import begin_incarnation
 
 _DATABASE: Final = "store.db"
 _BLOBS: Final = "blobs"
@@ -85,7 +86,8 @@ def write_backup(
         raise NotFoundError("directory", str(target.parent))
     with temporary_directory(target.with_name(f".{target.name}.partial")) as folder:
         try:
-            manifest = _fill_backup(source, blobs, folder, now_ms)
+            with blobs.kept():
+                manifest = _fill_backup(source, blobs, folder, now_ms)
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"no space left for a backup in {target.parent}") from error
@@ -180,7 +182,7 @@ def _fill_store(backup: Path, folder: Path, manifest: Manifest, *, clock: Clock,
         if not report.is_sound:
             message = f"backup {backup} is damaged: {report.problems[0]}; use another backup"
             raise CorruptionError(message, backup=str(backup), problems=len(report.problems))
-        _begin_incarnation(connection, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
+        begin_incarnation(connection, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
     sync_file(database)
     copied = BlobStore(folder / _BLOBS)
     copied.root.mkdir(mode=0o700)
@@ -196,19 +198,6 @@ def _make_compactable(connection: sqlite3.Connection) -> None:
     if mode != AUTO_VACUUM_INCREMENTAL:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("VACUUM")
-
-
-def _begin_incarnation(connection: sqlite3.Connection, now_ms: int, incarnation: str) -> None:
-    """Set the copy apart from the store it was made of, in one transaction."""
-    connection.execute("BEGIN IMMEDIATE")
-    query = "INSERT OR REPLACE INTO meta SELECT 'origin', value FROM meta WHERE name = ?"
-    connection.execute(query, ("incarnation",))
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('incarnation', ?)", (incarnation,))
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('held', ?)", (str(now_ms),))
-    connection.execute("UPDATE shards SET epoch = epoch + 1, session = ''")
-    connection.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
-    connection.execute("COMMIT")
-    assert not connection.in_transaction, "the new incarnation is durable"
 
 
 def _read_manifest(backup: Path) -> Manifest:

@@ -90,9 +90,9 @@ def _write(
     while len(outcomes) < len(members):
         start = len(outcomes)
         commits = take_ordinary(transaction, members, start)
-        together = (
-            apply_together(transaction, commits) if len(commits) >= BULK_COMMITS_MIN else None
-        )
+        together = None
+        if len(commits) >= BULK_COMMITS_MIN:
+            together = apply_together(transaction, commits, is_first=start == 0)
         if together is not None:
             outcomes += together
         else:

@@ -59,6 +59,8 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA wal_autocheckpoint = {8 * WAL_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_MAX}")
         connection.execute("PRAGMA cache_size = -65536")
+        # What a savepoint keeps aside stays in memory: it is never larger than a batch.
+        connection.execute("PRAGMA temp_store = MEMORY")
     except BaseException:
         connection.close()
         raise

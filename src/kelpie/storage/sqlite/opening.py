@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from kelpie.core.errors import (
     CorruptionError,
+    LogMissingError,
     NotFoundError,
     StoreError,
     StoreVersionError,
@@ -23,8 +24,14 @@ from kelpie.ports.faults import fault
 from kelpie.ports.rng import Rng
 from kelpie.storage.holder import HolderLock
 from kelpie.storage.records import ShardGrant
-from kelpie.storage.sqlite.engine import connect_reader, connect_writer, translate_error
+from kelpie.storage.sqlite.engine import (
+    checkpoint,
+    connect_reader,
+    connect_writer,
+    translate_error,
+)
 from kelpie.storage.sqlite.log import require_whole_log
+from kelpie.storage.sqlite.log_mark import has_log, mark_log, require_database, require_log_of
 from kelpie.storage.sqlite.migrations import SCHEMA_VERSION, migrate, read_version
 
 
@@ -42,10 +49,16 @@ class Opened(NamedTuple):
     held: bool
 
 
-def open_for_writing(path: Path, *, clock: Clock, rng: Rng, address: str) -> Opened:
+def open_for_writing(
+    path: Path, *, clock: Clock, rng: Rng, address: str, accept_loss: bool = False
+) -> Opened:
     """Take the store at ``path``, creating it if there is none.
 
+    With ``accept_loss`` a store whose log is missing becomes a new incarnation, held as after a
+    restore: what was lost may have been carried out.
+
     Raises:
+        LogMissingError: Its newest commits were in a log that is gone.
         StoreHeldError: Another process has it.
         StoreVersionError: It is newer than this program, or not a store.
         CorruptionError: The engine found damage.
@@ -54,8 +67,8 @@ def open_for_writing(path: Path, *, clock: Clock, rng: Rng, address: str) -> Ope
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = HolderLock.acquire(path, address=address)
     try:
-        _require_whole(path)
-        return _open_locked(path, lock, clock=clock, rng=rng)
+        require_database(path)
+        return _open_locked(path, lock, clock=clock, rng=rng, accept_loss=accept_loss)
     except sqlite3.Error as error:
         lock.release()
         raise translate_error(error, str(path)) from error
@@ -67,36 +80,42 @@ def open_for_writing(path: Path, *, clock: Clock, rng: Rng, address: str) -> Ope
         raise
 
 
-def _require_whole(path: Path) -> None:
-    """Refuse a log without its database: the engine would throw the log away and begin anew.
-
-    Raises:
-        CorruptionError: The database is missing or empty, and its log is not.
-    """
-    log = path.with_name(f"{path.name}-wal")
-    if _size_bytes(log) and not _size_bytes(path):
-        message = f"{path} is missing or empty but its log {log.name} is not; restore a backup"
-        raise CorruptionError(message, subject=str(path))
-
-
-def _size_bytes(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _open_locked(path: Path, lock: HolderLock, *, clock: Clock, rng: Rng) -> Opened:
+def _open_locked(
+    path: Path, lock: HolderLock, *, clock: Clock, rng: Rng, accept_loss: bool
+) -> Opened:
+    is_log_there = has_log(path)
     writer = connect_writer(path)
+    reader = None
     try:
+        reader = connect_reader(path)
+        # Whatever fails from here on, the reader goes last and leaves the log: see `log_mark`.
+        read_version(reader)
         require_whole_log(path)
+        lost = None if is_log_there else _find_loss(path, reader)
+        if lost is not None and not accept_loss:
+            raise lost
         migrate(writer)
+        if lost is not None:
+            begin_incarnation(writer, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"
         grants = _take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         held = is_held(writer)
         fault("crash.while_opening")
-        reader = connect_reader(path)
+        checkpoint(writer)
     except BaseException:
         writer.close()
+        if reader is not None:
+            reader.close()
         raise
     return Opened(reader, writer, lock, session, grants, held)
+
+
+def _find_loss(path: Path, connection: sqlite3.Connection) -> LogMissingError | None:
+    try:
+        require_log_of(path, connection)
+    except LogMissingError as error:
+        return error
+    return None
 
 
 def _take_over(
@@ -110,6 +129,7 @@ def _take_over(
     try:
         writer.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
         writer.execute("INSERT INTO sessions VALUES (?, ?, NULL)", (session, now_ms))
+        mark_log(writer, session)
         writer.execute("INSERT OR IGNORE INTO meta VALUES ('incarnation', ?)", (incarnation,))
         writer.executemany(
             "INSERT INTO shards VALUES (?, 1, ?) ON CONFLICT (shard)"
@@ -123,6 +143,20 @@ def _take_over(
         if writer.in_transaction:
             writer.execute("ROLLBACK")
     return tuple(ShardGrant(*row) for row in rows)
+
+
+def begin_incarnation(connection: sqlite3.Connection, now_ms: int, incarnation: str) -> None:
+    """Set a store apart from the one it was, in one transaction: new name, new epochs, held."""
+    assert incarnation, "an incarnation has a name"
+    connection.execute("BEGIN IMMEDIATE")
+    query = "INSERT OR REPLACE INTO meta SELECT 'origin', value FROM meta WHERE name = ?"
+    connection.execute(query, ("incarnation",))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('incarnation', ?)", (incarnation,))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('held', ?)", (str(now_ms),))
+    connection.execute("UPDATE shards SET epoch = epoch + 1, session = ''")
+    connection.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
+    connection.execute("COMMIT")
+    assert not connection.in_transaction, "the new incarnation is durable"
 
 
 def _require_shards(rows: Sequence[tuple[object, object]]) -> None:
@@ -151,14 +185,18 @@ def open_for_reading(path: Path) -> Opened:
     Raises:
         NotFoundError: There is no file.
         StoreVersionError: Its schema is not the one this program reads.
+        LogMissingError: Its newest commits were in a log that is gone.
         CorruptionError: The engine found damage.
     """
     if not path.exists():
         raise NotFoundError("store", str(path))
+    is_log_there = has_log(path)
     try:
         reader = connect_reader(path)
         try:
             require_current(reader)
+            if not is_log_there:
+                require_log_of(path, reader)
             held = is_held(reader)
         except BaseException:
             reader.close()

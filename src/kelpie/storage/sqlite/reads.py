@@ -7,11 +7,13 @@ from __future__ import annotations
 from functools import partial
 
 from kelpie.core.ids import ActorId, Tenant
-from kelpie.core.limits import KV_KEY_BYTES_MAX, LIST_PAGE_ROWS_MAX
+from kelpie.core.limits import INTEGER_MIN, KV_KEY_BYTES_MAX, LIST_PAGE_ROWS_MAX
 from kelpie.storage.bounds import text_bytes
 from kelpie.storage.records import (
+    REMINDERS_FIRST,
     DeadLetter,
     EffectRow,
+    ReminderCursor,
     ReminderRow,
     StoredActor,
     StoredMessage,
@@ -122,25 +124,28 @@ class SqliteReads(LogReads, PageReads):
         query += " FROM dead_letters WHERE tenant = ? ORDER BY at_ms DESC, message_id DESC LIMIT ?"
         return list(map(decode.dead_letter, self._fetch(query, (tenant, limit), "dead letters")))
 
-    async def reminders_due(self, now_ms: int, limit: int) -> list[ReminderRow]:
-        """Return reminders with ``due_ms <= now_ms``, earliest first."""
+    async def reminders_due(
+        self, now_ms: int, limit: int, *, after: ReminderCursor = REMINDERS_FIRST
+    ) -> list[ReminderRow]:
+        """Return reminders with ``due_ms <= now_ms`` above ``after``, by (due, actor, name)."""
         require_limit(limit, LIST_PAGE_ROWS_MAX)
         rows = self._fetch(
             "SELECT r.actor, r.name, r.due_ms, r.checksum, r.body FROM reminders r"
             f" CROSS JOIN actors a ON a.actor = r.actor AND {LIVING.format('r')}"
-            " WHERE r.due_ms <= ? ORDER BY r.due_ms, r.actor, r.name LIMIT ?",
-            (now_ms, limit),
+            " WHERE r.due_ms <= ? AND (r.due_ms, r.actor, r.name) > (?, ?, ?)"
+            " ORDER BY r.due_ms, r.actor, r.name LIMIT ?",
+            (now_ms, *after, limit),
             "reminders",
         )
         return list(map(decode.reminder_row, rows))
 
-    async def reminder_next_ms(self) -> int | None:
-        """Return the earliest ``due_ms`` of any reminder."""
+    async def reminder_next_ms(self, *, after_ms: int = INTEGER_MIN) -> int | None:
+        """Return the earliest ``due_ms`` above ``after_ms``."""
         row = self._fetch_one(
             "SELECT r.due_ms FROM reminders r"
             f" CROSS JOIN actors a ON a.actor = r.actor AND {LIVING.format('r')}"
-            " ORDER BY r.due_ms LIMIT 1",
-            (),
+            " WHERE r.due_ms > ? ORDER BY r.due_ms LIMIT 1",
+            (after_ms,),
             "reminders",
         )
         return None if row is None else int(row[0])

@@ -14,7 +14,7 @@ from kelpie.core.errors import ConflictError, NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import COMPACT_SLICE_PAGES, LIST_CURSOR_TTL_MS, PURGE_SLICE_ROWS
 from kelpie.storage.audit import AuditHead, link_record
-from kelpie.storage.records import Commit, ListDelete, ListPut, StreamChunk
+from kelpie.storage.records import Commit, ListDelete, ListPut, ReminderRow, StreamChunk
 from kelpie.storage.sqlite.engine import seal
 from kelpie.storage.sqlite.transaction import Transaction
 
@@ -141,6 +141,30 @@ def fail_message(
     removed = transaction.execute(query, (message_id,)).rowcount
     assert removed == buried, "a message is either waiting or a dead letter"
     assert removed <= 1, "a message has one row"
+
+
+def bury_reminder(
+    transaction: Transaction, reminder: ReminderRow, attempts: int, error: str, now_ms: int
+) -> None:
+    """Make a reminder a dead letter to its own actor; harmless when it is gone or was moved."""
+    assert attempts >= 1, "a dead letter was tried"
+    actor = str(reminder.actor)
+    living = transaction.execute(
+        "SELECT r.incarnation FROM reminders r JOIN actors a ON a.actor = r.actor"
+        " AND a.incarnation = r.incarnation WHERE r.actor = ? AND r.name = ? AND r.due_ms = ?",
+        (actor, reminder.name, reminder.due_ms),
+    ).fetchone()
+    if living is None:
+        return
+    key = (actor, living[0], reminder.name)
+    buried = transaction.execute(
+        "INSERT INTO dead_letters SELECT ?, tenant, shard, epoch, actor, actor, ?, ?, ?, checksum,"
+        " body FROM reminders WHERE actor = ? AND incarnation = ? AND name = ?",
+        (transaction.take("message", 1), attempts, error, now_ms, *key),
+    ).rowcount
+    query = "DELETE FROM reminders WHERE actor = ? AND incarnation = ? AND name = ?"
+    removed = transaction.execute(query, key).rowcount
+    assert buried == removed == 1, "a reminder either waits or is a dead letter"
 
 
 def revive_message(transaction: Transaction, tenant: Tenant, message_id: int) -> int:

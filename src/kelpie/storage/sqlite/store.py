@@ -23,10 +23,16 @@ from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import COMPACT_SLICE_PAGES
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
-from kelpie.storage.blobs import BlobStore, blobs_path
+from kelpie.storage.blobs import BlobStore, Swept, blobs_path
 from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
 from kelpie.storage.protocol import Compaction, StoreStats
-from kelpie.storage.records import Commit, CommitReceipt, ShardGrant, StreamChunk
+from kelpie.storage.records import (
+    Commit,
+    CommitReceipt,
+    ReminderRow,
+    ShardGrant,
+    StreamChunk,
+)
 from kelpie.storage.sqlite import rows
 from kelpie.storage.sqlite.backup import write_backup
 from kelpie.storage.sqlite.batch import Work
@@ -39,6 +45,7 @@ from kelpie.storage.sqlite.check import (
     require_compactable,
 )
 from kelpie.storage.sqlite.engine import checkpoint, translate_error
+from kelpie.storage.sqlite.names import find_named
 from kelpie.storage.sqlite.opening import (
     Opened,
     end_session,
@@ -86,6 +93,7 @@ class SqliteStore(SqliteReads):
         rng: Rng,
         address: str = "",
         read_only: bool = False,
+        accept_loss: bool = False,
     ) -> SqliteStore:
         """Take the store at ``path``, migrate it and own all its shards; create it if absent.
 
@@ -95,8 +103,11 @@ class SqliteStore(SqliteReads):
             rng: Makes the session's id.
             address: Where this process listens, for those who find the store held.
             read_only: Read beside whoever holds it; takes no lock, owns no shard.
+            accept_loss: Go on without a missing log, from the last checkpoint, held as after a
+                restore. Harmless when nothing is missing.
 
         Raises:
+            LogMissingError: It was not closed in order, and its log is gone.
             StoreHeldError: Another process holds it; the error names its pid and address.
             StoreVersionError: It is newer than this program, or not a store.
             CorruptionError: The engine found damage.
@@ -105,7 +116,14 @@ class SqliteStore(SqliteReads):
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kelpie-store")
         job: Callable[[], Opened] = partial(open_for_reading, path)
         if not read_only:
-            job = partial(open_for_writing, path, clock=clock, rng=rng, address=address)
+            job = partial(
+                open_for_writing,
+                path,
+                clock=clock,
+                rng=rng,
+                address=address,
+                accept_loss=accept_loss,
+            )
         future = asyncio.get_running_loop().run_in_executor(executor, job)
         try:
             # Shielded, because a half-awaited opening would keep the lock.
@@ -205,6 +223,20 @@ class SqliteStore(SqliteReads):
             size_bytes,
         )
 
+    async def bury_reminder(
+        self, reminder: ReminderRow, *, attempts: int, error: str, now_ms: int
+    ) -> None:
+        """Make a reminder a dead letter from its actor to itself, with a message's new id.
+
+        Harmless when it fired, was cancelled or moved meanwhile.
+        """
+        require_integers("reminder", reminder.due_ms, attempts, now_ms)
+        size_bytes = text_bytes("error", error)
+        bury = partial(
+            rows.bury_reminder, reminder=reminder, attempts=attempts, error=error, now_ms=now_ms
+        )
+        await self._submit(bury, size_bytes)
+
     async def replay_dead_letter(self, tenant: Tenant, message_id: int) -> int:
         """Move a dead letter back into the outbox, with all its attempts; return its new id.
 
@@ -261,19 +293,30 @@ class SqliteStore(SqliteReads):
         await self._aside(job)
 
     async def compact(self) -> Compaction:
-        """Give the space of removed rows back to the file system, beside a running server.
+        """Give the space of removed rows and unnamed blobs back, beside a running server.
 
-        Works in slices between commits, bounded by the free pages found at the beginning.
+        Works in slices between commits, bounded by the free pages found at the beginning. Blobs
+        are looked for in every row, aside.
 
         Raises:
-            ConflictError: The file was made without the bookkeeping that this needs.
+            ConflictError: The file was made without the bookkeeping that this needs, or a backup
+                is being made.
             DiskFullError: No space for moving a slice; earlier slices stay done.
         """
         before_bytes = await self._measure_file()
         free: int = await self._submit(_count_free, 0)
         for _ in range(ceil(free / COMPACT_SLICE_PAGES)):
             free = await self._submit(rows.compact_slice, 0)
-        return Compaction(before_bytes=before_bytes, after_bytes=await self._measure_file())
+        swept = await self._aside(self._sweep)
+        return Compaction(
+            before_bytes=before_bytes,
+            after_bytes=await self._measure_file(),
+            blobs_removed=swept.blobs,
+            blob_bytes_removed=swept.size_bytes,
+        )
+
+    def _sweep(self, connection: sqlite3.Connection) -> Swept:
+        return self._blobs.sweep(partial(find_named, connection))
 
     async def _measure_file(self) -> int:
         """Return the file's size once the log is in it."""
@@ -358,16 +401,28 @@ def _discard(opening: asyncio.Future[Opened]) -> None:
 
 
 def _close(opened: Opened, now_ms: int | None) -> None:
-    """Close the reader first, so that the writer's last checkpoint is the only one.
+    """Close both connections, and with ``now_ms`` write the session down as ended in order.
 
-    With ``now_ms`` the session is written down as ended in order.
+    Then the reader goes first, so that the engine removes the log, all of which is in the file.
+    Otherwise the reader goes last, which leaves the log for the next session, as a crash does.
     """
-    opened.reader.close()
+    try:
+        if opened.writer is not None and now_ms is not None:
+            end_session(opened.writer, opened.session, now_ms)
+            # A reader in another process keeps the engine from doing this when it closes.
+            checkpoint(opened.writer)
+            opened.reader.close()
+    except sqlite3.Error as error:
+        raise translate_error(error, "closing the store") from error
+    finally:
+        _let_go(opened)
+
+
+def _let_go(opened: Opened) -> None:
     try:
         if opened.writer is not None:
-            if now_ms is not None:
-                end_session(opened.writer, opened.session, now_ms)
             opened.writer.close()
+        opened.reader.close()
     except sqlite3.Error as error:
         raise translate_error(error, "closing the store") from error
     finally:

@@ -100,6 +100,19 @@ class Transaction:
         assert all(self._counters[name] >= value for name, value in mark.items()), "taken since"
         self._counters = mark
 
+    def begin_anew(self) -> None:
+        """Undo everything written so far, and go on as if the transaction had just begun."""
+        assert self.connection.in_transaction, "there is something to undo"
+        self.execute("ROLLBACK")
+        self.execute("BEGIN IMMEDIATE")
+        self.replies_written = self.list_deletions = self.now_ms = 0
+        # A stranger could have written in between: nothing read before counts any more.
+        self._has_epochs = False
+        self._epochs.clear()
+        self._heads.clear()
+        self._counters.clear()
+        assert self.connection.in_transaction, "it goes on"
+
     def audit_head(self, shard: int) -> AuditHead:
         """Return the newest link of the shard's audit chain, this transaction's included."""
         head = self._heads.get(shard)

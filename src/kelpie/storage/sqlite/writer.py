@@ -16,7 +16,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import Any
 
 from kelpie.core.errors import KelpieError, OverloadedError, StoreError
 from kelpie.core.limits import (
@@ -31,11 +31,8 @@ from kelpie.storage.sqlite.engine import checkpoint
 from kelpie.storage.sqlite.pace import LogGauge
 from kelpie.storage.sqlite.rows import keep_house
 
-
-class _Queued(NamedTuple):
-    member: Work
-    size_bytes: int
-    future: asyncio.Future[Any]
+# A member, its size in bytes and the future of its value. Bare, since every turn makes one.
+_Queued = tuple[Work, int, asyncio.Future[Any]]
 
 
 class GroupWriter:
@@ -54,6 +51,7 @@ class GroupWriter:
         "_queue",
         "_queued_bytes",
         "_running",
+        "_running_bytes",
     )
 
     def __init__(self, connection: sqlite3.Connection, executor: Executor) -> None:
@@ -65,6 +63,7 @@ class GroupWriter:
         self._gauge = LogGauge()
         # Empty while a checkpoint or housekeeping alone has the connection.
         self._running: list[_Queued] | None = None
+        self._running_bytes = 0
         self._idle: list[asyncio.Future[None]] = []
         self._is_scheduled = False
         self._is_closed = False
@@ -85,13 +84,19 @@ class GroupWriter:
         """
         assert size_bytes >= 0, "a member has a size"
         future: asyncio.Future[Any] = self._loop.create_future()
-        refusal = self._refusal(size_bytes)
-        if refusal is not None:
-            future.set_exception(refusal)
+        queued_bytes = self._queued_bytes + size_bytes
+        is_full = (
+            len(self._queue) >= COMMIT_QUEUE_DEPTH_MAX
+            or queued_bytes > COMMIT_QUEUE_BYTES_MAX
+            or fault("resource.commit_queue_full")
+        )
+        if is_full or self._is_closed or self._failure is not None:
+            future.set_exception(self._refusal())
             return future
-        self._queue.append(_Queued(member, size_bytes, future))
-        self._queued_bytes += size_bytes
-        self._schedule()
+        self._queue.append((member, size_bytes, future))
+        self._queued_bytes = queued_bytes
+        if not self._is_scheduled and self._running is None:
+            self._schedule()
         return future
 
     async def close(self) -> None:
@@ -108,29 +113,26 @@ class GroupWriter:
         self._is_closed = True
         self._queued_bytes = 0
         while self._queue:
-            self._queue.popleft().future.cancel()
+            self._queue.popleft()[2].cancel()
         self.check_invariants()
 
     def check_invariants(self) -> None:
         """Assert what always holds between two callbacks."""
-        assert self._queued_bytes == sum(queued.size_bytes for queued in self._queue)
+        assert self._queued_bytes == sum(size_bytes for _, size_bytes, _ in self._queue)
         assert len(self._queue) <= COMMIT_QUEUE_DEPTH_MAX
         assert not self._queue or self._is_scheduled or self._running is not None
 
-    def _refusal(self, size_bytes: int) -> KelpieError | None:
+    def _refusal(self) -> KelpieError:
         if self._failure is not None:
             message = f"the store stopped: {self._failure.message}"
             return StoreError(message, cause=self._failure.code)
         if self._is_closed:
             return StoreError("the store is closed; open it again")
-        is_full = len(self._queue) >= COMMIT_QUEUE_DEPTH_MAX or fault("resource.commit_queue_full")
-        if is_full or self._queued_bytes + size_bytes > COMMIT_QUEUE_BYTES_MAX:
-            return OverloadedError(
-                f"{len(self._queue):,} commits ({self._queued_bytes:,} bytes) wait for the disk; "
-                "try again later",
-                waiting=len(self._queue),
-            )
-        return None
+        return OverloadedError(
+            f"{len(self._queue):,} commits ({self._queued_bytes:,} bytes) wait for the disk; "
+            "try again later",
+            waiting=len(self._queue),
+        )
 
     def _schedule(self) -> None:
         # One turn later, so that everything submitted in this turn shares a sync.
@@ -144,21 +146,29 @@ class GroupWriter:
         if not self._queue and (self._is_closed or not self._has_housework):
             return
         self._running = self._take_batch()
-        members = [queued.member for queued in self._running]
+        members = [member for member, _, _ in self._running]
         job = self._loop.run_in_executor(
             self._executor, run_batch, self._connection, members, keep_house
         )
         job.add_done_callback(self._finish)
 
     def _take_batch(self) -> list[_Queued]:
-        batch: list[_Queued] = []
-        size_bytes = 0
-        while self._queue and len(batch) < COMMIT_BATCH_ROWS_MAX:
-            size_bytes += self._queue[0].size_bytes
-            if batch and size_bytes > COMMIT_BATCH_BYTES_MAX:
+        """Take what fits one batch off the queue; at least one member if any waits."""
+        queue = self._queue
+        if len(queue) <= COMMIT_BATCH_ROWS_MAX and self._queued_bytes <= COMMIT_BATCH_BYTES_MAX:
+            self._running_bytes, self._queued_bytes = self._queued_bytes, 0
+            batch = list(queue)
+            queue.clear()
+            return batch
+        batch, taken_bytes = [], 0
+        while queue and len(batch) < COMMIT_BATCH_ROWS_MAX:
+            size_bytes = queue[0][1]
+            if batch and taken_bytes + size_bytes > COMMIT_BATCH_BYTES_MAX:
                 break
-            batch.append(self._queue.popleft())
-            self._queued_bytes -= batch[-1].size_bytes
+            taken_bytes += size_bytes
+            batch.append(queue.popleft())
+        self._queued_bytes -= taken_bytes
+        self._running_bytes = taken_bytes
         return batch
 
     def _finish(self, job: asyncio.Future[BatchResult]) -> None:
@@ -166,16 +176,14 @@ class GroupWriter:
         assert batch is not None, "a batch that ends was running"
         result = _result_of(job, len(batch))
         self._has_housework = result.has_more
-        for queued, outcome in zip(batch, result.outcomes, strict=True):
-            if queued.future.done():
+        for (_, _, future), outcome in zip(batch, result.outcomes, strict=True):
+            if future.done():
                 continue
             if isinstance(outcome, KelpieError):
-                queued.future.set_exception(outcome)
+                future.set_exception(outcome)
             else:
-                queued.future.set_result(outcome)
-        self._gauge.add(
-            changes=result.changes, size_bytes=sum(queued.size_bytes for queued in batch)
-        )
+                future.set_result(outcome)
+        self._gauge.add(changes=result.changes, size_bytes=self._running_bytes)
         if result.fatal is not None:
             self._stop(result.fatal)
         elif self._gauge.is_due and not self._is_closed:
@@ -204,11 +212,11 @@ class GroupWriter:
         self._failure = failure
         self._has_housework = False
         while self._queue:
-            queued = self._queue.popleft()
-            self._queued_bytes -= queued.size_bytes
-            if not queued.future.done():
+            _, size_bytes, future = self._queue.popleft()
+            self._queued_bytes -= size_bytes
+            if not future.done():
                 message = f"the store stopped before this commit: {failure.message}"
-                queued.future.set_exception(StoreError(message, cause=failure.code))
+                future.set_exception(StoreError(message, cause=failure.code))
 
     def _wake(self) -> None:
         waiting, self._idle = self._idle, []
