@@ -232,6 +232,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self, coro: Any, *, name: object = None, context: Context | None = None
     ) -> asyncio.Task[Any]:
         """Return a task whose default name and hash depend on its number alone."""
+        assert not self._closed, "a closed loop begins nothing"
         self._task_count += 1
         shown = f"task-{self._task_count}" if name is None else str(name)
         options: dict[str, Any] = {} if context is None else {"context": context}

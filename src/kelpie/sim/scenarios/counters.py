@@ -121,7 +121,8 @@ class CountersScenario:
             )
             answer = await insist(host, "POST", target, {"amount": amount}, key=key)
             assert answer.status == 200, answer.body
-            version = self._versions[host.name, counter, key]
+            version = self._versions.get((host.name, counter, key))
+            assert version is not None, f"{key} was acknowledged and is not durable"
             total = answer.json()["result"]
             self._history.returned(token, total, at_ns=world.loop.now_ns, version=version)
             self._totals[host.name, counter] += amount
