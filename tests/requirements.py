@@ -88,6 +88,10 @@ PROMISES: dict[str, Requirement] = {
     "EFFECT-NO-START-WITHOUT-YES": Requirement(
         text="Nothing starts without a verdict of green or a person's yes.", critical=True
     ),
+    "EFFECT-OUTCOME-TOLD": Requirement(
+        text="What an executor came to reaches its actor, although the disk fails meanwhile.",
+        critical=True,
+    ),
     "EFFECT-ONCE-UNKNOWN": Requirement(
         text="A once effect whose attempt was cut off ends unknown and never runs again by itself.",
         critical=True,
@@ -134,6 +138,17 @@ PROMISES: dict[str, Requirement] = {
     "SETTINGS-SECRETS": Requirement(
         text="A secret in a settings file is refused, and no message repeats it.", critical=True
     ),
+    "SIM-FAULT-BY-FAULT": Requirement(
+        text="Every fault of the simulator that is built happens where it may, and breaks nothing.",
+    ),
+    "STORE-STOPPED-ENDS": Requirement(
+        text="A server whose store stopped at an unknown commit ends, so that it is started anew.",
+    ),
+    "STORE-LOG-DAMAGE": Requirement(
+        text="Damage in the middle of the log is found at the start; no acknowledged commit that "
+        "another one followed is dropped in silence.",
+        critical=True,
+    ),
     "SIM-EXPLORED": Requirement(
         text="A model checker that was cut off says unknown, and one that finds a violation prints "
         "a shortest way to it."
@@ -174,6 +189,20 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "TIDY-BITES": Requirement(text="Every rule of the style program finds a planted offence."),
+    # --- simulation ------------------------------------------------------------------------------
+    "SIM-HEALS": Requirement(
+        text="Once faults heal, every pending operation ends, every actor answers, effects drain.",
+        critical=True,
+    ),
+    "SIM-NODES": Requirement(
+        text="A simulated node dies, stops and goes on alone; the others do not notice.",
+    ),
+    "SIM-SEALED": Requirement(
+        text="Whatever would leave a simulated run raises an error that names who tried.",
+    ),
+    "SIM-SEED-REPEATS": Requirement(
+        text="A seed gives the same run, step by step, in any process.",
+    ),
     # --- end to end ------------------------------------------------------------------------------
     "ANSWER-ONCE": Requirement(
         text="Of several answers to one question exactly one counts; the others are told so.",
@@ -398,11 +427,16 @@ PROMISES: dict[str, Requirement] = {
 KNOWN_DEFECTS: dict[str, Requirement] = {
     "K-05": Requirement(text="Settings are checked at the start, with the field named."),
     "K-06": Requirement(text="The simulator compares values and histories after every crash."),
+    "K-08": Requirement(
+        text="Concurrent access, deadlock, a data race and a partial write are faults that the "
+        "simulator injects, and each ends in a typed error or in nothing."
+    ),
     "K-07": Requirement(
         text="The transition functions that ship are explored exhaustively, and breaking one is "
         "found.",
         critical=True,
     ),
+    "K-09": Requirement(text="Clocks are skewed and jump in the simulator, and it is counted."),
     "K-10": Requirement(
         text="State changes only inside the owning actor's turns, one after the other.",
         critical=True,

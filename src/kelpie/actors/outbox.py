@@ -26,7 +26,7 @@ from kelpie.actors.pump import (
     judge_failure,
 )
 from kelpie.core import limits
-from kelpie.core.errors import BusyError, DrainingError, MessageGoneError, StoreError
+from kelpie.core.errors import DrainingError, KelpieError, MessageGoneError
 from kelpie.core.ids import ActorId
 from kelpie.ports.faults import fault
 from kelpie.storage.records import CallEnd, CallState, Commit, CommitReceipt, StoredMessage
@@ -120,6 +120,7 @@ class OutboxPump:
             self._news.set()
 
     async def _pump(self) -> None:
+        self._news.set()  # a read that failed took the news with it
         while True:
             await self._news.wait()
             self._news.clear()
@@ -234,9 +235,10 @@ class OutboxPump:
         if setback.is_final or setback.counts:
             try:
                 await self._note(message, setback)
-            except (BusyError, StoreError):
+            except KelpieError as refusal:
                 # The row says what it said before: this delivery did not count.
-                await self._clock.sleep(RETRY_DELAY_MS_MAX / 1000)
+                self._telemetry.log("warning", "message.uncounted", error=refusal.message)
+                await self._clock.sleep(setback.delay_ms / 1000)
                 self._deliver(lane, message)
                 return
         if setback.is_final:

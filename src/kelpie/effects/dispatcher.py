@@ -16,7 +16,7 @@ import msgspec
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.supervisor import Supervisor
-from kelpie.core.errors import KelpieError, NotFoundError
+from kelpie.core.errors import InputError, KelpieError, NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.effects.executor import Executor, Order, StreamSink
 from kelpie.effects.messages import EffectFinished, EffectPrepared, RecoverEffect, StartEffect
@@ -27,7 +27,8 @@ from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, EffectRow, StreamChunk
 
 PAGE_ROWS: Final = 500
-TELL_RETRY_DELAY_S: Final = 0.2
+TELL_RETRY_DELAY_S_MIN: Final = 0.2
+TELL_RETRY_DELAY_S_MAX: Final = 30.0
 PRINCIPAL: Final = "system:dispatcher"
 CANCEL_NOTE: Final = "cancel requested"
 
@@ -309,17 +310,22 @@ class Dispatcher:
         return write
 
     async def _tell(self, actor: ActorId, message: Any) -> Any:
-        """Have the actor take ``message``, again while the store only asks for patience."""
+        """Have the actor take ``message``, again until it does: nobody else would tell it.
+
+        Whatever fails here may pass: a full disk, a bug that a newer version corrects.
+        """
+        delay_s = TELL_RETRY_DELAY_S_MIN
         while True:
             try:
                 return await self._runtime.call(actor, message, principal=PRINCIPAL, internal=True)
             except NotFoundError:
                 return None
+            except InputError:
+                raise
             except KelpieError as error:
-                if not error.retriable:
-                    raise
                 self._telemetry.log("warning", "effects.retry", error=error.message)
-            await self._clock.sleep(TELL_RETRY_DELAY_S)
+            await self._clock.sleep(delay_s)
+            delay_s = min(2 * delay_s, TELL_RETRY_DELAY_S_MAX)
 
 
 def _bad_end(record: EffectRecord, *, sent: bool) -> Literal["unknown", "failed"]:

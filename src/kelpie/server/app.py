@@ -6,6 +6,7 @@ refused request reaches an actor. An answer leaves only with the durable reply i
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 from kelpie.core.errors import (
@@ -51,11 +52,16 @@ REQUEST_ID_CHARS_MAX: Final = 128  # what a caller may have echoed back to it
 
 def create_app(deps: Deps) -> AsgiApp:
     """Return the ASGI callable over ``deps``."""
+    return App(deps=deps, router=_route_all(deps.version))
+
+
+@cache
+def _route_all(version: str) -> Router:
+    """Return the one router of this version: describing every type costs far more than the rest."""
     operations = table.operations()
-    document = describe(operations, version=deps.version)
+    document = describe(operations, version=version)
     page = render_page(document)
-    router = Router((*operations, *table.documentation(document, page)))
-    return App(deps=deps, router=router)
+    return Router((*operations, *table.documentation(document, page)))
 
 
 class App:

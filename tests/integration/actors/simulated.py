@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 from kelpie import Actor, Runtime
 from kelpie.app.embed import EmbeddedWorld
+from kelpie.sim.clock import SimulatedClock
 from kelpie.sim.loop import SimulatedLoop
-from kelpie.sim.world import RecordedTelemetry, SimulatedClock, SimulatedRng
+from kelpie.sim.rng import SimulatedRng
+from kelpie.sim.telemetry import RecordedTelemetry
 
 T = TypeVar("T")
 

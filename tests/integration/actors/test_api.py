@@ -34,7 +34,7 @@ from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.host.clock import HostClock
 from kelpie.host.meter import HostMeter
 from kelpie.host.rng import HostRng
-from kelpie.sim.world import RecordedTelemetry
+from kelpie.sim.telemetry import RecordedTelemetry
 from tests.integration.actors.sample import Account, Gate, Heavy
 from tests.waiting import eventually_async
 

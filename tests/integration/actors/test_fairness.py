@@ -10,7 +10,7 @@ import pytest
 
 from kelpie import Actor, Runtime, State, command, query, ref
 from kelpie.core.limits import TURNS_MS_PER_TICK_MAX, TURNS_PER_TICK_MAX
-from kelpie.sim.world import SimulatedClock
+from kelpie.sim.clock import SimulatedClock
 from tests.integration.actors.simulated import World, simulate
 
 

@@ -13,6 +13,7 @@ from kelpie import Actor, Runtime, State, command, query, ref
 from kelpie.core.errors import KeyReusedError
 from kelpie.core.limits import IDEMPOTENCY_TTL_MS
 from kelpie.sim.loop import SimulatedLoop
+from kelpie.sim.schedule import RandomScheduler
 from tests.integration.actors.simulated import World, simulate
 
 
@@ -106,7 +107,8 @@ def test_a_caller_cancelled_at_every_await_of_its_call_tears_no_turn(
             ]
 
     # Seed 0 runs callbacks as asyncio does, the others in a drawn order.
-    loop = SimulatedLoop(choose=random.Random(seed).randrange) if seed else SimulatedLoop()
+    scheduler = RandomScheduler(random.Random(seed)) if seed else None
+    loop = SimulatedLoop(scheduler=scheduler)
     ended = simulate(main, loop=loop)
     assert not any(ended[:48])
     assert ended[-1], "the last one comes too late"

@@ -9,7 +9,7 @@ import pytest
 from kelpie.actors.blocking import BLOCKING_NS_MAX, READING_AGE_NS_MAX, BlockingWatch, find_cause
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.ports.meter import ThreadUse
-from kelpie.sim.world import RecordedTelemetry
+from kelpie.sim.telemetry import RecordedTelemetry
 from tests.integration.actors.counter import Show
 
 MS = 1_000_000

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kelpie.actors.supervisor import EAGERLY, Supervisor
-from kelpie.sim.world import RecordedTelemetry, SimulatedClock
+from kelpie.sim.clock import SimulatedClock
+from kelpie.sim.telemetry import RecordedTelemetry
 
 PRESENT = sys.executable if sys.version_info < (3, 12) else ""
 SOURCES = Path(__file__).resolve().parents[3] / "src"

@@ -10,7 +10,7 @@ import pytest
 
 from kelpie.actors.supervisor import RESTART_DELAY_S_MIN, Supervisor
 from kelpie.core.errors import DrainingError
-from kelpie.sim.world import RecordedTelemetry
+from kelpie.sim.telemetry import RecordedTelemetry
 
 
 class ImpatientClock:

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from kelpie.app.gauges import report_gauges
+from kelpie.sim.clock import SimulatedClock
 from kelpie.sim.loop import SimulatedLoop
-from kelpie.sim.world import RecordedTelemetry, SimulatedClock
+from kelpie.sim.telemetry import RecordedTelemetry
 
 
 class Pulse(RecordedTelemetry):

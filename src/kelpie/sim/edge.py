@@ -1,24 +1,40 @@
-"""A tiny client of an ASGI callable, for tests that have no sockets."""
+"""A client of an ASGI callable, for worlds without sockets."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 import msgspec
 
+from kelpie.server.http import AsgiApp
+
 
 class HttpAnswer(NamedTuple):
+    """A whole answer."""
+
     status: int
     body: bytes
 
     def json(self) -> Any:
+        """Return the decoded body."""
         return msgspec.json.decode(self.body)
 
 
-async def request(
-    app: Any, method: str, target: str, body: Any = None, *, key: str | None = None
+async def ask(
+    app: AsgiApp,
+    method: str,
+    target: str,
+    body: Any = None,
+    *,
+    key: str | None = None,
+    left: asyncio.Event | None = None,
 ) -> HttpAnswer:
-    """Send one request and return the whole answer."""
+    """Send one request and return the whole answer.
+
+    The caller is gone once ``left`` is set; without it, it stays to the end.
+    """
+    left = left or asyncio.Event()
     path, _, query = target.partition("?")
     data = b"" if body is None else msgspec.json.encode(body)
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
@@ -38,16 +54,17 @@ async def request(
         "scheme": "http",
     }
     sent = False
-    status, chunks = 0, []
+    status, chunks = 0, list[bytes]()
 
     async def receive() -> dict[str, Any]:
         nonlocal sent
         if sent:
+            await left.wait()
             return {"type": "http.disconnect"}
         sent = True
         return {"type": "http.request", "body": data, "more_body": False}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Any) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
@@ -55,4 +72,5 @@ async def request(
             chunks.append(message.get("body", b""))
 
     await app(scope, receive, send)
+    assert status, "every request is answered"
     return HttpAnswer(status, b"".join(chunks))

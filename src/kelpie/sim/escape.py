@@ -1,0 +1,172 @@
+"""The seal of a simulation: what would reach the real world raises, and names who tried.
+
+Real sockets, threads, processes, clocks and entropy raise `EscapedSimulationError` when the product
+or a test's own actors ask for them while a run goes on. What the interpreter or the engine needs
+inline on real files stays possible: the first caller outside the standard library decides.
+
+Invariants: outside of `sealed` nothing is changed; other threads never notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType, ModuleType
+from typing import Any, Final
+
+from kelpie.sim.loop import EscapedSimulationError
+
+_FORBIDDEN: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
+    (
+        time,
+        (
+            *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"),
+            *("sleep", "localtime", "gmtime"),
+        ),
+    ),
+    (os, ("urandom", "getrandom", "fork", "forkpty", "system", "popen", "posix_spawn")),
+    (
+        random,
+        (
+            *("random", "randint", "randrange", "choice", "choices", "sample", "shuffle"),
+            *("uniform", "randbytes", "getrandbits", "gauss", "expovariate", "seed"),
+        ),
+    ),
+    (random.SystemRandom, ("random", "getrandbits")),
+    (
+        secrets,
+        ("token_bytes", "token_hex", "token_urlsafe", "randbelow", "randbits", "choice"),
+    ),
+    (uuid, ("uuid1", "uuid4")),
+    (socket, ("create_connection", "create_server", "getaddrinfo", "socketpair")),
+    (socket.socket, ("__init__",)),
+    (threading.Thread, ("start",)),
+    (subprocess.Popen, ("__init__",)),
+)
+# What of the standard library may look at a clock on anybody's behalf: it shows it to people alone.
+_HARMLESS: Final = frozenset({"logging", "importlib", "linecache", "warnings", "traceback", "gc"})
+# Who may do anything: the test runner around the run, and what measures it.
+_OUTSIDERS: Final = frozenset({"_pytest", "pytest", "pluggy", "pytest_timeout", "coverage"})
+
+
+@contextmanager
+def sealed() -> Generator[None]:
+    """Let nothing of this thread escape from the simulation until the context ends.
+
+    Not reentrant: there is one world at a time.
+    """
+    saved: list[tuple[Any, str, Any]] = []
+    thread = threading.get_ident()
+    try:
+        for owner, names in _FORBIDDEN:
+            for name in names:
+                if name in vars(owner):
+                    real = vars(owner)[name]
+                    saved.append((owner, name, real))
+                    setattr(owner, name, _guard(real, _title(owner, name), thread))
+        _replace(asyncio, asyncio.tasks, "wait", _make_wait(asyncio.wait), saved)
+        _replace(
+            asyncio,
+            asyncio.tasks,
+            "as_completed",
+            _make_as_completed(asyncio.as_completed),
+            saved,
+        )
+        yield
+    finally:
+        for owner, name, real in reversed(saved):
+            setattr(owner, name, real)
+
+
+def _replace(
+    first: ModuleType, second: ModuleType, name: str, value: Any, saved: list[tuple[Any, str, Any]]
+) -> None:
+    for owner in (first, second):
+        saved.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+
+def _title(owner: Any, name: str) -> str:
+    if isinstance(owner, ModuleType):
+        return f"{owner.__name__}.{name}"
+    return f"{owner.__module__}.{owner.__qualname__}.{name}"
+
+
+def _guard(real: Callable[..., Any], title: str, thread: int) -> Callable[..., Any]:
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            _judge(title, sys._getframe(1))  # noqa: SLF001  who asks is the question
+        return real(*args, **kwargs)
+
+    return guarded
+
+
+def _judge(title: str, frame: FrameType | None) -> None:
+    """Raise unless the caller may: the first one outside the standard library decides."""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        package = module.partition(".")[0]
+        if package in _HARMLESS or package in _OUTSIDERS:
+            return
+        if package not in sys.stdlib_module_names:
+            place = f"{module}:{frame.f_lineno} ({frame.f_code.co_qualname})"
+            problem = f"{title} reaches the real world from {place}"
+            raise EscapedSimulationError(f"{problem}; use the ports that the run hands in")
+        frame = frame.f_back
+
+
+# --- asyncio's unordered answers ------------------------------------------------------------------
+
+
+class _Ordered(set[Any]):
+    """A set that is read in the order in which it was made, not in that of addresses."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = list(items)
+        super().__init__(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (item for item in self._items if item in self)
+
+    def pop(self) -> Any:
+        """Remove and return the first."""
+        item = next(iter(self))
+        assert item in self, "what is there can be taken"
+        self.remove(item)
+        assert item not in self
+        return item
+
+
+def _make_wait(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def wait(futures: Collection[Any], **options: Any) -> tuple[_Ordered, _Ordered]:
+        given = list(futures)
+        done, pending = await real(given, **options)
+        return _Ordered(f for f in given if f in done), _Ordered(f for f in given if f in pending)
+
+    return wait
+
+
+def _make_as_completed(real: Callable[..., Any]) -> Callable[..., Any]:
+    def as_completed(work: Iterable[Any], **options: Any) -> Any:
+        # Tasks are made here, in the order given: asyncio makes them in the order of a set.
+        loop = asyncio.get_running_loop()
+        tasks = [
+            each if asyncio.isfuture(each) else loop.create_task(_finish(each)) for each in work
+        ]
+        return real(tasks, **options)
+
+    return as_completed
+
+
+async def _finish(work: Awaitable[Any]) -> Any:
+    return await work

@@ -1,0 +1,446 @@
+"""Simulated machines: their files and clocks outlive the programs that live and die on them.
+
+Owns starting, killing, pausing and stopping a program, and asking it over HTTP. What a program is,
+is an async context manager over the machine; `serve_product` is the product as it ships.
+
+Invariants: one program at a time; a killed program acts on nothing any more; its files stay as the
+kernel had them, unless the crash says what the disk made of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
+
+from kelpie.actors.api.definition import Actor
+from kelpie.app.opened import App, open_app
+from kelpie.app.world import World, open_sqlite
+from kelpie.ports.clock import Clock
+from kelpie.ports.network import NetworkError
+from kelpie.ports.rng import Rng
+from kelpie.settings import Settings, load_settings
+from kelpie.sim.clock import MachineClock, SimulatedClock
+from kelpie.sim.edge import HttpAnswer, ask
+from kelpie.sim.faults.plan import FaultPlan
+from kelpie.sim.incarnation import Incarnation
+from kelpie.sim.loop import SimulatedCrash, SimulatedLoop, attempt
+from kelpie.sim.network import OUTSIDE, SimulatedNetwork
+from kelpie.sim.observe import InFlight, ObservedStore
+from kelpie.sim.rng import SimulatedRng
+from kelpie.sim.sandbox import Program, SimulatedSandbox
+from kelpie.sim.telemetry import RecordedTelemetry
+from kelpie.storage.records import Commit, CommitReceipt
+from kelpie.storage.sqlite.store import SqliteStore
+
+
+class DiskContent(Protocol):
+    """What a disk holds after a crash, taken before the dead program is unwound."""
+
+    def put(self, root: Path) -> None:
+        """Let ``root`` hold exactly this."""
+        ...
+
+
+PATIENCE_S: Final = 60.0  # as long as clients wait for an answer
+
+CrashImage = Callable[[Path], DiskContent]
+"""Given the machine's directory at the instant of a crash, return what the disk kept of it."""
+
+ServedProgram = Callable[["SimulatedHost"], AbstractAsyncContextManager[Any]]
+"""What runs on a machine; yields its service once it is ready."""
+
+
+class ProgramDiedError(NetworkError):
+    """The simulated program died or ended before it was ready."""
+
+
+class Surroundings(Protocol):
+    """What a machine needs of its world; one world has it all."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        ...
+
+    @property
+    def loop(self) -> SimulatedLoop:
+        """The loop that runs everything."""
+        ...
+
+    @property
+    def network(self) -> SimulatedNetwork:
+        """The network between machines, models and clients."""
+        ...
+
+    @property
+    def plan(self) -> FaultPlan:
+        """What may go wrong."""
+        ...
+
+    @property
+    def programs(self) -> Mapping[str, Program]:
+        """What can be run in sandboxes, by name."""
+        ...
+
+    @property
+    def commands_started(self) -> list[str]:
+        """What was run in sandboxes."""
+        ...
+
+    def landed(
+        self, host: str, session: str, commit: Commit, receipt: CommitReceipt | None
+    ) -> None:
+        """Take a durable commit into account."""
+        ...
+
+    def fail(self, invariant: str, text: str) -> None:
+        """Say what is wrong and end the run."""
+        ...
+
+
+def serve_product(host: SimulatedHost) -> AbstractAsyncContextManager[App]:
+    """Run the product as it ships, with the machine's actor classes."""
+    return open_app(host.settings(), drive=True, world=host.ports(), actors=host.actors)
+
+
+class SimulatedHost:
+    """One simulated machine.
+
+    Attributes:
+        name: Its name.
+        directory: Where its files are.
+        clock: Its clocks.
+        actors: The classes that the product hosts on it.
+        environment: What settings are read from, beside the flags.
+        lives: How often a program was started.
+        incarnation: The life that goes on now; None while nothing runs.
+        service: What the program yielded once it was ready; None before and after.
+        telemetry: What all its programs reported.
+    """
+
+    def __init__(
+        self,
+        world: Surroundings,
+        name: str,
+        directory: Path,
+        *,
+        actors: Sequence[type[Actor[Any]]] = (),
+        program: ServedProgram = serve_product,
+        flags: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        self.clock = MachineClock(lambda: world.loop.now_ns)
+        self.actors = tuple(actors)
+        self.environment = {"OPENAI_API_KEY": "sim", "OPENAI_BASE_URL": "http://model.sim/v1"}
+        self.lives = 0
+        self.incarnation: Incarnation | None = None
+        self.service: Any = None
+        self.telemetry = RecordedTelemetry()
+        self._world = world
+        self._program = program
+        self._flags = dict(flags or {})
+        self._stores: list[SqliteStore] = []
+        self._in_flight = InFlight()
+        self._ready: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._stop = asyncio.Event()
+        self._callers: dict[asyncio.Future[HttpAnswer], asyncio.Task[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._messages: dict[asyncio.Task[None], None] = {}
+
+    # --- what the program sees ------------------------------------------------------------------
+
+    def settings(self) -> Settings:
+        """Return the product's settings on this machine."""
+        flags = {"data_dir": str(self.directory / "data"), **self._flags}
+        flags.setdefault("workspaces.roots", str(self.directory))
+        return load_settings(
+            environment=self.environment, cwd=self.directory, home=self.directory, flags=flags
+        )
+
+    def ports(self) -> World:
+        """Return the ports of the life that begins now."""
+        rng = SimulatedRng(f"{self._world.seed}:{self.name}:{self.lives}")
+        return World(
+            clock=SimulatedClock(self.clock),
+            rng=rng,
+            network=self._world.network.of(self.name),
+            telemetry=self.telemetry,
+            environment={"OPENAI_API_KEY": "sim"},
+            open_store=self._open_store,
+            open_sandbox=lambda blobs, _: SimulatedSandbox(
+                self._world.programs, blobs, self._world.commands_started, self._world.plan
+            ),
+            metrics_text=lambda: "",
+        )
+
+    async def _open_store(self, path: Path, address: str, clock: Clock, rng: Rng) -> SqliteStore:
+        store = await open_sqlite(path, address, clock, rng)
+        self._stores.append(store)
+        observed = ObservedStore(store, self._in_flight, partial(self._world.landed, self.name))
+        with self._world.plan.calm():
+            await observed.recover()
+        # The product names the engine's class; the observer is it in all but the class.
+        return cast("SqliteStore", observed)
+
+    # --- life and death -------------------------------------------------------------------------
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a program runs and was ready."""
+        return self.service is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the program has said that it must be started anew: its store stopped."""
+        service = self.service
+        return isinstance(service, App) and service.node.store.failure is not None
+
+    async def start(self) -> None:
+        """Start the program and return once it is ready.
+
+        Raises:
+            ProgramDiedError: It was killed before.
+            Exception: What the program raised while it started.
+        """
+        assert self.incarnation is None, "one program at a time"
+        self.lives += 1
+        self._stop = asyncio.Event()
+        loop = self._world.loop
+        ready = self._ready = loop.create_future()
+        self._ended = loop.create_future()
+        self.incarnation = Incarnation(self.name, self.lives, self.clock)
+        name = f"{self.name}.{self.lives}"
+        self._task = loop.create_task(self._live(), name=name, context=self.incarnation.context())
+        await ready
+        assert self.service is not None or self.lives > 0
+
+    async def _live(self) -> None:
+        ready, ended = self._ready, self._ended
+        assert ready is not None, "a life is waited for"
+        assert ended is not None, "a life ends"
+        life = self.incarnation
+        failure = await attempt(self._serve_until_stopped(ready))
+        if life is None or life.dead:
+            return  # what clean-up meets in a dead program is nobody's
+        self._gone()
+        if failure is None:
+            ended.set_result(None)
+        elif not ready.done():
+            ready.set_exception(failure)
+        else:
+            self._world.fail("program-ends-in-order", f"{self.name}: {failure!r}")
+
+    async def _serve_until_stopped(self, ready: asyncio.Future[None]) -> None:
+        async with self._program(self) as service:
+            self.service = service
+            ready.set_result(None)
+            await self._stop.wait()
+            self.service = None
+
+    async def stop(self) -> None:
+        """Ask the program to end, as SIGTERM does, and return once it has; harmless when gone."""
+        if self.incarnation is None or self._ended is None:
+            return
+        ended = self._ended
+        self._stop.set()
+        await ended
+        assert self.incarnation is None, "a program that ended is gone"
+
+    def crash(self, image: CrashImage | None = None) -> None:
+        """Kill the program, as SIGKILL does; harmless when nothing runs.
+
+        Args:
+            image: What the disk kept, as after a power cut; what the kernel had when None.
+        """
+        self._crash((image or _KilledFiles.capture)(self.directory))
+
+    def die(self, image: CrashImage | None = None) -> NoReturn:
+        """Kill the program from within, at this very line.
+
+        Raises:
+            SimulatedCrash: Always: what is on the stack ends with the program.
+        """
+        assert self.incarnation is not None, "nothing runs that could die"
+        content = (image or _KilledFiles.capture)(self.directory)
+        loop = self._world.loop
+        loop.at_step(loop.steps + 1, partial(self._crash, content))
+        raise SimulatedCrash
+
+    def _crash(self, content: DiskContent) -> None:
+        incarnation = self.incarnation
+        if incarnation is None:
+            return
+        self._drop_callers()
+        for store in self._stores:
+            store.abandon()
+        self._world.loop.kill(incarnation)
+        ready, ended = self._ready, self._ended
+        self._gone()
+        _release_holder(self.directory)
+        content.put(self.directory)
+        if ready is not None and not ready.done():
+            ready.set_exception(ProgramDiedError(f"{self.name} died as it started", sent=False))
+        if ended is not None and not ended.done():
+            ended.set_result(None)
+        assert self.incarnation is None, "a killed program is gone"
+
+    def _gone(self) -> None:
+        """Nothing runs any more."""
+        self.incarnation = None
+        self.service = None
+        self._task = None
+        self._stores.clear()
+        self._messages.clear()
+        self._drop_callers()
+
+    def _drop_callers(self) -> None:
+        callers, self._callers = self._callers, {}
+        for caller in callers:
+            if not caller.done():
+                caller.set_exception(NetworkError(f"{self.name} closed the connection", sent=True))
+
+    def pause(self) -> None:
+        """Stop the program between two callbacks, as SIGSTOP does; its clocks go on."""
+        if self.incarnation is not None:
+            self._world.loop.pause(self.incarnation)
+
+    def resume(self) -> None:
+        """Let a stopped program go on."""
+        if self.incarnation is not None:
+            self._world.loop.resume(self.incarnation)
+
+    def set_clock(
+        self, *, rate_ppm: int | None = None, wall_ns: int = 0, ahead_ns: int = 0
+    ) -> None:
+        """Change the clocks: their rate, the wall clock alone, or both ahead."""
+        before = self.clock.changes
+        if rate_ppm is not None:
+            self.clock.set_rate(rate_ppm)
+        if wall_ns:
+            self.clock.jump_wall(wall_ns)
+        if ahead_ns:
+            self.clock.jump_forward(ahead_ns)
+        if self.incarnation is not None:
+            self._world.loop.retime(self.incarnation)
+        assert self.clock.changes > before, "nothing was to be changed"
+        assert self.clock.monotonic_ns() >= 0
+
+    def run_in_program(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` as part of the program, with which it dies: a message that arrived."""
+        assert self.incarnation is not None, "no program runs"
+        task = self._world.loop.create_task(work, name=name, context=self.incarnation.context())
+        self._messages[task] = None
+        task.add_done_callback(lambda done: self._messages.pop(done, None))
+        assert task in self._messages
+
+    # --- asked over HTTP ------------------------------------------------------------------------
+
+    async def request(
+        self, method: str, target: str, body: Any = None, *, key: str | None = None
+    ) -> HttpAnswer:
+        """Ask the product as a client would and return the whole answer.
+
+        Raises:
+            NetworkError: Nobody listens, the connection was lost before the answer, or it took
+                longer than a client waits.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._world.network.links.pass_through(OUTSIDE, self.name)
+                answer = await self._exchange(method, target, body, key)
+                await self._world.network.links.pass_through(self.name, OUTSIDE)
+        except TimeoutError:
+            raise NetworkError(f"{self.name} is silent", sent=True) from None
+        return answer
+
+    async def _exchange(self, method: str, target: str, body: Any, key: str | None) -> HttpAnswer:
+        incarnation, service = self.incarnation, self.service
+        if incarnation is None or service is None:
+            raise NetworkError(f"{self.name} refuses connections", sent=False)
+        loop = self._world.loop
+        caller: asyncio.Future[HttpAnswer] = loop.create_future()
+        left = asyncio.Event()
+        work = partial(ask, service.asgi, method, target, body, key=key, left=left)
+        self._callers[caller] = loop.create_task(
+            _serve(work, caller), name=f"request:{method}", context=incarnation.context()
+        )
+        try:
+            return await caller
+        finally:
+            self._callers.pop(caller, None)
+            left.set()
+
+
+async def _serve(
+    work: Callable[[], Awaitable[HttpAnswer]], caller: asyncio.Future[HttpAnswer]
+) -> None:
+    answer = await attempt(work())
+    if caller.done():
+        return
+    if isinstance(answer, Exception):
+        caller.set_exception(answer)
+    else:
+        caller.set_result(answer)
+
+
+class _KilledFiles(NamedTuple):
+    """The files beside a killed program's store, as the kernel has them.
+
+    Closing its connections changes them, which a killed program does not do.
+    """
+
+    contents: tuple[tuple[Path, bytes], ...]
+
+    @classmethod
+    def capture(cls, root: Path) -> _KilledFiles:
+        """Return the database and its log."""
+        return cls(tuple((path, path.read_bytes()) for path in _store_files(root)))
+
+    def put(self, root: Path) -> None:
+        """Write them back, without the index that whoever opens the store makes anew."""
+        kept = dict(self.contents)
+        for path in _store_files(root):
+            if path not in kept:
+                path.unlink()
+        for path, content in self.contents:
+            if path.name.endswith("-shm"):
+                path.unlink(missing_ok=True)
+            elif not path.exists() or path.read_bytes() != content:
+                path.write_bytes(content)
+
+
+def _store_files(root: Path) -> list[Path]:
+    found = sorted(root.glob("data/*.db*"))
+    return [path for path in found if path.is_file() and not path.name.endswith(".holder")]
+
+
+def _open_below(directory: Path) -> dict[int, str]:
+    """Return the descriptors that this process has open below ``directory``."""
+    found: dict[int, str] = {}
+    for entry in sorted(os.listdir("/proc/self/fd")):  # noqa: PTH208  numbers, not paths
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")  # noqa: PTH115
+        except OSError:
+            continue
+        if target.startswith(f"{directory}/"):
+            found[int(entry)] = target
+    return found
+
+
+def _release_holder(directory: Path) -> None:
+    """Close what the kernel would close: the lock of a store that was being opened or closed."""
+    open_now = _open_below(directory)
+    for descriptor, target in open_now.items():
+        if target.endswith(".holder"):
+            os.close(descriptor)
+    if any(not target.endswith(".holder") for target in open_now.values()):
+        gc.collect()  # connections of a store that was being opened or closed
+    assert not _open_below(directory), f"a dead program keeps files open: {_open_below(directory)}"

@@ -1,0 +1,1 @@
+"""What always holds, as predicates over what the world saw become durable."""

@@ -1,0 +1,95 @@
+"""Watches one process's commits: a store that hands everything on and tells the world what landed.
+
+Holds nothing of the product and decides nothing. A commit is reported at the moment its writer can
+learn of it, before anybody acts on it; one that became durable while its writer died is found in
+the store by the next life.
+
+Invariants: every durable commit is reported once, those of an actor in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from kelpie.core.errors import CommitUnknownError
+from kelpie.core.ids import ActorId
+from kelpie.sim.loop import observing
+from kelpie.storage.records import Commit, CommitReceipt
+from kelpie.storage.sqlite.store import SqliteStore
+
+Landed = Callable[[str, Commit, CommitReceipt | None], None]
+"""Told of a durable commit: the writer's session, the commit, and its receipt if it got one."""
+
+
+class InFlight:
+    """Commits that were handed to a machine's store and have no outcome yet; outlives processes."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[ActorId, list[tuple[str, Commit]]] = {}
+
+    def begin(self, session: str, commit: Commit) -> None:
+        """Note a commit that was handed over."""
+        assert session, "who commits has a session"
+        self._waiting.setdefault(commit.actor, []).append((session, commit))
+        assert self._waiting[commit.actor][-1][1] is commit
+
+    def end(self, commit: Commit) -> None:
+        """Note that a commit has its outcome."""
+        queue = self._waiting.get(commit.actor, [])
+        assert any(each is commit for _, each in queue), "an outcome of what was never handed over"
+        queue[:] = [(session, each) for session, each in queue if each is not commit]
+        assert all(each is not commit for _, each in queue), "a commit has one outcome"
+        if not queue:
+            del self._waiting[commit.actor]
+
+    def take(self) -> dict[ActorId, list[tuple[str, Commit]]]:
+        """Return and forget what has no outcome: its writer is dead."""
+        taken, self._waiting = self._waiting, {}
+        assert not self._waiting
+        assert all(taken.values()), "an actor without a commit waits"
+        return taken
+
+
+class ObservedStore:
+    """Everything an engine offers, with its commits reported."""
+
+    def __init__(self, inner: SqliteStore, in_flight: InFlight, landed: Landed) -> None:
+        self._inner = inner
+        self._in_flight = in_flight
+        self._landed = landed
+        self._context = observing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def recover(self) -> None:
+        """Report what a dead writer made durable without hearing of it."""
+        for actor, waiting in self._in_flight.take().items():
+            stored = await self._inner.load(actor)
+            for session, commit in waiting:
+                if stored is not None and _has_landed(commit, stored.incarnation, stored.version):
+                    self._landed(session, commit, None)
+
+    def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
+        """Hand the commit on and report it once it is durable."""
+        session = self._inner.session
+        self._in_flight.begin(session, commit)
+        future = self._inner.commit(commit)
+        future.add_done_callback(partial(self._settled, session, commit), context=self._context)
+        return future
+
+    def _settled(self, session: str, commit: Commit, done: asyncio.Future[CommitReceipt]) -> None:
+        if done.cancelled() or isinstance(done.exception(), CommitUnknownError):
+            return  # the next life looks what became of it
+        self._in_flight.end(commit)
+        if done.exception() is None:
+            self._landed(session, commit, done.result())
+
+
+def _has_landed(commit: Commit, incarnation: int, version: int) -> bool:
+    if commit.tombstone:
+        return incarnation > commit.incarnation or version == 0
+    return incarnation == commit.incarnation and version > commit.expected_version

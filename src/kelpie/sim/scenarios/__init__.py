@@ -1,0 +1,20 @@
+"""The scenarios that ship: each lives through a workload under faults, heals, and must be whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from kelpie.sim.run import Scenario
+from kelpie.sim.scenarios.agent_day import AgentDayScenario
+from kelpie.sim.scenarios.bank import BankScenario
+from kelpie.sim.scenarios.care import CareScenario
+from kelpie.sim.scenarios.counters import CountersScenario
+
+SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
+    "agent_day": AgentDayScenario,
+    "bank": BankScenario,
+    "care": CareScenario,
+    "counters": CountersScenario,
+}
+"""How to make a fresh scenario, by name."""

@@ -1,0 +1,47 @@
+"""What every scenario does at its end: faults heal, work drains, stores are sound."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from kelpie.app.opened import App
+from kelpie.core.ids import TENANT_DEFAULT
+from kelpie.sim.client import insist
+from kelpie.sim.host import SimulatedHost
+from kelpie.sim.world import SimulatedWorld
+from kelpie.storage.records import Page
+
+LIVENESS_S: Final = 300.0  # beyond every deadline, retry and expiry that a scenario sets
+_RESTING: Final = frozenset(
+    {"done", "failed", "denied", "expired", "voided", "cancelled", "unknown"}
+)
+
+
+async def settle(world: SimulatedWorld) -> None:
+    """Heal the world; its pending work must end within a bound, and its stores be sound."""
+    await world.heal()
+    for host in world.hosts.values():
+        await world.eventually(
+            f"{host.name} comes to rest", partial(_rests, host), within_s=LIVENESS_S
+        )
+        await _require_sound(host)
+
+
+async def _rests(host: SimulatedHost) -> bool:
+    """Whether no message waits and every effect has ended."""
+    app: App = host.service
+    stats = await app.node.store.stats()
+    assert stats.dead_letters == 0, f"{host.name} has {stats.dead_letters} dead letters"
+    effects = await app.node.store.effects(Page(tenant=TENANT_DEFAULT, limit=1_000))
+    return stats.outbox == 0 and all(row.state in _RESTING for row in effects)
+
+
+async def _require_sound(host: SimulatedHost) -> None:
+    app: App = host.service
+    for method, target in (("GET", "/v1/audit/verify"), ("POST", "/v1/store/check")):
+        key = None if method == "GET" else "check"
+        verdict = (await insist(host, method, target, key=key)).json()
+        assert verdict["ok"], f"{host.name}: {verdict}"
+    app.node.runtime.check_invariants()
+    app.node.dispatcher.check_invariants()
