@@ -7,12 +7,9 @@ the same again in the next one. What was said to it once must hold for good.
 from __future__ import annotations
 
 import asyncio
-import gc
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -24,12 +21,13 @@ from kelpie.core.errors import (
     CallCancelledError,
     ConflictError,
 )
-from kelpie.ports.faults import faults_from
-from kelpie.sim.loop import SimulatedCrash, SimulatedLoop
-from kelpie.sim.world import RecordedTelemetry, SimulatedClock, SimulatedRng
-from kelpie.storage.sqlite.store import SqliteStore
+from kelpie.sim.faults.plan import FaultRule
+from kelpie.sim.host import SimulatedHost
+from kelpie.sim.run import RunReport
+from kelpie.sim.swarm import RunConfig
+from kelpie.sim.world import SimulatedWorld
+from tests.simulation.runs import live, require_clean
 
-MEMORY_DISK = Path("/dev/shm")
 SLICES = 6
 END_S = 3_600.0  # virtual
 
@@ -151,114 +149,80 @@ class Client:
             assert self.seen == (1_111, 4)
 
 
-class Host:
-    """One store, and the processes that hold it one after the other."""
+@asynccontextmanager
+async def embed(host: SimulatedHost) -> AsyncGenerator[Runtime]:
+    """Run an embedded runtime as a machine's program."""
+    ports = host.ports()
+    world = EmbeddedWorld(
+        clock=ports.clock,
+        rng=ports.rng,
+        telemetry=ports.telemetry,
+        open_store=ports.open_store,
+    )
+    path = host.directory / "data" / "calls.db"
+    async with Runtime.open(path, actors=[Adder], world=world) as runtime:
+        yield runtime
 
-    def __init__(self, path: Path) -> None:
+
+class CallsScenario:
+    """One machine, and a client in its program that does not rest before its story is told."""
+
+    name = "submitted-calls"
+
+    def __init__(self) -> None:
         self.client = Client()
-        self.steps = 0
-        self._path = path
-        self._now_s = 0.0
-        self._lives = 0
-        self._store: SqliteStore | None = None
+        self._is_told = False
+        self._failure: BaseException | None = None
 
-    def live(self, *, crash_at: int = 0) -> bool:
-        """Run one process to the end of the story, or until it dies at a step."""
-        loop = SimulatedLoop(start_s=self._now_s)
-        loop.crash_at = crash_at
-        self._lives += 1
+    async def run(self, world: SimulatedWorld) -> None:
+        """Tell the story, in as many lives as it takes."""
+        host = world.add_host("n1", program=embed)
+        await world.unleash()
+        lives = 0
+        while not self._is_told:
+            if self._failure is not None:
+                raise self._failure
+            if host.lives > lives and host.is_serving:
+                lives = host.lives
+                host.run_in_program("client", self._tell(host))
+            await asyncio.sleep(0.5)
+        await world.heal()
+        self.client.judge()
+
+    async def _tell(self, host: SimulatedHost) -> None:
+        runtime: Runtime = host.service
         try:
-            loop.run_until_complete(self._life())
-            survived = True
-        except SimulatedCrash:
-            survived = False
-        self._now_s, self.steps = loop.time() + 1.0, loop.steps
-        if not survived and self._store is not None:
-            self._store.abandon()
-        self._store = None
-        for task in asyncio.all_tasks(loop):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-        loop.abandon()
-        return survived
-
-    async def _life(self) -> None:
-        world = EmbeddedWorld(
-            clock=SimulatedClock(),
-            rng=SimulatedRng(self._lives),
-            telemetry=RecordedTelemetry(),
-        )
-        async with Runtime.open(self._path, actors=[Adder], world=world) as runtime:
-            store = runtime._store
-            assert isinstance(store, SqliteStore)
-            self._store = store
             await self.client.live(runtime)
             await asyncio.sleep(60)
             runtime.engine.check_invariants()
-            assert (await store.stats()).outbox == 0
+            assert (await runtime._store.stats()).outbox == 0
+            self._is_told = True
+        except Exception as error:  # noqa: BLE001  the scenario raises it
+            self._failure = error
 
 
-@pytest.fixture
-def disk() -> Iterator[Path]:
-    """A directory for many short-lived stores, in memory where the host has such a place."""
-    base = MEMORY_DISK if MEMORY_DISK.is_dir() else None
-    path = Path(tempfile.mkdtemp(prefix="kelpie-sim-", dir=base))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def thawed() -> Iterator[None]:
-    """Keep what was imported out of the collections that follow every simulated death."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def count_steps(disk: Path) -> int:
-    """Live through the story without a crash; return how many steps it takes."""
-    host = Host(disk / "calm.db")
-    assert host.live()
-    host.client.judge()
-    assert host.client.cancelled == {"k1"}
-    return host.steps
+def tell(*crash_steps: int, rules: tuple[FaultRule, ...] = ()) -> tuple[RunReport, Client]:
+    """Live through the story, dying at these steps of the program."""
+    scenario = CallsScenario()
+    config = RunConfig(crash_steps=crash_steps, rules=rules)
+    return require_clean(live(scenario, 0, config)), scenario.client
 
 
 @pytest.mark.requirement("CALL-DURABLE", "CALL-ONCE", "CALL-KEY", "CALL-CANCEL", "CALL-ENDS")
 @pytest.mark.parametrize("part", range(SLICES))
-def test_every_promise_about_a_call_holds_when_the_process_dies_at_any_step(
-    disk: Path, part: int
-) -> None:
-    last = count_steps(disk)
-    assert last > 100, "the story is no story"
-    for step in range(1 + part, last, SLICES):
-        host = Host(disk / f"crash-{step}.db")
-        host.live(crash_at=step)
-        assert host.live(), "the last life has no crash"
-        host.client.judge()
-        for file in disk.glob(f"crash-{step}.db*"):
-            if file.is_file():
-                file.unlink()
-
-
-class DoubleDelivery:
-    """Delivers every message twice."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def fires(self, name: str) -> bool:
-        """Whether this is the fault."""
-        self.count += name == "concurrency.duplicate_delivery"
-        return name == "concurrency.duplicate_delivery"
+def test_every_promise_about_a_call_holds_when_the_process_dies_at_any_step(part: int) -> None:
+    calm, client = tell()
+    assert client.cancelled == {"k1"}
+    assert calm.program_steps > 100, "the story is no story"
+    for step in range(1 + part, calm.program_steps + 1, SLICES):
+        report, client = tell(step)
+        assert report.program_steps > step, f"nothing happened after the crash at {step}"
+        assert client.ids, "a client that submitted nothing proves nothing"
 
 
 @pytest.mark.requirement("CALL-ONCE")
-def test_a_call_that_is_delivered_twice_has_one_turn_with_an_effect(disk: Path) -> None:
-    source = DoubleDelivery()
-    host = Host(disk / "double.db")
-    with faults_from(source):
-        assert host.live()
-    host.client.judge()
-    assert host.client.cancelled == {"k1"}
-    assert source.count >= 5
+def test_a_call_that_is_delivered_twice_has_one_turn_with_an_effect() -> None:
+    rule = FaultRule(name="concurrency.duplicate_delivery", rate=1.0, count_max=100)
+    report, client = tell(rules=(rule,))
+    assert client.cancelled == {"k1"}
+    assert report.injected["concurrency.duplicate_delivery"] >= 5

@@ -29,7 +29,7 @@ from kelpie.actors.reminders import ReminderPump
 from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.app.wiring import kinds_of
-from kelpie.app.world import open_sqlite
+from kelpie.app.world import OpenStore, open_sqlite
 from kelpie.core import limits
 from kelpie.core.errors import ConfigError
 from kelpie.core.ids import TENANT_DEFAULT, Tenant
@@ -89,6 +89,7 @@ class EmbeddedWorld:
     rng: Rng
     telemetry: Telemetry
     meter: Meter | None = None
+    open_store: OpenStore = open_sqlite
 
 
 class Runtime(Gateway):
@@ -130,7 +131,7 @@ class Runtime(Gateway):
             raise ConfigError("python -O removes the assertions that guard state; start without it")
         async with AsyncExitStack() as stack:
             ports = world or _host_world(stack)
-            store = await open_sqlite(_make_place(path), "", ports.clock, ports.rng)
+            store = await ports.open_store(_make_place(path), "", ports.clock, ports.rng)
             stack.push_async_callback(store.close)
             parts = _Parts(ports, store, executors, resident_bytes_max)
             stack.push_async_callback(parts.supervisor.close)
