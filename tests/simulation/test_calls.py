@@ -24,6 +24,7 @@ from kelpie.core.errors import (
     CallCancelledError,
     ConflictError,
 )
+from kelpie.ports.faults import faults_from
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop
 from kelpie.sim.world import RecordedTelemetry, SimulatedClock, SimulatedRng
 from kelpie.storage.sqlite.store import SqliteStore
@@ -238,3 +239,26 @@ def test_every_promise_about_a_call_holds_when_the_process_dies_at_any_step(
         for file in disk.glob(f"crash-{step}.db*"):
             if file.is_file():
                 file.unlink()
+
+
+class DoubleDelivery:
+    """Delivers every message twice."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def fires(self, name: str) -> bool:
+        """Whether this is the fault."""
+        self.count += name == "concurrency.duplicate_delivery"
+        return name == "concurrency.duplicate_delivery"
+
+
+@pytest.mark.requirement("CALL-ONCE")
+def test_a_call_that_is_delivered_twice_has_one_turn_with_an_effect(disk: Path) -> None:
+    source = DoubleDelivery()
+    host = Host(disk / "double.db")
+    with faults_from(source):
+        assert host.live()
+    host.client.judge()
+    assert host.client.cancelled == {"k1"}
+    assert source.count >= 5
