@@ -10,6 +10,7 @@ Invariants: outside of `sealed` nothing is changed; other threads never notice.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import random
 import secrets
@@ -105,7 +106,7 @@ def _title(owner: Any, name: str) -> str:
 def _guard(real: Callable[..., Any], title: str, thread: int) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() == thread:
-            _judge(title, sys._getframe(1))  # noqa: SLF001  who asks is the question
+            _judge(title, inspect.currentframe())
         return real(*args, **kwargs)
 
     return guarded
@@ -113,6 +114,7 @@ def _guard(real: Callable[..., Any], title: str, thread: int) -> Callable[..., A
 
 def _judge(title: str, frame: FrameType | None) -> None:
     """Raise unless the caller may: the first one outside the standard library decides."""
+    frame = frame.f_back if frame is not None else None
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         package = module.partition(".")[0]
