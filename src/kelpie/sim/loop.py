@@ -262,7 +262,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         else:
             # A job begins in the context of who gave it, not of who ended the one before.
             assert executor is not None, "the default executor has no order"
-            lane.append(partial(copy_context().run, self._begin_job, job))
+            context = copy_context()
+            lane.append(lambda: context.run(self._begin_job, job))
         return future
 
     def _begin_job(self, job: Callable[[], None]) -> None:
@@ -514,7 +515,7 @@ async def attempt(work: Awaitable[T]) -> T | Exception:
 
 def _find_task_step() -> type:
     """Return the type of the callback with which a task takes its first step."""
-    found: list[type] = []
+    found: list[Any] = []
 
     class Probe(asyncio.BaseEventLoop):
         def call_soon(self, callback: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
@@ -530,7 +531,8 @@ def _find_task_step() -> type:
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
     work.close()
     loop.close()
-    return found[0]
+    kind: type = found[0]
+    return kind
 
 
 _TASK_STEP: Final = _find_task_step()

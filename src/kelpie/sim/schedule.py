@@ -10,7 +10,7 @@ import asyncio
 import random
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from kelpie.sim.incarnation import Incarnation
 
@@ -195,5 +195,5 @@ def make_scheduler(name: SchedulerName, rng: random.Random, *, depth: int = 3) -
 
 def task_of(handle: asyncio.Handle) -> asyncio.Task[object] | None:
     """Return the task that the callback steps; None when it is a plain function."""
-    owner = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # noqa: SLF001
-    return owner if isinstance(owner, asyncio.Task) else None
+    owner: Any = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # noqa: SLF001
+    return cast("asyncio.Task[object]", owner) if isinstance(owner, asyncio.Task) else None
