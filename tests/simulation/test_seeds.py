@@ -17,7 +17,7 @@ from kelpie.sim.scenarios.leases import LeasesScenario
 from kelpie.sim.swarm import RunConfig
 from tests.simulation.runs import live, require_clean
 
-SEEDS = {"agent_day": 80, "bank": 70, "counters": 70}
+SEEDS = {"agent_day": 80, "bank": 70, "care": 40, "counters": 70}
 SLICES = 5
 HASHES = """
 from kelpie.sim.run import run
