@@ -445,7 +445,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         known = self._unwound
         fresh = [task for task in mine if task not in known]
         known.update(fresh)
-        return sorted(fresh, key=asyncio.Task.get_name)
+        return sorted(fresh, key=lambda task: str(task.get_name()))
 
     # --- what asyncio asks of a loop ------------------------------------------------------------
 
