@@ -18,7 +18,7 @@ def config_of(
     return RunConfig(scheduler=scheduler, rules=rules)
 
 
-@pytest.mark.requirement("K-24", "SIM-HEALS")
+@pytest.mark.requirement("K-24", "SIM-HEALS", "EFFECT-OUTCOME-TOLD")
 @pytest.mark.parametrize(
     "fault", ["storage.write_fail", "storage.partial_write", "concurrency.deadlock"]
 )
