@@ -96,7 +96,7 @@ def _open_locked(
         if lost is not None:
             begin_incarnation(writer, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"
-        grants = _take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
+        grants = take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         held = is_held(writer)
         fault("crash.while_opening")
         checkpoint(writer)
@@ -116,13 +116,14 @@ def _find_loss(path: Path, connection: sqlite3.Connection) -> LogMissingError | 
     return None
 
 
-def _take_over(
+def take_over(
     writer: sqlite3.Connection, session: str, now_ms: int, incarnation: str
 ) -> tuple[ShardGrant, ...]:
     """End every earlier session, raise every epoch and own every shard, in one transaction.
 
     ``incarnation`` names the store if it has no name yet.
     """
+    assert session, "a session has a name"
     writer.execute("BEGIN IMMEDIATE")
     try:
         writer.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
@@ -140,6 +141,7 @@ def _take_over(
     finally:
         if writer.in_transaction:
             writer.execute("ROLLBACK")
+    assert min(row[1] for row in rows) >= 1, "an epoch counts take-overs"
     return tuple(ShardGrant(*row) for row in rows)
 
 
