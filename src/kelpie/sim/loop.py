@@ -389,6 +389,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """
         assert not node.dead, "nobody dies twice"
         node.dead = node.blocked = True
+        for handle in (*node.held, *self._ready):
+            if handle._context.get(INCARNATION) is node:  # type: ignore[attr-defined]  # noqa: SLF001
+                _silence_futures(handle)
         node.held.clear()
         if self._taken is not None and self._taken.node is node:
             self._taken.cancel()  # lets go of what it would have delivered
@@ -457,6 +460,13 @@ def _make_callback(
     handle.rank = 0.0
     result: Callback = handle
     return result
+
+
+def _silence_futures(handle: asyncio.Handle) -> None:
+    """Look at the failures that a dead process was about to hear of: nobody reports them."""
+    for argument in handle._args:  # noqa: SLF001
+        if isinstance(argument, asyncio.Future) and argument.done() and not argument.cancelled():
+            argument.exception()
 
 
 def _no_delay() -> int:

@@ -272,9 +272,9 @@ class BlobStore:
         for digest, temporary in written.items():
             path = self.path(digest)
             path.parent.mkdir(exist_ok=True, mode=0o700)
+            fault("crash.before_directory_sync")
             temporary.replace(path)
             folders.add(path.parent)
-        fault("crash.before_directory_sync")
         for folder in sorted(folders):
             sync_directory(folder)
         if folders:
