@@ -184,6 +184,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             handle.cancel()
         else:
             self._ready.append(handle)
+        assert handle.node is node, "a callback is its context's"
         return handle
 
     def call_soon_threadsafe(
@@ -213,6 +214,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         when_ns = timer.due_ns if node is None else node.clock.world_ns(timer.due_ns)
         self._order += 1
         timer._scheduled = True  # type: ignore[attr-defined]  # noqa: SLF001
+        assert timer.rank == 0.0, "no scheduler has seen it"
         heapq.heappush(self._timers, (when_ns, self._order, timer))
         return timer
 
@@ -230,12 +232,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self, coro: Any, *, name: object = None, context: Context | None = None
     ) -> asyncio.Task[Any]:
         """Return a task whose default name and hash depend on its number alone."""
+        assert not self._closed, "a closed loop begins nothing"
         self._task_count += 1
         shown = f"task-{self._task_count}" if name is None else str(name)
         options: dict[str, Any] = {} if context is None else {"context": context}
         task = SimulatedTask.__new__(SimulatedTask)
         task.number = self._task_count
         SimulatedTask.__init__(task, coro, loop=self, name=shown, **options)
+        assert hash(task) == self._task_count, "a task's place in a set is its number"
         return task
 
     def run_in_executor(
@@ -257,6 +261,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._begin_job(job)
         else:
             # A job begins in the context of who gave it, not of who ended the one before.
+            assert executor is not None, "the default executor has no order"
             lane.append(partial(copy_context().run, self._begin_job, job))
         return future
 
@@ -372,11 +377,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         assert not node.dead, "the dead are not paused"
         node.blocked = True
         assert node.blocked
+        assert node is not INCARNATION.get(), "nobody stops itself and goes on"
 
     def resume(self, node: Incarnation) -> None:
         """Let what was held run, in its order; harmless when nothing is."""
         assert not node.dead, "the dead do not go on"
         node.blocked = False
+        assert not self._closed, "a closed loop runs nothing"
         self._ready.extend(node.held)  # type: ignore[arg-type]
         node.held.clear()
         assert not node.held

@@ -32,6 +32,7 @@ class InFlight:
 
     def begin(self, session: str, commit: Commit) -> None:
         """Note a commit that was handed over."""
+        assert session, "who commits has a session"
         self._waiting.setdefault(commit.actor, []).append((session, commit))
         assert self._waiting[commit.actor][-1][1] is commit
 
@@ -40,6 +41,7 @@ class InFlight:
         queue = self._waiting.get(commit.actor, [])
         assert any(each is commit for _, each in queue), "an outcome of what was never handed over"
         queue[:] = [(session, each) for session, each in queue if each is not commit]
+        assert all(each is not commit for _, each in queue), "a commit has one outcome"
         if not queue:
             del self._waiting[commit.actor]
 

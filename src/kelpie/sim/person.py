@@ -53,6 +53,7 @@ class Person:
         """Answer questions for ever; cancel it when the work is over."""
         async with asyncio.TaskGroup() as answers:
             while True:
+                assert len(self.accepted) <= len(self.said), "nobody hears what was not said"
                 for effect in await self._look():
                     if effect["effect_id"] not in self._seen:
                         self._seen.add(effect["effect_id"])

@@ -186,10 +186,9 @@ def run_directory(name: str) -> Generator[Path]:
     root = base / f"kelpie-sim-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
     assert root.stat().st_uid == os.getuid(), f"{root} belongs to somebody else"
-    lock = os.open(root / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     directory = root / name
+    lock = _lock(root / f"{name}.lock")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         yield directory
@@ -197,6 +196,19 @@ def run_directory(name: str) -> Generator[Path]:
         (root / f"{name}.lock").unlink()
     finally:
         os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """Return the descriptor of the locked file at ``path``, which may be removed meanwhile."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
 
 
 @contextmanager

@@ -80,10 +80,12 @@ class PctScheduler:
 
     def choose(self, ready: Sequence[Callback]) -> int:
         """Return the one of the highest priority."""
+        assert len(ready) > 1, "there is a choice"
         for callback in ready:
             if not callback.rank:
                 callback.rank = self._rank(callback)
         best = max(range(len(ready)), key=lambda index: ready[index].rank)
+        assert all(callback.rank for callback in ready), "everything has its rank"
         self._count += 1
         change = self._changes.get(self._count)
         task = task_of(ready[best])
@@ -118,9 +120,11 @@ class DelayBoundedScheduler:
 
     def choose(self, ready: Sequence[Callback]) -> int:
         """Return the first that is not delayed."""
+        assert len(ready) > 1, "there is a choice"
         self._count += 1
         if self._count in self._delays:
             ready[0].rank = _DELAYED
+        assert self._count > 0
         for index, callback in enumerate(ready):
             if callback.rank != _DELAYED:
                 return index

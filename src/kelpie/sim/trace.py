@@ -31,15 +31,18 @@ class Trace:
 
     def step(self, node: Incarnation | None, now_ns: int, callback: Any) -> None:
         """Note one step of the loop."""
+        assert now_ns >= 0, "time is not negative"
         self._waiting.append(f"{node} {now_ns} {_name_of(callback)}\n")
         if len(self._waiting) >= _LINES_MAX:
             self._fold()
+        assert len(self._waiting) < _LINES_MAX, "lines wait without bound"
 
     def note(self, kind: str, text: str | bytes) -> None:
         """Note something beside the steps: a commit, a fault, what a client was told."""
+        assert kind, "a note has a kind"
         shown = text if isinstance(text, str) else hashlib.blake2b(text, digest_size=8).hexdigest()
         self._waiting.append(f"{kind} {shown}\n")
-        assert len(self._waiting) <= _LINES_MAX * 2, "lines wait without bound"
+        assert self._waiting, "a note waits to be folded"
 
     def digest(self) -> str:
         """Return the hash of everything noted so far."""

@@ -163,10 +163,13 @@ class SimulatedWorld:
         """Check ``test`` at every commit and at the end; it returns what is wrong, or None."""
         assert all(each.name != name for each in self.invariants), f"two are called {name}"
         self.invariants.append(Predicate(name, test))
+        assert self.invariants[-1].name == name
 
     def sometimes(self, name: str, condition: bool = True) -> None:  # noqa: FBT001, FBT002
         """Count that ``condition`` held; a soak that never reaches it fails."""
+        assert name, "a marker has a name"
         self.reached[name] += bool(condition)
+        assert self.reached[name] >= 0
 
     async def eventually(self, name: str, condition: Condition, *, within_s: float) -> None:
         """Return once ``condition`` holds; a run in which it does not within the bound fails."""
@@ -205,6 +208,7 @@ class SimulatedWorld:
             )
             self.loop.stop()
         assert self.violation is not None
+        assert self.violation.at_ns <= self.loop.now_ns
 
     def _stray(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Whatever a callback lets go is a bug of the product.

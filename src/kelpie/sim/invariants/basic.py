@@ -28,6 +28,8 @@ class VersionsGrow:
         if view.last is None:
             return None
         commit = view.last.commit
+        assert commit.incarnation >= 1, "incarnations count from one"
+        assert commit.expected_version >= 0, "versions count from one"
         place = (view.last.host, commit.actor)
         incarnation, version = self._newest.get(place, (1, 0))
         self._newest[place] = (commit.incarnation, commit.expected_version + 1)
@@ -53,6 +55,8 @@ class EpochsNeverFall:
         if view.last is None:
             return None
         commit, session = view.last.commit, view.last.session
+        assert session, "who commits has a session"
+        assert commit.epoch >= 1, "epochs count from one"
         place = (view.last.host, commit.shard)
         epoch, owner = self._newest.get(place, (0, ""))
         if commit.epoch < epoch:

@@ -79,6 +79,10 @@ class Vault(Actor[Books]):
         return self.state.brought, self.state.sent, self.state.received
 
 
+BRING: Final = Vault.bring.name
+MOVE: Final = Vault.move.name
+
+
 def conserve(view: View) -> str | None:
     """Return what is wrong with the money of the machine that committed last."""
     if view.last is None or view.last.commit.actor.type != Vault.actor_type:
@@ -129,12 +133,12 @@ class BankScenario:
             account, other = rng.sample(range(ACCOUNTS), 2)
             key = f"client-{number}-{turn}"
             if rng.random() < DEPOSIT_SHARE:
-                answer = await self._ask(host, account, "bring", {"cents": cents}, key)
+                answer = await self._ask(host, account, BRING, {"cents": cents}, key)
                 assert answer.status == 200, answer.body
                 self._brought[host.name] += cents
             else:
                 body = {"to": f"v{other}", "cents": cents}
-                answer = await self._ask(host, account, "move", body, key)
+                answer = await self._ask(host, account, MOVE, body, key)
                 assert answer.status in {200, 409}, answer.body
                 world.sometimes("money moved", answer.status == 200)
                 world.sometimes("a transfer was refused", answer.status == 409)
