@@ -9,26 +9,19 @@ Invariants: what was said is written down before it is sent: the answer to a yes
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kelpie.ports.network import NetworkError
 from kelpie.sim.client import is_passing
 from kelpie.sim.clock import NANOSECONDS_PER_MS
 from kelpie.sim.edge import HttpAnswer
 from kelpie.sim.host import SimulatedHost
+from kelpie.sim.invariants.approvals import Said
 from kelpie.sim.world import SimulatedWorld
 
 LOOK_EVERY_S: Final = 0.25
 DENIES: Final = 0.1
 OTHER_DIGEST: Final = "sha256:" + "0" * 64
-
-
-class Said(NamedTuple):
-    """One answer: to which question, about which digest, and what."""
-
-    effect_id: str
-    digest: str
-    verb: str
 
 
 class Person:
@@ -118,6 +111,7 @@ class Person:
         """Say it once; return the product's answer, None when it is lost."""
         said = Said(effect["effect_id"], digest or effect["digest"], verb)
         self.said.append(said)
+        self._world.view.said.setdefault("person", []).append(said)
         body = {"digest": said.digest} if verb == "approve" else {}
         target = f"/v1/approvals/{said.effect_id}/{verb}"
         try:

@@ -17,7 +17,6 @@ from kelpie.actors.api.upcast import State
 from kelpie.sim.client import insist
 from kelpie.sim.history import History
 from kelpie.sim.host import SimulatedHost
-from kelpie.sim.invariants.basic import basic_invariants
 from kelpie.sim.linearizability import Judgement, check_linearizability
 from kelpie.sim.scenarios.heal import settle
 from kelpie.sim.specifications import CounterSpecification
@@ -70,7 +69,6 @@ class CountersScenario:
 
     async def run(self, world: SimulatedWorld) -> None:
         """Count, heal, compare."""
-        world.invariants.extend(basic_invariants())
         world.always("commits-are-noted", self._note)
         for index in range(world.config.hosts):
             world.add_host(f"n{index + 1}", actors=(SimCounter,))
