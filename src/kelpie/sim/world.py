@@ -229,8 +229,9 @@ class SimulatedWorld:
         self.view.released.add(host)
 
     def answered(self, seen: AnswerSeen) -> None:
-        """Take into account what a client was told."""
+        """Check every invariant over what a client was told."""
         self.view.answers.append(seen)
+        self.check()
 
     def check(self) -> None:
         """Check every invariant now."""

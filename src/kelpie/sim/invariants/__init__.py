@@ -19,7 +19,12 @@ from kelpie.sim.invariants.approvals import (
 )
 from kelpie.sim.invariants.audit import AuditIsUnbroken
 from kelpie.sim.invariants.basic import EpochsNeverFall, OneEffectiveWriter, VersionsGrow
-from kelpie.sim.invariants.keys import OneAnswerPerKey, OneObjectPerKey, OneTurnPerKey
+from kelpie.sim.invariants.keys import (
+    OneAnswerPerKey,
+    OneObjectPerKey,
+    OneTurnPerKey,
+    RepliesFollowCommits,
+)
 from kelpie.sim.invariants.life import CreatedIsReadable, DeletedStaysDeleted, ListsAreTrue
 from kelpie.sim.invariants.messages import (
     HeldStoreRests,
@@ -50,6 +55,7 @@ INVARIANTS: Final[tuple[Callable[[], Invariant], ...]] = (
     NothingIsInvented,
     RecoveredIsWhole,
     ReadsAreCommitted,
+    RepliesFollowCommits,
     OneTurnPerKey,
     OneAnswerPerKey,
     OneObjectPerKey,

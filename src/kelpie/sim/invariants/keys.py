@@ -56,6 +56,39 @@ class OneAnswerPerKey:
         return None
 
 
+class RepliesFollowCommits:
+    """Whoever was told that a keyed command was done was told after its turn was durable."""
+
+    name: Final = "reply-follows-its-commit"
+
+    def __init__(self) -> None:
+        self._commands: set[tuple[str, str]] = set()
+        self._durable: set[tuple[str, str, str]] = set()
+        self._unsure: list[AnswerSeen] = []
+        self._judged = 0
+
+    def check(self, view: View) -> str | None:
+        """Look for the commit of every answer; a method that ever committed is a command."""
+        if view.last is not None and view.last.commit.reply is not None:
+            actor, reply = view.last.commit.actor, view.last.commit.reply
+            self._durable.add((view.last.host, f"{actor.type}/{actor.key}", reply.key))
+            self._commands.add((actor.type, reply.method.rpartition(".")[2]))
+        fresh, self._judged = view.answers[self._judged :], len(view.answers)
+        # What is told is seen before the next commit, so `_durable` is as it was then.
+        self._unsure.extend(seen for seen in fresh if seen.key and self._is_early(seen))
+        for seen in self._unsure if view.is_over else ():
+            kind, _, method = seen.target.removeprefix(CALLS).split("/")
+            if (kind, method) in self._commands:
+                return f"{seen.target} under key {seen.key!r} was answered and is not durable"
+        return None
+
+    def _is_early(self, seen: AnswerSeen) -> bool:
+        if seen.answer.status != 200 or not seen.target.startswith(CALLS) or not seen.key:
+            return False
+        actor = seen.target.removeprefix(CALLS).rpartition("/")[0]
+        return (seen.host, actor, seen.key) not in self._durable
+
+
 class OneObjectPerKey:
     """Creations under one key, at once or later, give one object."""
 
