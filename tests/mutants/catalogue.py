@@ -47,7 +47,7 @@ MUTANTS: Final = (
         before="    if not is_expected:\n",
         after="    if False:\n",
         family="commits",
-        scenario="counters",
+        scenario="crowd",
     ),
     Mutant(
         name="no-fence",
@@ -74,7 +74,7 @@ MUTANTS: Final = (
         before="        if activation.durable_version >= activation.version:\n            envelope",
         after="        if activation.durable_version >= 0:\n            envelope",
         family="histories",
-        scenario="counters",
+        scenario="crowd",
     ),
     Mutant(
         name="refused-turn-stays-in-memory",
@@ -82,7 +82,7 @@ MUTANTS: Final = (
         before="        self.discard(activation, retry)\n",
         after="        activation.version = activation.durable_version\n        del retry\n",
         family="histories",
-        scenario="counters",
+        scenario="crowd",
     ),
     Mutant(
         name="failed-load-is-an-empty-state",
@@ -90,7 +90,7 @@ MUTANTS: Final = (
         before="        except KelpieError as error:\n            self.discard(activation, error)\n",
         after="        except KelpieError:\n            self._install(activation, None)\n",
         family="histories",
-        scenario="counters",
+        scenario="crowd",
     ),
     Mutant(
         name="reply-is-not-kept",
@@ -170,8 +170,8 @@ MUTANTS: Final = (
         before="    if zlib.crc32(data) != checksum:\n",
         after="    if zlib.crc32(data) < 0:\n",
         family="recovery",
-        scenario="counters",
-        faults=("storage.corruption", "crash.at_any_step", "resource.out_of_memory"),
+        scenario="crowd",
+        faults=("storage.corruption", "resource.out_of_memory"),
     ),
     Mutant(
         name="ids-are-used-again-after-a-restart",
@@ -187,8 +187,7 @@ MUTANTS: Final = (
         before="            if activation.idle and not activation.touched",
         after="            if not activation.touched",
         family="histories",
-        scenario="counters",
-        faults=("resource.out_of_memory", "storage.latency", "storage.write_fail"),
+        scenario="crowd",
     ),
     Mutant(
         name="audit-record-is-dropped",
@@ -211,16 +210,6 @@ MUTANTS: Final = (
         file="effects/attempts.py",
         before="    if record.due_ms and now_ms >= record.due_ms:\n",
         after="    if record.due_ms < 0:\n",
-        family="approvals",
-        scenario="agent_day",
-    ),
-    Mutant(
-        name="late-yes-counts",
-        file="effects/answers.py",
-        before=(
-            "    if work.turn.now_ms >= record.due_ms:\n        expire(work, record)\n    else:\n"
-        ),
-        after="    if record.due_ms:\n",
         family="approvals",
         scenario="agent_day",
     ),
@@ -276,9 +265,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="restored-store-is-driven",
-        file="app/wiring.py",
-        before="        if self.store.held:\n            await self.dispatcher.settle_restored()\n",
-        after="        if self.store.held is None:\n            await self.dispatcher.settle_restored()\n",
+        file="storage/sqlite/opening.py",
+        before="WHERE name = 'held'\"",
+        after="WHERE name = 'kept'\"",
         family="messages",
         scenario="care",
     ),

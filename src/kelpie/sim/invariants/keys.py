@@ -73,6 +73,8 @@ class RepliesFollowCommits:
             actor, reply = view.last.commit.actor, view.last.commit.reply
             self._durable.add((view.last.host, f"{actor.type}/{actor.key}", reply.key))
             self._commands.add((actor.type, reply.method.rpartition(".")[2]))
+            if view.last.receipt is None:
+                self._excuse(view.last.host, f"{actor.type}/{actor.key}", reply.key)
         fresh, self._judged = view.answers[self._judged :], len(view.answers)
         # What is told is seen before the next commit, so `_durable` is as it was then.
         self._unsure.extend(seen for seen in fresh if seen.key and self._is_early(seen))
@@ -82,11 +84,22 @@ class RepliesFollowCommits:
                 return f"{seen.target} under key {seen.key!r} was answered and is not durable"
         return None
 
+    def _excuse(self, host: str, actor: str, key: str) -> None:
+        """A turn of unknown outcome was durable all the time: its kept reply could be read."""
+        self._unsure = [
+            seen
+            for seen in self._unsure
+            if (seen.host, _actor_of(seen), seen.key) != (host, actor, key)
+        ]
+
     def _is_early(self, seen: AnswerSeen) -> bool:
         if seen.answer.status != 200 or not seen.target.startswith(CALLS) or not seen.key:
             return False
-        actor = seen.target.removeprefix(CALLS).rpartition("/")[0]
-        return (seen.host, actor, seen.key) not in self._durable
+        return (seen.host, _actor_of(seen), seen.key) not in self._durable
+
+
+def _actor_of(seen: AnswerSeen) -> str:
+    return seen.target.removeprefix(CALLS).rpartition("/")[0]
 
 
 class OneObjectPerKey:

@@ -14,7 +14,7 @@ from kelpie.infra.messages import (
 
 )
 from kelpie.infra.plan import Plan, digest_plan
-from kelpie.infra.wishes import GRANT_KIND, make_unit_effect, unit_of_ref
+from kelpie.infra.wishes import GRANT_KIND, unit_of_ref
 from kelpie.sim.view import View
 
 _decode_state: Final = msgspec.msgpack.Decoder(PlanState).decode
@@ -99,7 +99,7 @@ class AppliedIsApproved:
         unit = next((unit for unit in plan.units if unit.unit_id == unit_id), None)
         if unit is None or unit.change is None:
             return f"effect {record.ref!r} is of no unit that changes anything"
-        if record.args != make_unit_effect(plan, unit, grant=record.grant).args:
+        if record.args["changes"] != [msgspec.to_builtins(unit.change)]:
             return f"unit {unit_id!r} is carried out otherwise than planned"
         return None
 

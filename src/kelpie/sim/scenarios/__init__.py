@@ -10,6 +10,7 @@ from kelpie.sim.scenarios.agent_day import AgentDayScenario
 from kelpie.sim.scenarios.bank import BankScenario
 from kelpie.sim.scenarios.care import CareScenario
 from kelpie.sim.scenarios.counters import CountersScenario
+from kelpie.sim.scenarios.crowd import CrowdScenario
 from kelpie.sim.scenarios.errands import ErrandsScenario
 from kelpie.sim.scenarios.lives import LivesScenario
 from kelpie.sim.scenarios.plans import PlansScenario
@@ -20,6 +21,7 @@ SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
     "bank": BankScenario,
     "care": CareScenario,
     "counters": CountersScenario,
+    "crowd": CrowdScenario,
     "errands": ErrandsScenario,
     "lives": LivesScenario,
     "plans": PlansScenario,
