@@ -170,8 +170,8 @@ MUTANTS: Final = (
         before="    if zlib.crc32(data) != checksum:\n",
         after="    if zlib.crc32(data) < 0:\n",
         family="recovery",
-        scenario="crowd",
-        faults=("storage.corruption", "resource.out_of_memory"),
+        scenario="bank",
+        faults=("storage.corruption",),
     ),
     Mutant(
         name="ids-are-used-again-after-a-restart",

@@ -18,7 +18,7 @@ from kelpie.actors.pump import (
     describe_failure,
     judge_failure,
 )
-from kelpie.core.errors import DrainingError, MessageGoneError
+from kelpie.core.errors import DrainingError, KelpieError, MessageGoneError
 from kelpie.core.ids import ActorId
 from kelpie.ports.faults import fault
 from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
@@ -147,7 +147,7 @@ class OutboxPump:
                     retry_at_ms=None if is_final else now_ms + setback.delay_ms,
                     now_ms=now_ms,
                 )
-            except StoreError as refusal:
+            except KelpieError as refusal:
                 # The row says what it said before: this delivery did not count.
                 self._telemetry.log("warning", "message.uncounted", error=refusal.message)
                 await self._clock.sleep(setback.delay_ms / 1000)

@@ -18,6 +18,7 @@ import heapq
 import inspect
 import sys
 import warnings
+import weakref
 from asyncio import tasks as asyncio_tasks
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
@@ -130,6 +131,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._world_births = Incarnation("world", 1, MachineClock(lambda: self.now_ns))
         self._is_abandoned = False
         self._taken: Callback | None = None
+        self._unwound: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -262,7 +264,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         else:
             # A job begins in the context of who gave it, not of who ended the one before.
             assert executor is not None, "the default executor has no order"
-            lane.append(partial(copy_context().run, self._begin_job, job))
+            context = copy_context()
+            lane.append(lambda: context.run(self._begin_job, job))
         return future
 
     def _begin_job(self, job: Callable[[], None]) -> None:
@@ -426,13 +429,22 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _unwind(self, node: Incarnation, context: Context) -> None:
         with warnings.catch_warnings(), _silence():
             warnings.simplefilter("ignore")
-            while node.births:
-                births = list(node.births)
+            while births := [*node.births, *self._find_eager(context.get(INCARNATION))]:
                 node.births.clear()
                 for task in births:
                     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
                     if not task.done():
                         context.run(_unwind, task)
+
+    def _find_eager(self, node: Incarnation | None) -> list[asyncio.Task[Any]]:
+        """Return the tasks of ``node`` that began without a step of the loop, by name."""
+        if not hasattr(asyncio.Task, "get_context"):
+            return []  # before Python 3.12 every task begins with a step
+        waiting: list[Any] = [task for task in asyncio.all_tasks(self) if not task.done()]
+        mine = [task for task in waiting if task.get_context().get(INCARNATION) is node]
+        fresh = [task for task in mine if task not in self._unwound]
+        self._unwound.update(fresh)
+        return sorted(fresh, key=_read_name)
 
     # --- what asyncio asks of a loop ------------------------------------------------------------
 
@@ -476,6 +488,10 @@ def _silence_futures(handle: asyncio.Handle) -> None:
             argument.exception()
 
 
+def _read_name(task: asyncio.Task[Any]) -> str:
+    return task.get_name()
+
+
 def _no_delay() -> int:
     return 0
 
@@ -514,7 +530,7 @@ async def attempt(work: Awaitable[T]) -> T | Exception:
 
 def _find_task_step() -> type:
     """Return the type of the callback with which a task takes its first step."""
-    found: list[type] = []
+    found: list[Any] = []
 
     class Probe(asyncio.BaseEventLoop):
         def call_soon(self, callback: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
@@ -530,7 +546,8 @@ def _find_task_step() -> type:
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
     work.close()
     loop.close()
-    return found[0]
+    kind: type = found[0]
+    return kind
 
 
 _TASK_STEP: Final = _find_task_step()

@@ -45,7 +45,7 @@ class _Starts:
 class EffectsStepAsAllowed:
     """An effect that has ended stays as it ended."""
 
-    name: Final = "effects-step-as-allowed"
+    name = "effects-step-as-allowed"
 
     def __init__(self) -> None:
         self._states: dict[str, EffectState] = {}
@@ -66,7 +66,7 @@ class EffectsStepAsAllowed:
 class OnceStartsOnce:
     """An effect that may run once is started once, whatever became of the first attempt."""
 
-    name: Final = "once-starts-once"
+    name = "once-starts-once"
 
     def __init__(self) -> None:
         self._starts = _Starts()
@@ -84,7 +84,7 @@ class OnceStartsOnce:
 class StartsWithItsApproval:
     """What starts has an approval of exactly this effect; a red one's has not expired."""
 
-    name: Final = "starts-with-its-approval"
+    name = "starts-with-its-approval"
 
     def __init__(self) -> None:
         self._starts = _Starts()
@@ -118,7 +118,7 @@ def _judge_start(record: EffectRecord, now_ms: int) -> str | None:
 class PeopleSaidYes:
     """What is red starts only if a person said yes to it, or to the plan that covers it."""
 
-    name: Final = "red-starts-on-a-persons-yes"
+    name = "red-starts-on-a-persons-yes"
 
     def __init__(self) -> None:
         self._starts = _Starts()
@@ -155,7 +155,7 @@ class PeopleSaidYes:
 class NoMeansNo:
     """What a person's no was accepted for never starts; nor does what expired."""
 
-    name: Final = "no-means-no"
+    name = "no-means-no"
 
     def __init__(self) -> None:
         self._starts = _Starts()
@@ -187,7 +187,7 @@ class NoMeansNo:
 class ApprovalsAreUsedOnce:
     """An approval starts its own effect alone, and a plan's each of its units once."""
 
-    name: Final = "approval-used-once"
+    name = "approval-used-once"
 
     def __init__(self) -> None:
         self._starts = _Starts()
@@ -209,7 +209,7 @@ class ApprovalsAreUsedOnce:
 class TransitionsAreAudited:
     """Every step of an effect is in the audit of the same turn."""
 
-    name: Final = "transitions-are-audited"
+    name = "transitions-are-audited"
 
     def __init__(self) -> None:
         self._states: dict[str, EffectState] = {}

@@ -12,7 +12,7 @@ from kelpie.storage.audit import verify_chain
 class AuditIsUnbroken:
     """Each link follows from the one before it; the links are those that turns asked for."""
 
-    name: Final = "audit-chain-unbroken"
+    name = "audit-chain-unbroken"
 
     def check(self, view: View) -> str | None:
         """Verify every chain in the file, and compare it with the commits."""

@@ -11,7 +11,7 @@ from kelpie.sim.view import View
 class VersionsGrow:
     """Durable versions of an actor grow by one; a later incarnation begins anew."""
 
-    name: Final = "versions-grow"
+    name = "versions-grow"
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, ActorId], tuple[int, int]] = {}
@@ -40,7 +40,7 @@ class VersionsGrow:
 class EpochsNeverFall:
     """A shard's accepted epochs never fall, and each belongs to one session."""
 
-    name: Final = "epochs-never-fall"
+    name = "epochs-never-fall"
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, int], tuple[int, str]] = {}
@@ -63,7 +63,7 @@ class EpochsNeverFall:
 class OneEffectiveWriter:
     """What is accepted carries the newest epoch of its shard, so one session writes at a time."""
 
-    name: Final = "committed-under-the-current-epoch"
+    name = "committed-under-the-current-epoch"
 
     def __init__(self) -> None:
         self._epochs: dict[tuple[str, int], int] = {}

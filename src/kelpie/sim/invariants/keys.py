@@ -14,7 +14,7 @@ CALLS: Final = "/v1/actors/"
 class OneTurnPerKey:
     """An idempotency key changes an actor once, for as long as its reply is kept."""
 
-    name: Final = "one-turn-per-key"
+    name = "one-turn-per-key"
 
     def __init__(self) -> None:
         self._until_ms: dict[tuple[str, str, int, str, str], int] = {}
@@ -36,7 +36,7 @@ class OneTurnPerKey:
 class OneAnswerPerKey:
     """Whoever repeats a call under its key is told the same again."""
 
-    name: Final = "one-answer-per-key"
+    name = "one-answer-per-key"
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, str, str], bytes] = {}
@@ -59,7 +59,7 @@ class OneAnswerPerKey:
 class RepliesFollowCommits:
     """Whoever was told that a keyed command was done was told after its turn was durable."""
 
-    name: Final = "reply-follows-its-commit"
+    name = "reply-follows-its-commit"
 
     def __init__(self) -> None:
         self._commands: set[tuple[str, str]] = set()
@@ -105,7 +105,7 @@ def _actor_of(seen: AnswerSeen) -> str:
 class OneObjectPerKey:
     """Creations under one key, at once or later, give one object."""
 
-    name: Final = "one-object-per-key"
+    name = "one-object-per-key"
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, str, str], str] = {}

@@ -18,7 +18,7 @@ _AGENTS: Final = "/v1/agents/"
 class DeletedStaysDeleted:
     """Nothing is committed for an incarnation after its deletion."""
 
-    name: Final = "deleted-stays-deleted"
+    name = "deleted-stays-deleted"
 
     def __init__(self) -> None:
         self._deleted: dict[tuple[str, str], int] = {}
@@ -40,7 +40,7 @@ class DeletedStaysDeleted:
 class CreatedIsReadable:
     """An agent whose creation was acknowledged is found until somebody deletes it, then never."""
 
-    name: Final = "created-is-readable"
+    name = "created-is-readable"
 
     def __init__(self) -> None:
         self._made_ns: dict[tuple[str, str], int] = {}
@@ -83,7 +83,7 @@ class CreatedIsReadable:
 class ListsAreTrue:
     """A list has one row for each living actor of its type, and none for anybody else."""
 
-    name: Final = "list-rows-equal-the-actors"
+    name = "list-rows-equal-the-actors"
 
     def check(self, view: View) -> str | None:
         """Compare lists and actors in the file."""

@@ -13,7 +13,7 @@ OVERDUE_MS_MAX: Final = 60_000
 class MessagesAreConsumedOnce:
     """A turn consumes a message that was sent to its actor and that no turn consumed before."""
 
-    name: Final = "message-consumed-once"
+    name = "message-consumed-once"
 
     def check(self, view: View) -> str | None:
         """Look for the consumed message among those that wait."""
@@ -34,7 +34,7 @@ class MessagesAreConsumedOnce:
 class MessagesKeepTheirOrder:
     """Messages from one actor to another have their turns in the order in which they were sent."""
 
-    name: Final = "fifo-per-sender"
+    name = "fifo-per-sender"
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, str, str], int] = {}
@@ -58,7 +58,7 @@ class MessagesKeepTheirOrder:
 class NoMessageIsDropped:
     """A stored message waits, is consumed, or is a dead letter; at rest none waits."""
 
-    name: Final = "no-message-dropped"
+    name = "no-message-dropped"
 
     def check(self, view: View) -> str | None:
         """Look for every waiting message in the file."""
@@ -82,7 +82,7 @@ class NoMessageIsDropped:
 class RemindersFireAsSet:
     """A reminder fires as it was last set, once, not before its time; at rest none is overdue."""
 
-    name: Final = "reminder-fires-as-set"
+    name = "reminder-fires-as-set"
 
     def check(self, view: View) -> str | None:
         """Judge the reminder that the last turn fired, and those that wait at rest."""
@@ -113,7 +113,7 @@ class RemindersFireAsSet:
 class HeldStoreRests:
     """A restored store starts no effect, delivers nothing and fires nothing before its release."""
 
-    name: Final = "restored-drives-nothing"
+    name = "restored-drives-nothing"
 
     def __init__(self) -> None:
         self._held: set[str] = set()

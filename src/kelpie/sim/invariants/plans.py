@@ -32,7 +32,7 @@ def _state_of(view: View) -> PlanState | None:
 class UnitsFollowTheirDependencies:
     """A unit's effect exists only once every unit that it depends on is done."""
 
-    name: Final = "unit-after-its-dependencies"
+    name = "unit-after-its-dependencies"
 
     def __init__(self) -> None:
         self._done: set[tuple[str, str]] = set()
@@ -67,7 +67,7 @@ class UnitsFollowTheirDependencies:
 class AppliedIsApproved:
     """A plan's content never changes, and every unit that starts is as the plan says."""
 
-    name: Final = "applied-plan-is-the-approved-one"
+    name = "applied-plan-is-the-approved-one"
 
     def __init__(self) -> None:
         self._plans: dict[str, Plan] = {}
@@ -107,7 +107,7 @@ class AppliedIsApproved:
 class ReplansAreEmpty:
     """Planning again right after a plan was applied finds nothing to do."""
 
-    name: Final = "re-plan-is-empty"
+    name = "re-plan-is-empty"
 
     def check(self, view: View) -> str | None:
         """Judge what scenarios planned again, as (root, actions)."""

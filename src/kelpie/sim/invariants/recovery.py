@@ -12,7 +12,7 @@ from kelpie.sim.view import ReadSeen, View
 class AcknowledgedIsPresent:
     """Whatever became durable is in the file at every later look."""
 
-    name: Final = "acknowledged-is-present"
+    name = "acknowledged-is-present"
 
     def check(self, view: View) -> str | None:
         """Look for every actor and kept reply of the book in the file."""
@@ -35,7 +35,7 @@ class AcknowledgedIsPresent:
 class NothingIsInvented:
     """The file holds no version, row or message that no commit wrote."""
 
-    name: Final = "no-phantom"
+    name = "no-phantom"
 
     def check(self, view: View) -> str | None:
         """Look for every row of the file in the book."""
@@ -57,7 +57,7 @@ class NothingIsInvented:
 class RecoveredIsWhole:
     """Every actor in the file is one whole turn: its state and all its rows are of one version."""
 
-    name: Final = "recovered-is-whole-turns"
+    name = "recovered-is-whole-turns"
 
     def check(self, view: View) -> str | None:
         """Compare every row of the file with the book."""
@@ -106,7 +106,7 @@ def _tables(rows: Rows) -> dict[str, Mapping[Any, Any]]:
 class ReadsAreCommitted:
     """What a load answers is what was committed, and no older than what was durable before it."""
 
-    name: Final = "what-is-read-was-committed"
+    name = "what-is-read-was-committed"
 
     def __init__(self) -> None:
         self._states: dict[tuple[str, str, int, int], bytes] = {}

@@ -33,7 +33,7 @@ class CrowdSeen(NamedTuple):
 class OneTurnAtATime:
     """No two commands of an actor run at once."""
 
-    name: Final = "one-turn-at-a-time"
+    name = "one-turn-at-a-time"
 
     def __init__(self) -> None:
         self._running: Counter[tuple[str, int, str]] = Counter()
@@ -55,7 +55,7 @@ class OneTurnAtATime:
 class MailboxesAreBounded:
     """A busy actor lets so many calls wait and no more, and every call is answered."""
 
-    name: Final = "mailbox-bounded-and-nothing-dropped"
+    name = "mailbox-bounded-and-nothing-dropped"
 
     def check(self, view: View) -> str | None:
         """Judge what became of each crowd."""
