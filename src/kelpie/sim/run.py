@@ -165,7 +165,7 @@ def _live(scenario: Scenario, world: SimulatedWorld) -> None:
     if failure is not None:
         world.fail("scenario", _explain(failure))
         return
-    world.view.last = None
+    world.view.is_over = True
     world.check()
 
 
