@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from kelpie.sim.timeline import Timeline, Turn
+from kelpie.sim.timeline import Timeline, Turn, messages_under_way
 from kelpie.sim.view import ActorPlace
 from kelpie.sim.wording import show_actor, show_message, show_time, show_value
 from kelpie.storage.records import EFFECT_STATES_OPEN, EffectRow
@@ -191,16 +191,10 @@ class Debugger:
 
     def _messages(self, rest: str) -> None:
         del rest
-        waiting: dict[tuple[str, int], str] = {}
-        for turn in self._passed():
-            host, commit, receipt = turn.seen.host, turn.seen.commit, turn.seen.receipt
-            if commit.consumes is not None:
-                waiting.pop((host, commit.consumes), None)
-            for number, row in zip(receipt.message_ids if receipt else (), commit.sends, strict=False):
-                route = f"{show_actor(row.sender)} → {show_actor(row.receiver)}"
-                waiting[host, number] = f"{host}  #{number}  {route}  {show_message(row.body)}"
-        for line in waiting.values():
-            self._say(line)
+        waiting = messages_under_way(turn.seen for turn in self._passed())
+        for host, number, row in waiting:
+            route = f"{show_actor(row.sender)} → {show_actor(row.receiver)}"
+            self._say(f"{host}  #{number}  {route}  {show_message(row.body)}")
         if not waiting:
             self._say("no message is on its way")
 

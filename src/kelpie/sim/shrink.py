@@ -183,7 +183,7 @@ class Shrinker:
         for name in _SIZES:
             before: int = getattr(self._now.config, name)
             for size in _smaller(before):
-                config = replace(self._now.config, **{name: size})
+                config = _resize(self._now.config, name, size)
                 # Another workload asks its scheduler other questions.
                 if self._fails(replace(self._now, config=config)) or self._fails(
                     replace(self._now, config=config, tape=None)
@@ -259,6 +259,16 @@ def cut_down(items: Sequence[T], fails: Callable[[tuple[T, ...]], bool]) -> tupl
                 break
             parts = min(parts * 2, len(kept))
     return kept
+
+
+def _resize(config: RunConfig, name: str, size: int) -> RunConfig:
+    match name:
+        case "hosts":
+            return replace(config, hosts=size)
+        case "clients":
+            return replace(config, clients=size)
+        case _:
+            return replace(config, operations=size)
 
 
 def _smaller(size: int) -> Iterator[int]:

@@ -96,7 +96,9 @@ class Tally:
 
     def gaps(self, expected: Iterable[str]) -> list[str]:
         """Return what the seeds left out: faults of ``expected``, and asked `sometimes`."""
-        unseen = [f"fault {name} was never injected" for name in expected if not self.injected[name]]
+        unseen = [
+            f"fault {name} was never injected" for name in expected if not self.injected[name]
+        ]
         unmet = [
             f"{scenario}: {name!r} was never reached"
             for (scenario, name), count in sorted(self.reached.items())

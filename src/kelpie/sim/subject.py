@@ -95,10 +95,18 @@ def _subject_in(path: Path, name: str, address: str) -> Subject:
     if inspect.isclass(found):
         made = cast("Callable[[], Scenario]", found)
         return Subject(made().name, address, made, ships=False)
-    if not inspect.iscoroutinefunction(found) or "world" not in inspect.signature(found).parameters:
-        text = f"{name} of {path} is no async def that takes a world, and no scenario class"
+    if not inspect.iscoroutinefunction(found) or _needed(found) != ["world"]:
+        text = f"{name} of {path} is no async def that takes a world alone, and no scenario class"
         raise InvalidFieldError("scenario", text)
     return subject_of(found, address=address)
+
+
+def _needed(work: Workload) -> list[str]:
+    return [
+        each.name
+        for each in inspect.signature(work).parameters.values()
+        if each.default is inspect.Parameter.empty
+    ]
 
 
 def _load(path: Path) -> Any:

@@ -6,7 +6,7 @@ Made from what the world saw become durable, after the run has ended. Never asks
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from kelpie.sim.faults.catalogue import find_kind
@@ -15,7 +15,7 @@ from kelpie.sim.run import RunReport
 from kelpie.sim.view import ActorPlace, CommitSeen, View, Violation
 from kelpie.sim.wording import decode, show_actor, show_changes, show_message, show_time, show_value
 from kelpie.sim.world import SimulatedWorld
-from kelpie.storage.records import EffectRow, ReminderDelete, ReminderRow
+from kelpie.storage.records import EffectRow, OutboxRow, ReminderDelete, ReminderRow
 
 _VERBS: Final = {
     "time.node_pause": "pause",
@@ -59,6 +59,26 @@ class Turn(NamedTuple):
         if self.seen.commit.tombstone:
             return ("deleted",)
         return tuple(show_changes(self.before, self.after))
+
+
+class Sent(NamedTuple):
+    """A message that was sent and not taken yet; its number is the store's."""
+
+    host: str
+    number: int
+    row: OutboxRow
+
+
+def messages_under_way(commits: Iterable[CommitSeen]) -> list[Sent]:
+    """Return what these commits sent and did not take, oldest first."""
+    waiting: dict[tuple[str, int], Sent] = {}
+    for seen in commits:
+        if seen.commit.consumes is not None:
+            waiting.pop((seen.host, seen.commit.consumes), None)
+        if seen.receipt is not None:
+            for number, row in zip(seen.receipt.message_ids, seen.commit.sends, strict=True):
+                waiting[seen.host, number] = Sent(seen.host, number, row)
+    return list(waiting.values())
 
 
 class Timeline:
@@ -152,32 +172,22 @@ class Timeline:
 
     def _context(self, fault: Injection) -> str:
         """Return what went on when a fault happened."""
-        open_effects: dict[str, EffectRow] = {}
-        waiting: dict[int, str] = {}
-        last: Turn | None = None
-        for turn in self.turns:
-            seen = turn.seen
-            if seen.at_ns > fault.at_ns:
-                break
-            if fault.node not in {"", seen.host}:
-                continue
-            last = turn
-            for row in seen.commit.effects:
-                open_effects.pop(row.effect_id, None)
-                if row.state in _LONG_EFFECT_STATES:
-                    open_effects[row.effect_id] = row
-            if seen.commit.consumes is not None:
-                waiting.pop(seen.commit.consumes, None)
-            for index, sent in enumerate(seen.commit.sends):
-                if seen.receipt is not None:
-                    waiting[seen.receipt.message_ids[index]] = show_message(sent.body)
-        if open_effects:
-            row = list(open_effects.values())[-1]
+        here = [
+            turn.seen
+            for turn in self.turns
+            if turn.seen.at_ns <= fault.at_ns and fault.node in {"", turn.seen.host}
+        ]
+        effects = {row.effect_id: row for seen in here for row in seen.commit.effects}
+        running = [row for row in effects.values() if row.state in _LONG_EFFECT_STATES]
+        if running:
+            row = max(running, key=lambda each: self.number_of(each.effect_id))
             verb = "waits" if row.state == "waiting" else "runs"
             return f"while {self.show_effect(row)} {verb}"
-        if waiting:
-            return f"while {list(waiting.values())[-1].partition('(')[0]} is on its way"
-        return f"after {show_actor(last.seen.commit.actor)} committed" if last else "at the start"
+        sent = messages_under_way(here)
+        if sent:
+            call = show_message(sent[-1].row.body).partition("(")[0]
+            return f"while {call} is on its way"
+        return f"after {show_actor(here[-1].commit.actor)} committed" if here else "at the start"
 
     # --- all of it ------------------------------------------------------------------------------
 

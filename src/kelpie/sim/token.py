@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,7 +16,8 @@ from kelpie.sim.subject import SWARM
 _FORM: Final = re.compile(
     r"(?P<seed>\d{1,19})(?::(?P<config>[0-9a-f]{12}):(?P<commit>[\w.+-]+):(?P<trace>[0-9a-f]{32}))?"
 )
-_GIT_TIMEOUT_S: Final = 10.0
+_COMMIT_DIGITS: Final = 10
+_DIGEST_DIGITS: Final = 6
 
 
 class ReplayToken(NamedTuple):
@@ -25,7 +26,7 @@ class ReplayToken(NamedTuple):
     Attributes:
         seed: The run's.
         config: Its configuration's hash; empty if unknown.
-        commit: The sources that ran: a commit, or the version of an installed product.
+        commit: The sources that ran, as `product_commit` names them.
         trace: Its trace hash; empty if unknown.
     """
 
@@ -81,15 +82,30 @@ def replay_line(report: RunReport, address: str, faults: str = SWARM) -> str:
 
 @cache
 def product_commit() -> str:
-    """Return the commit of the product's checkout, ``+`` added when edited; else its version."""
-    root = Path(kelpie.__file__).parents[2]
-    if not (root / ".git").exists():
-        return kelpie.__version__
-    git = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
+    """Return the sources that run: the checkout's commit, or the version, and their digest."""
+    package = Path(kelpie.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    head = _read_head(package.parents[1]) or kelpie.__version__
+    return f"{head[:_COMMIT_DIGITS]}-{digest.hexdigest()[:_DIGEST_DIGITS]}"
+
+
+def _read_head(root: Path) -> str:
+    """Return the commit that a checkout is at; empty when ``root`` is none."""
+    git = root / ".git"
     try:
-        done = subprocess.run(
-            git, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return kelpie.__version__
-    return done.stdout.strip() or kelpie.__version__
+        if git.is_file():  # a worktree names its directory
+            git = (root / git.read_text().partition(":")[2].strip()).resolve()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        common = git / "commondir"
+        base = (git / common.read_text().strip()).resolve() if common.is_file() else git
+        if (base / name).is_file():
+            return (base / name).read_text().strip()
+        packed = (base / "packed-refs").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split()[0] for line in packed if line.endswith(f" {name}")), "")

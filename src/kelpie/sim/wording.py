@@ -6,7 +6,7 @@ Decodes what commits carry without the product's help, and shows what it cannot 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -35,12 +35,16 @@ def decode(body: bytes | None) -> Any:
 def show_message(body: bytes) -> str:
     """Return a stored message as the call that it is."""
     value = decode(body)
-    if isinstance(value, dict) and "body" in value and isinstance(value["body"], bytes):
-        return show_message(value["body"])
-    if not isinstance(value, dict) or _TAG not in value:
+    fields = fields_of(value)
+    if _TAG not in fields:
         return show_value(value)
-    named = [f"{name}={show_value(each)}" for name, each in value.items() if name != _TAG]
-    return f"{value[_TAG]}({', '.join(named)})"
+    named = [f"{name}={show_value(each)}" for name, each in fields.items() if name != _TAG]
+    return f"{fields[_TAG]}({', '.join(named)})"
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return a decoded struct's fields; none of anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def show_value(value: Any) -> str:
@@ -61,12 +65,12 @@ def show_changes(before: Any, after: Any) -> Iterator[str]:
         if before != after:
             yield show_value(after)
         return
-    old = before if isinstance(before, dict) else {}
-    for name in after:
+    old = fields_of(before)
+    for name, value in fields_of(after).items():
         if name not in old:
-            yield f"{name} {show_value(after[name])}"
-        elif old[name] != after[name]:
-            yield f"{name} {show_value(old[name])} → {show_value(after[name])}"
+            yield f"{name} {show_value(value)}"
+        elif old[name] != value:
+            yield f"{name} {show_value(old[name])} → {show_value(value)}"
 
 
 def show_time(at_ns: int) -> str:

@@ -11,7 +11,6 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
@@ -268,9 +267,7 @@ def _run_again(frame: Frame, scenario: str, token: str | None, faults: str) -> R
         return _run_file(frame, scenario)
     subject, wanted = _require_subject(frame, scenario, faults), ReplayToken.parse(token)
     config = configure(subject, wanted.seed, faults)
-    timeline, report = _observe(
-        lambda watch: run(subject.make(), wanted.seed, config, watch=watch)
-    )
+    timeline, report = _observe(lambda watch: run(subject.make(), wanted.seed, config, watch=watch))
     is_same = not wanted.trace or wanted.trace == report.trace_hash
     remarks = wanted.judge(report) or [replay_line(report, scenario, faults)]
     return Ran(timeline, report, subject, remarks, is_same)
@@ -284,9 +281,7 @@ def _run_file(frame: Frame, name: str) -> Ran:
     small = SmallRun.decode(path.read_bytes())
     subject = find_subject(small.scenario)
     timeline, report = _observe(lambda watch: small.repeat(subject, watch=watch))
-    wanted = ReplayToken(
-        small.seed, small.config.config_hash, small.commit, small.trace_hash
-    )
+    wanted = ReplayToken(small.seed, small.config.config_hash, small.commit, small.trace_hash)
     is_same = report.trace_hash == small.trace_hash
     return Ran(timeline, report, subject, wanted.judge(report), is_same)
 
@@ -368,4 +363,5 @@ def _describe(tally: Tally, gaps: list[str]) -> dict[str, Any]:
 
 def _sizes(small: SmallRun) -> str:
     config = small.config
-    return f"{config.hosts} machines, {config.clients} clients, {config.operations} operations each"
+    sizes = {"host": config.hosts, "client": config.clients, "operation of each": config.operations}
+    return ", ".join(f"{count} {name}" for name, count in sizes.items())
