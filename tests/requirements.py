@@ -88,6 +88,10 @@ PROMISES: dict[str, Requirement] = {
     "EFFECT-NO-START-WITHOUT-YES": Requirement(
         text="Nothing starts without a verdict of green or a person's yes.", critical=True
     ),
+    "EFFECT-OUTCOME-TOLD": Requirement(
+        text="What an executor came to reaches its actor, although the disk fails meanwhile.",
+        critical=True,
+    ),
     "EFFECT-ONCE-UNKNOWN": Requirement(
         text="A once effect whose attempt was cut off ends unknown and never runs again by itself.",
         critical=True,
@@ -133,6 +137,17 @@ PROMISES: dict[str, Requirement] = {
     ),
     "SETTINGS-SECRETS": Requirement(
         text="A secret in a settings file is refused, and no message repeats it.", critical=True
+    ),
+    "SIM-FAULT-BY-FAULT": Requirement(
+        text="Every fault of the simulator that is built happens where it may, and breaks nothing.",
+    ),
+    "STORE-STOPPED-ENDS": Requirement(
+        text="A server whose store stopped at an unknown commit ends, so that it is started anew.",
+    ),
+    "STORE-LOG-DAMAGE": Requirement(
+        text="Damage in the middle of the log is found at the start; no acknowledged commit that "
+        "another one followed is dropped in silence.",
+        critical=True,
     ),
     "SIM-EXPLORED": Requirement(
         text="A model checker that was cut off says unknown, and one that finds a violation prints "
@@ -377,6 +392,10 @@ PROMISES: dict[str, Requirement] = {
 KNOWN_DEFECTS: dict[str, Requirement] = {
     "K-05": Requirement(text="Settings are checked at the start, with the field named."),
     "K-06": Requirement(text="The simulator compares values and histories after every crash."),
+    "K-08": Requirement(
+        text="Concurrent access, deadlock, a data race and a partial write are faults that the "
+        "simulator injects, and each ends in a typed error or in nothing."
+    ),
     "K-07": Requirement(
         text="The transition functions that ship are explored exhaustively, and breaking one is "
         "found.",

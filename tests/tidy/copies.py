@@ -24,6 +24,8 @@ INSIGNIFICANT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDEN
 CALLED_BY_DECORATOR = [
     *("@*.command*", "@*.group*", "@*.callback*", "@*.result_callback*", "@pytest.fixture*"),
     *("@override", "@typing_extensions.override", "@*.setter", "@overload", "@*.hookimpl*"),
+    # handlers of actors, which the runtime calls by name
+    *("@command", "@query", "@upcast*"),
 ]
 CALLED_BY_NAME = [
     *("test_*", "pytest_*", "visit_*", "__*__", "pytestmark"),

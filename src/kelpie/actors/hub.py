@@ -45,19 +45,20 @@ class EventHub:
     """Who waits for which actor's news."""
 
     def __init__(self) -> None:
-        self._watches: dict[ActorId | None, set[Watch]] = {}
+        # Groups are ordered, so that a run can be repeated; a set is in the order of addresses.
+        self._watches: dict[ActorId | None, dict[Watch, None]] = {}
 
     @contextmanager
     def watch(self, actor: ActorId | None = None) -> Generator[Watch]:
         """Yield a watch on one actor, or on all of them."""
         watch = Watch()
-        group = self._watches.setdefault(actor, set())
-        group.add(watch)
+        group = self._watches.setdefault(actor, {})
+        group[watch] = None
         try:
             yield watch
         finally:
             assert watch in group, "a watch lasts until its reader leaves"
-            group.remove(watch)
+            del group[watch]
             if not group and self._watches.get(actor) is group:
                 del self._watches[actor]
             assert watch not in self._watches.get(actor, ()), "a reader who left is still woken"

@@ -18,7 +18,7 @@ from kelpie.actors.pump import (
     describe_failure,
     judge_failure,
 )
-from kelpie.core.errors import DrainingError, MessageGoneError, StoreError
+from kelpie.core.errors import DrainingError, KelpieError, MessageGoneError
 from kelpie.core.ids import ActorId
 from kelpie.ports.faults import fault
 from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
@@ -64,6 +64,7 @@ class OutboxPump:
             self._news.set()
 
     async def _pump(self) -> None:
+        self._news.set()  # a read that failed took the news with it
         while True:
             await self._news.wait()
             self._news.clear()
@@ -146,9 +147,10 @@ class OutboxPump:
                     retry_at_ms=None if is_final else now_ms + setback.delay_ms,
                     now_ms=now_ms,
                 )
-            except StoreError:
+            except KelpieError as refusal:
                 # The row says what it said before: this delivery did not count.
-                await self._clock.sleep(RETRY_DELAY_MS_MAX / 1000)
+                self._telemetry.log("warning", "message.uncounted", error=refusal.message)
+                await self._clock.sleep(setback.delay_ms / 1000)
                 self._deliver(lane, message)
                 return
         if is_final:

@@ -28,7 +28,8 @@ class Supervisor:
     def __init__(self, *, clock: Clock, telemetry: Telemetry) -> None:
         self._clock = clock
         self._telemetry = telemetry
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Ordered, so that a run can be repeated; a set is in the order of addresses.
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
 
     @property
@@ -54,7 +55,7 @@ class Supervisor:
         options: dict[str, Any] = {"loop": asyncio.get_running_loop(), **EAGERLY}
         task = asyncio.Task(self._once(name, work), name=name, **options)
         if not task.done():
-            self._tasks.add(task)
+            self._tasks[task] = None
             task.add_done_callback(lambda done: self._forget(done, work))
         return task
 
@@ -93,7 +94,7 @@ class Supervisor:
         assert not self._tasks, "a task outlived its supervisor"
 
     def _forget(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         work.close()  # a task that was cancelled before its first step never awaited it
 
     async def _go_on(self, work: Coroutine[Any, Any, None], awaited: Any) -> None:

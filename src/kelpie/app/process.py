@@ -11,7 +11,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -19,11 +19,12 @@ from kelpie import __version__
 from kelpie.app.actor_file import load_actor_classes
 from kelpie.app.opened import open_app
 from kelpie.core.digests import digest_bytes
-from kelpie.core.errors import ConfigError
+from kelpie.core.errors import ConfigError, KelpieError
 from kelpie.host.heap import short_pauses
 from kelpie.server.serve import Listening, serve
 from kelpie.settings import Settings
 
+STORE_LOOK_S: Final = 1.0
 SOCKET_NAME: Final = "kelpie.sock"
 TEMPORARY: Final = Path("/tmp")  # noqa: S108  short by need; what is made there is private
 SOCKET_PATH_BYTES_MAX: Final = 107  # what a Unix socket's address holds on Linux
@@ -86,6 +87,7 @@ async def run_server(
         StoreHeldError: Another process holds the store.
         UnavailableError: An address cannot be bound.
         ConfigError: A setting does not fit this host.
+        CommitUnknownError: The disk failed in a commit; the next start learns what was kept.
     """
     kinds = load_actor_classes(program.place, directory=program.directory) if program else ()
     stop = asyncio.Event()
@@ -117,11 +119,33 @@ async def run_server(
                     should_stop=closed,
                 )
             )
-            await stop.wait()
+            failure = await wait_for_end(stop, lambda: app.node.store.failure)
+            if failure is not None:
+                app.node.world.telemetry.log("error", "server.store_failed", error=failure.message)
             app.node.world.telemetry.log("info", "server.draining")
             await app.node.drain()
             closed.set()
+    if failure is not None:
+        raise failure
     return 0
+
+
+async def wait_for_end(
+    stop: asyncio.Event, failure: Callable[[], KelpieError | None]
+) -> KelpieError | None:
+    """Return when the process is to end: None if it was asked to, else why its store stopped.
+
+    A store that stopped writes nothing until it is opened again, so that serving on would refuse
+    every change; whoever manages services starts the process anew.
+    """
+    while not stop.is_set():
+        found = failure()
+        if found is not None:
+            return found
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STORE_LOOK_S):
+                await stop.wait()
+    return None
 
 
 def _url(listening: Listening) -> str:

@@ -25,6 +25,7 @@ synced.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -49,7 +50,6 @@ class SavedFile(NamedTuple):
 
     mode: int
     data: bytes
-    changed_ns: int
 
 
 class Frame(NamedTuple):
@@ -121,7 +121,7 @@ class DiskImage:
         for path in sorted(_walk(root), reverse=True):
             wanted = self.entries.get(str(path.relative_to(root)))
             found = _read_entry(path)
-            if wanted is not None and wanted[:2] == found[:2]:
+            if wanted is not None and wanted == found:
                 continue
             if stat.S_ISDIR(found.mode):
                 if wanted is None or not stat.S_ISDIR(wanted.mode):
@@ -183,11 +183,11 @@ def take_crash_image(
         _cut_log(image, name, faults, in_commit=during == COMMIT_DEATH, torn=is_power_lost)
         if during == CHECKPOINT_DEATH:
             _tear_database(image, name, faults, torn=is_power_lost)
-    if is_power_lost:
-        if during == RENAME_DEATH and faults.fires("storage.rename_unsynced"):
-            _undo_rename(image)
-        if faults.fires("storage.lost_unsynced"):
-            _lose_unsynced(image, faults)
+    # The process died as it renamed: the new name is there, or it is lost with the power.
+    if during == RENAME_DEATH and not (is_power_lost and faults.fires("storage.rename_unsynced")):
+        _finish_rename(image)
+    if is_power_lost and faults.fires("storage.lost_unsynced"):
+        _lose_unsynced(image, faults)
     image.check_invariants()
     return image
 
@@ -251,12 +251,14 @@ def _tear_database(image: DiskImage, log_name: str, faults: Faults, *, torn: boo
         image.write(name, bytes(data), f"{name}: a checkpoint left torn pages")
 
 
-def _undo_rename(image: DiskImage) -> None:
-    """Take the newest blob's name away: its directory was not synced."""
-    blobs = [name for name in image.files() if ".blobs/" in name and "/incoming/" not in name]
-    if blobs:
-        newest = max(blobs, key=lambda name: (image.entries[name].changed_ns, name))
-        image.remove(newest, "the newest blob's name was not synced")
+def _finish_rename(image: DiskImage) -> None:
+    """Give the blob that was being renamed its name, which its content says."""
+    for name in [each for each in image.files() if "/incoming/" in each]:
+        digest = hashlib.sha256(image.read(name)).hexdigest()
+        final = str(Path(name).parents[1] / digest[:2] / digest)
+        if str(Path(final).parent) in image.entries:
+            image.entries[final] = image.entries.pop(name)
+            image.notes.append(f"{final} has its name, unsynced")
 
 
 def _lose_unsynced(image: DiskImage, faults: Faults) -> None:
@@ -270,6 +272,26 @@ def _lose_unsynced(image: DiskImage, faults: Faults) -> None:
 
 
 # --- damage -----------------------------------------------------------------------------------
+
+
+def damage(image: DiskImage, faults: Faults) -> None:
+    """Let the plan's damage befall an image at rest; its notes say what was done."""
+    if faults.fires("storage.bit_rot"):
+        rot(image, faults)
+    if faults.fires("storage.misdirected_write"):
+        misdirect(image, faults)
+
+
+def damage_backup(folder: Path, faults: Faults) -> str:
+    """Flip a bit of a backup's database if the plan says so; return what was done, or nothing."""
+    if not faults.fires("snapshot.backup_damaged"):
+        return ""
+    path = folder / "store.db"
+    data = bytearray(path.read_bytes())
+    place = faults.below("snapshot.backup_damaged", len(data))
+    data[place] ^= 1 << faults.below("snapshot.backup_damaged", 8)
+    path.write_bytes(data)
+    return f"{path.name}: a bit of byte {place} flipped"
 
 
 def rot(image: DiskImage, faults: Faults, *, suffix: str = "") -> str:
@@ -322,9 +344,9 @@ def _walk(root: Path) -> Iterator[Path]:
 def _read_entry(path: Path) -> SavedFile:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
-        return SavedFile(status.st_mode, os.fsencode(path.readlink()), 0)
+        return SavedFile(status.st_mode, os.fsencode(path.readlink()))
     data = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
-    return SavedFile(status.st_mode, data, status.st_ctime_ns)
+    return SavedFile(status.st_mode, data)
 
 
 def _write_entry(path: Path, entry: SavedFile) -> None:

@@ -10,6 +10,7 @@ Invariants: outside of `sealed` nothing is changed; other threads never notice.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import random
 import secrets
@@ -53,10 +54,19 @@ _FORBIDDEN: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
     (threading.Thread, ("start",)),
     (subprocess.Popen, ("__init__",)),
 )
+_REAL: Final = tuple(
+    (owner, name, vars(owner)[name])
+    for owner, names in _FORBIDDEN
+    for name in names
+    if name in vars(owner)
+)
+_copies_by_module: dict[str, tuple[tuple[ModuleType, str, Any], ...]] = {}
 # What of the standard library may look at a clock on anybody's behalf: it shows it to people alone.
 _HARMLESS: Final = frozenset({"logging", "importlib", "linecache", "warnings", "traceback", "gc"})
 # Who may do anything: the test runner around the run, and what measures it.
-_OUTSIDERS: Final = frozenset({"_pytest", "pytest", "pluggy", "pytest_timeout", "coverage"})
+_OUTSIDERS: Final = frozenset(
+    {"_pytest", "pytest", "pluggy", "pytest_timeout", "coverage", "hypothesis"}
+)
 
 
 @contextmanager
@@ -67,13 +77,16 @@ def sealed() -> Generator[None]:
     """
     saved: list[tuple[Any, str, Any]] = []
     thread = threading.get_ident()
+    guards: dict[int, Any] = {}
+    copies = _find_copies()
     try:
-        for owner, names in _FORBIDDEN:
-            for name in names:
-                if name in vars(owner):
-                    real = vars(owner)[name]
-                    saved.append((owner, name, real))
-                    setattr(owner, name, _guard(real, _title(owner, name), thread))
+        for owner, name, real in _REAL:
+            saved.append((owner, name, real))
+            guards[id(real)] = _guard(real, _title(owner, name), thread)
+            setattr(owner, name, guards[id(real)])
+        for module, name, real in copies:
+            saved.append((module, name, real))
+            setattr(module, name, guards[id(real)])
         _replace(asyncio, asyncio.tasks, "wait", _make_wait(asyncio.wait), saved)
         _replace(
             asyncio,
@@ -86,6 +99,24 @@ def sealed() -> Generator[None]:
     finally:
         for owner, name, real in reversed(saved):
             setattr(owner, name, real)
+
+
+def _find_copies() -> list[tuple[ModuleType, str, Any]]:
+    """Return where modules outside the standard library hold a forbidden function by name.
+
+    Each module is looked through once, when it is first seen.
+    """
+    forbidden = {id(real): real for _, _, real in _REAL}
+    for name, module in list(sys.modules.items()):
+        if name in _copies_by_module:
+            continue
+        package = name.partition(".")[0]
+        if package in sys.stdlib_module_names or package in _OUTSIDERS:
+            _copies_by_module[name] = ()
+            continue
+        held = [(key, value) for key, value in vars(module).items() if id(value) in forbidden]
+        _copies_by_module[name] = tuple((module, key, value) for key, value in held)
+    return [copy for copies in _copies_by_module.values() for copy in copies]
 
 
 def _replace(
@@ -105,7 +136,7 @@ def _title(owner: Any, name: str) -> str:
 def _guard(real: Callable[..., Any], title: str, thread: int) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() == thread:
-            _judge(title, sys._getframe(1))  # noqa: SLF001  who asks is the question
+            _judge(title, inspect.currentframe())
         return real(*args, **kwargs)
 
     return guarded
@@ -113,6 +144,7 @@ def _guard(real: Callable[..., Any], title: str, thread: int) -> Callable[..., A
 
 def _judge(title: str, frame: FrameType | None) -> None:
     """Raise unless the caller may: the first one outside the standard library decides."""
+    frame = frame.f_back if frame is not None else None
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         package = module.partition(".")[0]

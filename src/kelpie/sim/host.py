@@ -27,7 +27,7 @@ from kelpie.ports.rng import Rng
 from kelpie.settings import Settings, load_settings
 from kelpie.sim.clock import MachineClock, SimulatedClock
 from kelpie.sim.edge import HttpAnswer, ask
-from kelpie.sim.faults.plan import Faults
+from kelpie.sim.faults.plan import FaultPlan
 from kelpie.sim.incarnation import Incarnation
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop, attempt
 from kelpie.sim.network import OUTSIDE, SimulatedNetwork
@@ -79,7 +79,7 @@ class Surroundings(Protocol):
         ...
 
     @property
-    def plan(self) -> Faults:
+    def plan(self) -> FaultPlan:
         """What may go wrong."""
         ...
 
@@ -185,7 +185,8 @@ class SimulatedHost:
         store = await open_sqlite(path, address, clock, rng)
         self._stores.append(store)
         observed = ObservedStore(store, self._in_flight, partial(self._world.landed, self.name))
-        await observed.recover()
+        with self._world.plan.calm():
+            await observed.recover()
         # The product names the engine's class; the observer is it in all but the class.
         return cast("SqliteStore", observed)
 

@@ -18,6 +18,7 @@ import heapq
 import inspect
 import sys
 import warnings
+import weakref
 from asyncio import tasks as asyncio_tasks
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
@@ -130,6 +131,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._world_births = Incarnation("world", 1, MachineClock(lambda: self.now_ns))
         self._is_abandoned = False
         self._taken: Callback | None = None
+        self._unwound: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -262,7 +264,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         else:
             # A job begins in the context of who gave it, not of who ended the one before.
             assert executor is not None, "the default executor has no order"
-            lane.append(partial(copy_context().run, self._begin_job, job))
+            context = copy_context()
+            lane.append(lambda: context.run(self._begin_job, job))
         return future
 
     def _begin_job(self, job: Callable[[], None]) -> None:
@@ -396,6 +399,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """
         assert not node.dead, "nobody dies twice"
         node.dead = node.blocked = True
+        for handle in (*node.held, *self._ready):
+            if handle._context.get(INCARNATION) is node:  # type: ignore[attr-defined]  # noqa: SLF001
+                _silence_futures(handle)
         node.held.clear()
         if self._taken is not None and self._taken.node is node:
             self._taken.cancel()  # lets go of what it would have delivered
@@ -423,13 +429,23 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _unwind(self, node: Incarnation, context: Context) -> None:
         with warnings.catch_warnings(), _silence():
             warnings.simplefilter("ignore")
-            while node.births:
-                births = list(node.births)
+            while births := [*node.births, *self._find_eager(context.get(INCARNATION))]:
                 node.births.clear()
                 for task in births:
                     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
                     if not task.done():
                         context.run(_unwind, task)
+
+    def _find_eager(self, node: Incarnation | None) -> list[asyncio.Task[Any]]:
+        """Return the tasks of ``node`` that began without a step of the loop, by name."""
+        if not hasattr(asyncio.Task, "get_context"):
+            return []  # before Python 3.12 every task begins with a step
+        waiting: list[Any] = [task for task in asyncio.all_tasks(self) if not task.done()]
+        mine = [task for task in waiting if task.get_context().get(INCARNATION) is node]
+        known = self._unwound
+        fresh = [task for task in mine if task not in known]
+        known.update(fresh)
+        return sorted(fresh, key=asyncio.Task.get_name)
 
     # --- what asyncio asks of a loop ------------------------------------------------------------
 
@@ -464,6 +480,13 @@ def _make_callback(
     handle.rank = 0.0
     result: Callback = handle
     return result
+
+
+def _silence_futures(handle: asyncio.Handle) -> None:
+    """Look at the failures that a dead process was about to hear of: nobody reports them."""
+    for argument in handle._args:  # noqa: SLF001
+        if isinstance(argument, asyncio.Future) and argument.done() and not argument.cancelled():
+            argument.exception()
 
 
 def _no_delay() -> int:
@@ -504,7 +527,7 @@ async def attempt(work: Awaitable[T]) -> T | Exception:
 
 def _find_task_step() -> type:
     """Return the type of the callback with which a task takes its first step."""
-    found: list[type] = []
+    found: list[Any] = []
 
     class Probe(asyncio.BaseEventLoop):
         def call_soon(self, callback: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
@@ -520,7 +543,8 @@ def _find_task_step() -> type:
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
     work.close()
     loop.close()
-    return found[0]
+    kind: type = found[0]
+    return kind
 
 
 _TASK_STEP: Final = _find_task_step()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from kelpie.core.errors import CommitUnknownError
+from kelpie.core.errors import CommitUnknownError, KelpieError
 from kelpie.core.ids import ActorId
 from kelpie.sim.loop import observing
 from kelpie.storage.records import Commit, CommitReceipt
@@ -82,11 +82,32 @@ class ObservedStore:
         return future
 
     def _settled(self, session: str, commit: Commit, done: asyncio.Future[CommitReceipt]) -> None:
-        if done.cancelled() or isinstance(done.exception(), CommitUnknownError):
+        if done.cancelled():
             return  # the next life looks what became of it
+        if isinstance(done.exception(), CommitUnknownError):
+            # If it is there, readers see it, and a repeated request is answered from it.
+            if not self._is_there(commit):
+                return
+            self._in_flight.end(commit)
+            self._landed(session, commit, None)
+            return
         self._in_flight.end(commit)
         if done.exception() is None:
             self._landed(session, commit, done.result())
+
+    def _is_there(self, commit: Commit) -> bool:
+        """Whether a commit without an outcome can be read; False when that cannot be told now."""
+        looking = self._inner.load(commit.actor)
+        try:
+            looking.send(None)
+        except StopIteration as found:
+            stored = found.value
+        except KelpieError:
+            return False
+        else:
+            looking.close()
+            return False
+        return stored is not None and _has_landed(commit, stored.incarnation, stored.version)
 
 
 def _has_landed(commit: Commit, incarnation: int, version: int) -> bool:

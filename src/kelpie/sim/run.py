@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from kelpie.ports.faults import faults_from
 from kelpie.sim.escape import sealed
@@ -136,6 +136,8 @@ def run(
                 _live(scenario, world)
             finally:
                 world.close()
+    for injection in world.plan.log:
+        trace.note("fault", " ".join(map(str, injection)))
     return RunReport(
         scenario=scenario.name,
         seed=seed,
@@ -172,8 +174,9 @@ def _live(scenario: Scenario, world: SimulatedWorld) -> None:
 
 
 def _explain(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return _explain(group.exceptions[0])
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}: {error}"

@@ -59,6 +59,7 @@ class SimulatedCommand:
     async def print(self, text: bytes) -> None:
         """Print to standard output."""
         self.output += text
+        assert self.output.endswith(text), "what is printed is kept"
         if self._sink is not None:
             await self._sink("stdout", text)
 

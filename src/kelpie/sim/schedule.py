@@ -10,7 +10,7 @@ import asyncio
 import random
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from kelpie.sim.incarnation import Incarnation
 
@@ -85,7 +85,7 @@ class PctScheduler:
             if not callback.rank:
                 callback.rank = self._rank(callback)
         best = max(range(len(ready)), key=lambda index: ready[index].rank)
-        assert all(callback.rank for callback in ready), "everything has its rank"
+        assert ready[best].rank, "everything has its rank"
         self._count += 1
         change = self._changes.get(self._count)
         task = task_of(ready[best])
@@ -195,5 +195,5 @@ def make_scheduler(name: SchedulerName, rng: random.Random, *, depth: int = 3) -
 
 def task_of(handle: asyncio.Handle) -> asyncio.Task[object] | None:
     """Return the task that the callback steps; None when it is a plain function."""
-    owner = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # noqa: SLF001
-    return owner if isinstance(owner, asyncio.Task) else None
+    owner: Any = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # noqa: SLF001
+    return cast("asyncio.Task[object]", owner) if isinstance(owner, asyncio.Task) else None

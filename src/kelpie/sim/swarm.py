@@ -74,7 +74,7 @@ class RunConfig:
         Args:
             seed: The run's.
             scenario: The scenario's name.
-            kinds: What faults to draw from; every built one that damages nothing if left out.
+            kinds: What faults to draw from; every built one if left out.
             duration_s: How long the faulty part of the run is about to take, in virtual time.
         """
         rng = stream(seed, f"swarm:{scenario}")

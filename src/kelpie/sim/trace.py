@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from kelpie.sim.incarnation import Incarnation
 
@@ -58,9 +58,10 @@ class Trace:
 
 def _name_of(callback: Any) -> str:
     """Return a callback's qualified name; for a task's step, that of its coroutine."""
-    owner = getattr(callback, "__self__", None)
+    owner: Any = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):
-        return f"{owner.get_name()} {getattr(owner.get_coro(), '__qualname__', '')}"
+        coro: Any = cast("asyncio.Task[object]", owner).get_coro()
+        return f"{owner.get_name()} {getattr(coro, '__qualname__', '')}"
     while isinstance(callback, partial):
         callback = callback.func
     name: str = getattr(callback, "__qualname__", type(callback).__name__)

@@ -35,7 +35,13 @@ from kelpie.core.errors import (
 from kelpie.core.limits import BLOB_BYTES_MAX, BLOB_UNNAMED_KEEP_MS, MIB
 from kelpie.core.quoting import quote_text
 from kelpie.ports.faults import fault
-from kelpie.storage.files import flip_bit, sync_directory, sync_file, temporary_file
+from kelpie.storage.files import (
+    flip_bit,
+    sync_directory,
+    sync_file,
+    temporary_file,
+    typed_failures,
+)
 
 _COPY_BYTES: Final = 1 * MIB
 _TEMPORARY: Final = "incoming"
@@ -262,8 +268,9 @@ class BlobStore:
         """Return a name that no other put, in this process or another, uses meanwhile."""
         folder = self._root / _TEMPORARY
         if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            sync_directory(self._root.parent)
+            with typed_failures(self._root):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                sync_directory(self._root.parent)
         return folder / f"{os.getpid()}-{threading.get_ident()}-{number}"
 
     def _publish(self, written: dict[Digest, Path]) -> None:
@@ -272,9 +279,9 @@ class BlobStore:
         for digest, temporary in written.items():
             path = self.path(digest)
             path.parent.mkdir(exist_ok=True, mode=0o700)
+            fault("crash.before_directory_sync")
             temporary.replace(path)
             folders.add(path.parent)
-        fault("crash.before_directory_sync")
         for folder in sorted(folders):
             sync_directory(folder)
         if folders:

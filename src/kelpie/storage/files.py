@@ -54,16 +54,28 @@ def temporary_file(path: Path) -> Generator[BinaryIO, None, None]:
         StoreError: The disk failed while writing.
     """
     try:
-        with path.open("wb") as file:
+        with typed_failures(path.parent), path.open("wb") as file:
             yield file
-    except OSError as error:
-        if is_disk_full(error):
-            message = f"no space left in {path.parent}; free some and try again"
-            raise DiskFullError(message) from error
-        problem = f"{path.parent} cannot be written ({error.strerror}); check the disk"
-        raise StoreError(problem, path=str(path.parent)) from error
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def typed_failures(folder: Path) -> Generator[None, None, None]:
+    """Turn what the disk of ``folder`` fails with into a typed error.
+
+    Raises:
+        DiskFullError: No space.
+        StoreError: Anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            message = f"no space left in {folder}; free some and try again"
+            raise DiskFullError(message) from error
+        problem = f"{folder} cannot be written ({error.strerror}); check the disk"
+        raise StoreError(problem, path=str(folder)) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kelpie.actors.engine import Engine
+from kelpie.actors.engine import CommitListener, Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.outbox import OutboxPump
 from kelpie.actors.pump import PumpDeps
@@ -32,6 +32,7 @@ from kelpie.core.errors import (
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.host.clock import HostClock
 from kelpie.host.rng import HostRng
+from kelpie.ports.faults import faults_from
 from kelpie.sim.telemetry import RecordedTelemetry
 from kelpie.storage.records import Commit, CommitReceipt
 from kelpie.storage.sqlite.store import SqliteStore
@@ -47,6 +48,7 @@ from tests.integration.actors.counter import (
     Show,
     counter,
 )
+from tests.integration.failing import Failing
 from tests.waiting import eventually_async
 
 pytestmark = pytest.mark.requirement("ACTOR-OUTPUT-GATE")
@@ -343,6 +345,94 @@ async def test_a_message_to_a_refusing_actor_becomes_a_dead_letter(tmp_path: Pat
             return (await node.show("b")).seen == ("after",)
 
         await eventually_async(after, within_s=5, what="the lane goes on")
+
+
+def arming(source: Failing) -> CommitListener:
+    """Arm the source when a message has become durable: what fails is what follows."""
+
+    def arm(_: Commit, receipt: CommitReceipt) -> None:
+        source.is_armed = source.is_armed or bool(receipt.message_ids)
+
+    return arm
+
+
+async def test_a_lane_goes_on_when_a_failed_delivery_could_not_be_counted(tmp_path: Path) -> None:
+    source = Failing("storage.write_fail", is_armed=False)
+    with faults_from(source):
+        async with run_node(tmp_path) as node:
+            node.runtime.listen(arming(source))
+            await node.tell("a", Forward("b"))
+
+            async def dead() -> bool:
+                return bool(await node.store.dead_letters(TENANT_DEFAULT, 10))
+
+            await eventually_async(dead, within_s=20, what="the message dies")
+            await node.tell("a", PassOn("b", ("after",)))
+
+            async def after() -> bool:
+                return (await node.show("b")).seen == ("after",)
+
+            await eventually_async(after, within_s=20, what="the lane goes on")
+    assert source.happened == 1
+
+
+@pytest.mark.requirement("ACTOR-MESSAGE-ONCE")
+async def test_a_message_is_delivered_although_the_first_look_for_it_fails(tmp_path: Path) -> None:
+    source = Failing("storage.read_fail", is_armed=False)
+    with faults_from(source):
+        async with run_node(tmp_path) as node:
+            await node.show("b")  # in memory, so that the next read is the pump's
+            node.runtime.listen(arming(source))
+            await node.tell("a", PassOn("b", ("x",)))
+
+            async def arrived() -> bool:
+                return (await node.show("b")).seen == ("x",)
+
+            await eventually_async(arrived, within_s=10, what="the message arrives")
+    assert source.happened == 1
+
+
+@pytest.mark.requirement("ACTOR-MESSAGE-ONCE")
+async def test_a_message_that_is_delivered_twice_has_one_turn(tmp_path: Path) -> None:
+    source = Failing("concurrency.duplicate_delivery", times=3)
+    with faults_from(source):
+        async with run_node(tmp_path) as node:
+            await node.tell("a", PassOn("b", ("x", "y", "z")))
+
+            async def arrived() -> bool:
+                try:
+                    return (await node.show("b")).seen == ("x", "y", "z")
+                except VersionConflictError:  # the second delivery was refused; ask again
+                    return False
+
+            await eventually_async(arrived, within_s=10, what="the messages arrive")
+            assert (await node.store.stats()).outbox == 0
+    assert source.happened == 3
+
+
+@pytest.mark.requirement("ACTOR-EVICTION")
+async def test_actors_that_leave_for_want_of_memory_come_back_as_they_were(tmp_path: Path) -> None:
+    source = Failing("resource.out_of_memory", times=100)
+    with faults_from(source):
+        async with run_node(tmp_path) as node:
+            for round_ in range(3):
+                for number in range(5):
+                    assert await node.add(f"a{number}") == round_ + 1
+                    assert node.runtime.resident_count <= 3
+    assert source.happened >= 10
+
+
+@pytest.mark.requirement("K-08")
+async def test_what_runs_between_reading_an_actor_and_its_first_turn_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    async with run_node(tmp_path) as node:
+        await node.add("a", 1)
+    with faults_from(Failing("concurrency.data_race", times=10)):
+        async with run_node(tmp_path) as node:
+            async with asyncio.TaskGroup() as group:
+                calls = [group.create_task(node.add("a", 1)) for _ in range(20)]
+            assert sorted(call.result() for call in calls) == list(range(2, 22))
 
 
 @pytest.mark.requirement("ACTOR-MESSAGE-ONCE", "K-24")

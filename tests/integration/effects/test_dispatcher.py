@@ -24,8 +24,10 @@ from kelpie.effects.policy import Policy
 from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.host.clock import HostClock
 from kelpie.host.rng import HostRng
+from kelpie.ports.faults import faults_from
 from kelpie.sim.telemetry import RecordedTelemetry
 from kelpie.storage.sqlite.store import SqliteStore
+from tests.integration.failing import Failing
 from tests.unit.effects.asker import Ask, Asker, GiveUp
 from tests.waiting import eventually_async
 
@@ -132,6 +134,23 @@ async def test_a_bug_in_an_executor_ends_its_effect_and_nothing_else(tmp_path: P
         await node.expect_ends("bad failed")
         await node.ask("good", works=True)
         await node.expect_ends("bad failed", "good done")
+
+
+@pytest.mark.requirement("EFFECT-OUTCOME-TOLD")
+@pytest.mark.parametrize("name", ["storage.write_fail", "storage.locked", "model.agent_loop_panic"])
+async def test_an_outcome_that_could_not_be_stored_is_told_again(tmp_path: Path, name: str) -> None:
+    source = Failing(name, is_armed=False)
+
+    class Arming(BreakingExecutor):
+        async def execute(self, order: Order) -> Outcome:
+            source.is_armed = True
+            return await super().execute(order)
+
+    with faults_from(source):
+        async with run_node(tmp_path, Arming("repeatable", "execute")) as node:
+            await node.ask("good", works=True)
+            await node.expect_ends("good done")
+    assert source.happened == 1
 
 
 @pytest.mark.requirement("EFFECT-ONCE-UNKNOWN")

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic_ns
 
 import pytest
 
@@ -35,9 +36,11 @@ ESCAPES: dict[str, Callable[[], object]] = {
     "socket.socket": lambda: socket.socket(),  # noqa: PLW0108
     "threading.Thread": lambda: threading.Thread(target=print).start(),
     "subprocess.Popen": lambda: subprocess.run(["true"], check=True),
+    "a name imported from time": lambda: monotonic_ns(),  # noqa: PLW0108
     "os.system": lambda: os.system("true"),
 }
 LATE_BOUND = sorted(ESCAPES)
+assert monotonic_ns() > 0
 
 
 @pytest.mark.parametrize("name", LATE_BOUND)

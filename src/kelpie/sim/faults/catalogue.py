@@ -42,8 +42,8 @@ class FaultKind:
         rate: How likely it is per occasion when a swarm has chosen it, before scaling.
         count_max: How often a swarm lets it happen in one run.
         seconds: Least and most virtual seconds that it takes, where it takes time.
-        damages: Whether it destroys what was durable: no promise but "found, never served" can
-            survive it, so a swarm draws it only for scenarios about damage.
+        damages: Whether it destroys what was durable, so that no promise but "found, never served"
+            survives it. Only scenarios about damage ask for it.
         due: The part that brings its subject; empty when it is built.
         reference: Its name in the design that Kelpie was compared with, if it has one there.
     """
@@ -137,9 +137,9 @@ _STORAGE: Final = (
     _product("storage.checkpoint_fail", "a checkpoint of the log fails", rate=0.3),
     _product("storage.open_fail", "the store cannot be opened", rate=0.1),
     _product("storage.sync_fail", "a file cannot be synced"),
-    _product("storage.blob_disk_full", "no space is left for a blob", rate=0.05),
-    _product("storage.blob_corruption", "a blob comes back with a flipped bit"),
-    _product("storage.workspace_write_fail", "a file of a workspace cannot be written"),
+    _product("storage.blob_disk_full", "no space is left for a blob", rate=0.1),
+    _product("storage.blob_corruption", "a blob comes back with a flipped bit", rate=0.05),
+    _product("storage.workspace_write_fail", "a file of a workspace cannot be written", rate=0.05),
     _product("storage.workspace_disk_full", "no space is left in a workspace", rate=0.05),
     _world("storage.torn_write", "the frames of a commit in progress are torn", rate=0.5),
     _world("storage.lost_unsynced", "what was never synced is lost with the power", rate=0.7),
@@ -257,7 +257,7 @@ _SANDBOX: Final = (
 
 _SNAPSHOT: Final = (
     _product("snapshot.backup_fail", "a backup breaks off", rate=0.3),
-    _product("snapshot.backup_damaged", "a backup's file is not what its manifest names", rate=0.3),
+    _world("snapshot.backup_damaged", "a bit of a backup's file flips", rate=0.3),
     _due("snapshot.create_fail", "no snapshot can be made", "micro-VMs", "Snapshot CreateFail"),
     _due("snapshot.corruption", "a snapshot is damaged", "micro-VMs", "Snapshot Corruption"),
     _due("snapshot.restore_fail", "a snapshot does not start", "micro-VMs", "Snapshot RestoreFail"),
@@ -266,7 +266,7 @@ _SNAPSHOT: Final = (
 
 _MIGRATION: Final = (
     _product("migration.schema_fail", "a change of the store's schema breaks off", rate=0.2),
-    _product("migration.upcast_fail", "an old state cannot be brought up to date", rate=0.05),
+    _product("migration.upcast_fail", "an old state cannot be brought up to date", rate=0.2),
     _due("migration.upload_fail", "the parcel cannot be sent", "teleport", "Teleport UploadFail"),
     _due("migration.download_fail", "the parcel is lost", "teleport", "Teleport DownloadFail"),
     _due("migration.timeout", "the move takes too long", "teleport", "Teleport Timeout"),

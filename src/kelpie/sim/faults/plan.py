@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -24,6 +25,16 @@ SCALES: Final = (0.3, 1.0, 3.0)
 """How a swarm scales a fault's usual rate, so that seeds differ in how rough they are."""
 CHANCE: Final = 0.3
 """How likely a swarm takes a fault into a seed's set."""
+LEFTOVERS: Final = frozenset(
+    {
+        "crash.power_loss",
+        "storage.torn_write",
+        "storage.lost_unsynced",
+        "storage.rename_unsynced",
+    }
+)
+"""What only says how a crash leaves the disk: rare enough by itself."""
+LEFTOVER_CHANCE: Final = 0.8
 FOR_EVER_NS: Final = 1 << 62
 
 
@@ -91,15 +102,16 @@ def draw_rules(
     Args:
         seed: The run's.
         duration_ns: How long the faulty part of the run is about to take, in virtual time.
-        kinds: What to draw from; every built fault that damages nothing if left out.
+        kinds: What to draw from; every built fault if left out.
         chance: How likely each is taken.
     """
     assert duration_ns > 0, "faults need time to happen in"
     rng = random.Random(f"{seed}/swarm")
-    pool = [kind for kind in built() if not kind.damages] if kinds is None else list(kinds)
+    pool = built() if kinds is None else tuple(kinds)
     rules: list[FaultRule] = []
     for kind in pool:
-        taken, scale = rng.random() < chance, rng.choice(SCALES)
+        share = LEFTOVER_CHANCE if kind.name in LEFTOVERS else chance
+        taken, scale = rng.random() < share, rng.choice(SCALES)
         from_ns = rng.randrange(duration_ns) if rng.random() < 0.5 else 0
         length_ns = rng.randrange(duration_ns // 10, duration_ns) + 1
         count_max = rng.randint(1, kind.count_max)
@@ -159,11 +171,21 @@ class FaultPlan:
         self._occasions: Counter[tuple[str, str]] = Counter()
         self._script = None if script is None else {each[:3] for each in script}
         self._healed = False
+        self._calm = 0
 
     @property
     def healed(self) -> bool:
         """Whether nothing happens any more."""
         return self._healed
+
+    @contextmanager
+    def calm(self) -> Generator[None]:
+        """Let nothing happen while an oracle looks."""
+        self._calm += 1
+        try:
+            yield
+        finally:
+            self._calm -= 1
 
     def heal(self) -> None:
         """Let nothing happen any more; harmless when healed before."""
@@ -181,7 +203,7 @@ class FaultPlan:
         Does not return if it is a crash that happens: ``die`` raises.
         """
         rule = self._rules.get(name)
-        if rule is None or self._healed:
+        if rule is None or self._healed or self._calm:
             assert name in CATALOGUE, f"{name} is not in the catalogue of faults"
             return False
         node = self._node()

@@ -18,7 +18,7 @@ _decode: Final = msgspec.msgpack.Decoder(EffectRecord).decode
 class VersionsGrow:
     """Durable versions of an actor grow by one; a later incarnation begins anew."""
 
-    name: Final = "versions-grow"
+    name = "versions-grow"
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, ActorId], tuple[int, int]] = {}
@@ -45,7 +45,7 @@ class VersionsGrow:
 class EpochsNeverFall:
     """A shard's accepted epochs never fall, and each belongs to one session."""
 
-    name: Final = "epochs-never-fall"
+    name = "epochs-never-fall"
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, int], tuple[int, str]] = {}
@@ -70,7 +70,7 @@ class EpochsNeverFall:
 class EffectsKeepTheirLife:
     """Effects move along the allowed steps; none starts without its yes; once means once."""
 
-    name: Final = "effects-keep-their-life"
+    name = "effects-keep-their-life"
 
     def __init__(self) -> None:
         self._states: dict[str, EffectState] = {}

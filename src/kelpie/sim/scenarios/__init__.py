@@ -8,11 +8,13 @@ from typing import Final
 from kelpie.sim.run import Scenario
 from kelpie.sim.scenarios.agent_day import AgentDayScenario
 from kelpie.sim.scenarios.bank import BankScenario
+from kelpie.sim.scenarios.care import CareScenario
 from kelpie.sim.scenarios.counters import CountersScenario
 
 SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
     "agent_day": AgentDayScenario,
     "bank": BankScenario,
+    "care": CareScenario,
     "counters": CountersScenario,
 }
 """How to make a fresh scenario, by name."""

@@ -77,7 +77,7 @@ class AgentDayScenario:
         host: The machine; None before the day begins.
     """
 
-    name: Final = "agent_day"
+    name = "agent_day"
 
     def __init__(self, prompts: Sequence[str] = (), *, agrees: bool = False) -> None:
         """Make a day; with ``agrees`` the person says yes to everything."""

@@ -104,7 +104,7 @@ def conserve(view: View) -> str | None:
 class BankScenario:
     """Accounts on one or more machines, each with a store of its own."""
 
-    name: Final = "bank"
+    name = "bank"
 
     def __init__(self) -> None:
         self._brought: dict[str, int] = {}

@@ -59,7 +59,7 @@ class SimCounter(Actor[SimTally]):
 class CountersScenario:
     """Counters on one or more machines, each with a store of its own."""
 
-    name: Final = "counters"
+    name = "counters"
 
     def __init__(self) -> None:
         self._history = History()

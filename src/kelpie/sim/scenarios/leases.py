@@ -54,7 +54,7 @@ class LeasesScenario:
         counts: The newest count of each lease, by holder and keeper.
     """
 
-    name: Final = "leases"
+    name = "leases"
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, str], int] = {}

@@ -95,7 +95,7 @@ def write_backup(
         except sqlite3.Error as error:
             raise translate_error(error, f"backup {target}") from error
         folder.rename(target)
-    sync_directory(target.parent)
+    _sync_names(target.parent, target)
     assert (target / _MANIFEST).exists(), "a backup has its manifest"
     return manifest
 
@@ -164,7 +164,7 @@ def restore_store(backup: Path, target: Path, *, clock: Clock, rng: Rng) -> Mani
         (folder / _BLOBS).rename(blobs)
         # The database is what makes a store: its name comes last.
         (folder / _DATABASE).rename(target)
-    sync_directory(target.parent)
+    _sync_names(target.parent, target, blobs)
     assert target.exists(), "a restored store is there"
     return manifest
 
@@ -209,6 +209,19 @@ def _read_manifest(backup: Path) -> Manifest:
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         message = f"{path} is not a manifest ({error}); use another backup"
         raise CorruptionError(message, backup=str(backup)) from error
+
+
+def _sync_names(folder: Path, *names: Path) -> None:
+    """Sync the names in ``folder``, or take them back: what is not durable was not made."""
+    try:
+        sync_directory(folder)
+    except OSError as error:
+        for path in names:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise _unwritable(folder, error) from error
 
 
 def _unwritable(folder: Path, error: OSError) -> StoreError:

@@ -61,7 +61,7 @@ def run_batch(
     fault("crash.before_write")
     before = connection.total_changes
     try:
-        outcomes, has_more = _write(connection, members, finish)
+        outcomes, has_more, written = _write(connection, members, finish)
     except sqlite3.Error as error:
         _roll_back(connection)
         if finish is not None and primary_code(error) not in _COMMON_FAILURES:
@@ -71,7 +71,7 @@ def run_batch(
     except BaseException:
         _roll_back(connection)
         raise
-    refusal = _commit(connection)
+    refusal = _commit(connection, writes=written > 0)
     if refusal is not None:
         outcomes = [o if isinstance(o, KelpieError) else refusal for o in outcomes]
         has_more = False
@@ -83,16 +83,20 @@ def run_batch(
 
 def _write(
     connection: sqlite3.Connection, members: Sequence[Work], finish: Finish | None
-) -> tuple[list[Outcome], bool]:
+) -> tuple[list[Outcome], bool, int]:
+    """Return the outcomes, whether housekeeping is left, and how many rows stay written."""
     _begin(connection)
     transaction = Transaction(connection)
+    undone = connection.total_changes
     outcomes: list[Outcome] = []
     while len(outcomes) < len(members):
         start = len(outcomes)
         commits = take_ordinary(transaction, members, start)
         together = None
         if len(commits) >= BULK_COMMITS_MIN:
+            before = connection.total_changes
             together = apply_together(transaction, commits, is_first=start == 0)
+            undone += 0 if together is not None else connection.total_changes - before
         if together is not None:
             outcomes += together
         else:
@@ -101,7 +105,7 @@ def _write(
     _fail_halfway()
     has_more = finish is not None and finish(transaction)
     transaction.save_counters()
-    return outcomes, has_more
+    return outcomes, has_more, connection.total_changes - undone
 
 
 def _begin(connection: sqlite3.Connection) -> None:
@@ -149,15 +153,19 @@ def _run_alone(connection: sqlite3.Connection, members: Sequence[Work]) -> Batch
     return BatchResult(outcomes, has_more=False)
 
 
-def _commit(connection: sqlite3.Connection) -> KelpieError | None:
-    """Commit; return the failure, if any: a `CommitUnknownError` when the outcome is open."""
+def _commit(connection: sqlite3.Connection, *, writes: bool) -> KelpieError | None:
+    """Commit; return the failure, if any: a `CommitUnknownError` when the outcome is open.
+
+    ``writes`` says whether the transaction changed rows: else there is nothing to be torn.
+    """
     try:
         if fault("concurrency.deadlock"):
             raise engine_error(sqlite3.SQLITE_BUSY)
         if fault("storage.commit_lost"):
             raise engine_error(sqlite3.SQLITE_IOERR)
         connection.execute("COMMIT")
-        fault("crash.during_commit")
+        if writes:
+            fault("crash.during_commit")
         if fault("storage.commit_kept"):
             raise engine_error(sqlite3.SQLITE_IOERR)
     except sqlite3.Error as error:

@@ -30,6 +30,7 @@ from kelpie.storage.sqlite.engine import (
     connect_writer,
     translate_error,
 )
+from kelpie.storage.sqlite.log import require_whole_log
 from kelpie.storage.sqlite.log_mark import has_log, mark_log, require_database, require_log_of
 from kelpie.storage.sqlite.migrations import SCHEMA_VERSION, migrate, read_version
 
@@ -89,6 +90,7 @@ def _open_locked(
         reader = connect_reader(path)
         # Whatever fails from here on, the reader goes last and leaves the log: see `log_mark`.
         read_version(reader)
+        require_whole_log(path)
         lost = None if is_log_there else _find_loss(path, reader)
         if lost is not None and not accept_loss:
             raise lost
