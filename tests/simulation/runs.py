@@ -10,7 +10,7 @@ from kelpie.sim.swarm import RunConfig
 
 @dataclass
 class Tally:
-    """Every run of this test process."""
+    """Every run of the test that runs now."""
 
     reports: list[RunReport] = field(default_factory=list[RunReport])
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # The one module that may let real time pass.
 WAITING = "tests/waiting.py"
-VIRTUAL_TIME = ("kelpie.sim.loop", "kelpie.sim.run")
+VIRTUAL_TIME = ("kelpie.sim.loop", "kelpie.sim.run", "kelpie.sim.testing")
 NAME_WORDS_LEAST = 3
 # Calls that fail the test by themselves when what they look at is wrong.
 CHECKING_PREFIXES = (

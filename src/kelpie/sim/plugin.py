@@ -68,9 +68,10 @@ def world(request: pytest.FixtureRequest) -> Seeds:
     return Seeds(request)
 
 
-def note_runs(node: pytest.Item, reports: list[RunReport]) -> None:
-    """Let the summary count these runs as those of one test."""
+def note_runs(node: pytest.Item, reports: list[RunReport], *, drawn: bool = False) -> None:
+    """Let the summary count these runs as those of one test; ``drawn``: from the first seed on."""
     value = {
+        "drawn": drawn,
         "runs": len(reports),
         "seeds": len({(each.scenario, each.seed, each.config.config_hash) for each in reports}),
         "virtual_s": sum(each.virtual_s for each in reports),
@@ -82,17 +83,18 @@ def note_runs(node: pytest.Item, reports: list[RunReport]) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say how many seeds were run, from which, and what happened in them."""
     runs = seeds = 0
-    virtual_s = 0.0
+    virtual_s, is_drawn = 0.0, False
     injected: Counter[str] = Counter()
     for value in _noted(terminalreporter.stats):
         runs, seeds = runs + value["runs"], seeds + value["seeds"]
         virtual_s += value["virtual_s"]
         injected.update(value["injected"])
+        is_drawn = is_drawn or value["drawn"]
     if runs:
+        begin = f"; seeds from {config.stash[_SEED]} (--sim-seed)" if is_drawn else ""
         terminalreporter.write_line(
             f"simulation: {runs:,} runs of {seeds:,} seeds, {virtual_s / 3600:,.1f} simulated "
-            f"hours, {injected.total():,} faults of {len(injected)} kinds; "
-            f"drawn seeds begin at {config.stash[_SEED]} (--sim-seed)"
+            f"hours, {injected.total():,} faults of {len(injected)} kinds{begin}"
         )
 
 
@@ -144,7 +146,7 @@ class Seeds:
             if self._config.getoption("--sim-soak") is not None:
                 self._require_reached()
         finally:
-            note_runs(self._node, self._reports)
+            note_runs(self._node, self._reports, drawn=True)
 
     def _seeds(self, usual: int) -> Iterator[int]:
         first = self._config.stash[_SEED]
