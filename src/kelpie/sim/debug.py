@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from kelpie.sim.timeline import Timeline, Turn, messages_under_way
+from kelpie.sim.timeline import Timeline, TurnShown, messages_under_way
 from kelpie.sim.view import ActorPlace
 from kelpie.sim.wording import show_actor, show_message, show_time, show_value
 from kelpie.storage.records import EFFECT_STATES_OPEN, EffectRow
@@ -207,10 +207,10 @@ class Debugger:
 
     # --- where it stands ------------------------------------------------------------------------
 
-    def _turn(self) -> Turn | None:
+    def _turn(self) -> TurnShown | None:
         return self._timeline.turns[self._at - 1] if self._at else None
 
-    def _passed(self) -> list[Turn]:
+    def _passed(self) -> list[TurnShown]:
         return self._timeline.turns[: self._at]
 
     def _states(self) -> dict[ActorPlace, Any]:

@@ -28,7 +28,7 @@ ATTEMPTS_MAX: Final = 400
 _SIZES: Final = ("hosts", "clients", "operations")
 
 
-class Choice(msgspec.Struct, frozen=True, array_like=True):
+class TapeChoice(msgspec.Struct, frozen=True, array_like=True):
     """A place on the tape where the schedule was not first in, first out."""
 
     position: int
@@ -52,7 +52,7 @@ class SmallRun(msgspec.Struct, frozen=True, kw_only=True, tag="kelpie.sim.run"):
     seed: int
     config: RunConfig
     script: tuple[Injection, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[TapeChoice, ...]
     invariant: str
     commit: str
     trace_hash: str
@@ -159,7 +159,7 @@ class Shrinker:
             seed=self.best.seed,
             config=self._now.config,
             script=self._now.script,
-            choices=tuple(Choice(at, each) for at, each in enumerate(taken) if each),
+            choices=tuple(TapeChoice(at, each) for at, each in enumerate(taken) if each),
             invariant=self.invariant,
             commit=commit,
             trace_hash=self.best.trace_hash,

@@ -93,6 +93,7 @@ class Tally:
         if result.violation is not None:
             self.failed.append(result)
         assert self.seeds.total() == before + 1, "a seed is counted once"
+        assert len(self.failed) <= self.seeds.total()
 
     def gaps(self, expected: Iterable[str]) -> list[str]:
         """Return what the seeds left out: faults of ``expected``, and asked `sometimes`."""

@@ -29,7 +29,7 @@ _VERBS: Final = {
 _LONG_EFFECT_STATES: Final = ("waiting", "started", "unknown")
 
 
-class Turn(NamedTuple):
+class TurnShown(NamedTuple):
     """One commit with what it changed.
 
     Attributes:
@@ -110,17 +110,20 @@ class Timeline:
 
     def number_of(self, effect_id: str) -> int:
         """Return an effect's number in this run, from 1 in the order of their first commits."""
-        return self._effects.setdefault(effect_id, len(self._effects) + 1)
+        assert effect_id, "an effect has an id"
+        number = self._effects.setdefault(effect_id, len(self._effects) + 1)
+        assert number <= len(self._effects), "numbers have no gaps"
+        return number
 
     # --- turns ----------------------------------------------------------------------------------
 
-    def _turn(self, number: int, seen: CommitSeen, states: dict[ActorPlace, Any]) -> Turn:
+    def _turn(self, number: int, seen: CommitSeen, states: dict[ActorPlace, Any]) -> TurnShown:
         commit = seen.commit
         place = (seen.host, commit.actor)
         before = states.get(place)
         after = before if commit.state is None else decode(commit.state)
         states[place] = after = None if commit.tombstone else after
-        return Turn(number, seen, before, after, tuple(self._lines(seen)))
+        return TurnShown(number, seen, before, after, tuple(self._lines(seen)))
 
     def _lines(self, seen: CommitSeen) -> Iterator[str]:
         commit, receipt = seen.commit, seen.receipt

@@ -64,7 +64,7 @@ class Ran(NamedTuple):
 
 @click.group()
 def sim() -> None:
-    """Run simulated worlds under seeded faults; replay, shrink and look into them."""
+    """Run simulated worlds under seeded faults, and look into them."""
 
 
 @sim.command(name="run")
@@ -99,14 +99,15 @@ def run_seeds(
 
 
 @sim.command()
-@click.argument("scenario", metavar="SCENARIO|FILE")
-@click.argument("token", metavar="[SEED|TOKEN]", required=False)
+@click.argument("scenario")
+@click.argument("token", metavar="[SEED]", required=False)
 @_faults
 @framed(remote=False)
 def replay(frame: Frame, *, scenario: str, token: str | None, faults: str) -> int:
-    """Give one run again, by the line that a failure printed or by a shrunk run's FILE.
+    """Give one run again, and say whether its trace is the same.
 
-    Says whether the trace is the same. Exit status 1: it is another one, or the run fails.
+    SEED is a number, or the token that a failure printed; without it SCENARIO is the file of a
+    shrunk run. Exit status 1: the trace is another one, or the run fails.
     """
     _pin(frame)
     ran = _run_again(frame, scenario, token, faults)
@@ -120,12 +121,15 @@ def replay(frame: Frame, *, scenario: str, token: str | None, faults: str) -> in
 
 
 @sim.command()
-@click.argument("scenario", metavar="SCENARIO|FILE")
-@click.argument("token", metavar="[SEED|TOKEN]", required=False)
+@click.argument("scenario")
+@click.argument("token", metavar="[SEED]", required=False)
 @_faults
 @framed(remote=False)
 def explain(frame: Frame, *, scenario: str, token: str | None, faults: str) -> int:
-    """Tell what happened in one run: who committed what, what was injected, what went wrong."""
+    """Tell what happened in one run: who committed what, what was injected, what went wrong.
+
+    SEED is a number or a token; without it SCENARIO is the file of a shrunk run.
+    """
     _pin(frame)
     ran = _run_again(frame, scenario, token, faults)
     story = list(ran.timeline.tell())
@@ -140,9 +144,15 @@ def explain(frame: Frame, *, scenario: str, token: str | None, faults: str) -> i
 
 @sim.command()
 @click.argument("scenario")
-@click.argument("token", metavar="SEED|TOKEN")
+@click.argument("token", metavar="SEED")
 @click.option("--output", "-o", metavar="FILE", help="Where to put it; SCENARIO-SEED.run.json.")
-@click.option("--attempts", type=click.IntRange(1), default=ATTEMPTS_MAX, show_default=True)
+@click.option(
+    "--attempts",
+    type=click.IntRange(1),
+    default=ATTEMPTS_MAX,
+    show_default=True,
+    help="How many runs it may take.",
+)
 @_faults
 @framed(remote=False)
 def shrink(
@@ -184,7 +194,13 @@ def shrink(
 
 @sim.command(name="soak")
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
-@click.option("--minutes", type=click.FloatRange(0.01), default=10.0, show_default=True)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0.01),
+    default=10.0,
+    show_default=True,
+    help="How long.",
+)
 @click.option("--seed", type=click.IntRange(0), help="The first seed; drawn and printed if absent.")
 @_faults
 @framed(remote=False)
@@ -217,12 +233,16 @@ def soak_seeds(
 
 
 @sim.command()
-@click.argument("scenario", metavar="SCENARIO|FILE")
-@click.argument("token", metavar="[SEED|TOKEN]", required=False)
+@click.argument("scenario")
+@click.argument("token", metavar="[SEED]", required=False)
 @_faults
 @framed(remote=False)
 def debug(frame: Frame, *, scenario: str, token: str | None, faults: str) -> int:
-    """Step over the commits of one run: states, messages and effects before and after each."""
+    """Step over the commits of one run: states, messages and effects before and after each.
+
+    SEED is a number or a token; without it SCENARIO is the file of a shrunk run. Commands come
+    from a terminal or a pipe; `help` lists them.
+    """
     _pin(frame)
     ran = _run_again(frame, scenario, token, faults)
     say = frame.terminal.data if frame.as_json else _line_printer(frame)
