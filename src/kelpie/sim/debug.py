@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from kelpie.sim.timeline import Timeline, TurnShown, messages_under_way
 from kelpie.sim.view import ActorPlace
-from kelpie.sim.wording import show_actor, show_message, show_time, show_value
+from kelpie.sim.wording import cut_ids, name_actor, show_actor, show_message, show_time, show_value
 from kelpie.storage.records import EFFECT_STATES_OPEN, EffectRow
 
 HELP: Final = """\
@@ -148,14 +148,15 @@ class Debugger:
         found = False
         for (host, actor), state in self._states().items():
             name = show_actor(actor)
-            if rest and rest not in {name, f"{host}:{name}", actor.key}:
+            full = name_actor(actor)
+            if rest and rest != actor.key and not full.startswith(rest):
                 continue
             found = True
             if rest:
                 self._say(f"{host}  {name}")
                 self._say(json.dumps(state, indent=2, ensure_ascii=False, default=show_value))
             else:
-                text = repr(state)
+                text = cut_ids(repr(state))
                 shown = text if len(text) <= _STATE_CHARS_MAX else f"{text[:_STATE_CHARS_MAX]}…"
                 self._say(f"{host}  {name}  {shown}")
         if not found:
@@ -184,7 +185,7 @@ class Debugger:
             number = self._timeline.number_of(row.effect_id)
             self._say(
                 f"{mark}{number:>4}  {row.kind}  {row.state}  {show_actor(row.actor)}  "
-                f"attempt {row.attempt}  {row.effect_id}"
+                f"attempt {row.attempt}  {cut_ids(row.effect_id)}"
             )
         if not rows:
             self._say("no effect yet")

@@ -13,7 +13,15 @@ from kelpie.sim.faults.catalogue import find_kind
 from kelpie.sim.faults.plan import Injection
 from kelpie.sim.run import RunReport
 from kelpie.sim.view import ActorPlace, CommitSeen, View, Violation
-from kelpie.sim.wording import decode, show_actor, show_changes, show_message, show_time, show_value
+from kelpie.sim.wording import (
+    cut_ids,
+    decode,
+    show_actor,
+    show_changes,
+    show_message,
+    show_time,
+    show_value,
+)
 from kelpie.sim.world import SimulatedWorld
 from kelpie.storage.records import EffectRow, OutboxRow, ReminderDelete, ReminderRow
 
@@ -144,7 +152,7 @@ class Timeline:
         for effect in commit.effects:
             yield f"{self.show_effect(effect)}: {effect.state}"
         for reminder in commit.reminders:
-            yield _show_reminder(reminder)
+            yield cut_ids(_show_reminder(reminder))
         for event in commit.events:
             yield f"event {event.kind}: {show_value(decode(event.body))}"
         if receipt is None:

@@ -151,7 +151,7 @@ def test_the_story_of_a_run_is_told_in_the_words_of_the_domain(
     done = shared_desk.kelpie("sim", "explain", shrunk.name)
     assert done.returncode == 0
     assert "its reminder 'no answer' fired" in done.stdout
-    assert "→ {'order-0': 1000}" in done.stdout
+    assert "state: paid.order-0 500 → 1000" in done.stdout
     assert "Till/main v2 on n1" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("FAILED at ")
     shown = json.loads(shared_desk.kelpie("sim", "explain", "agent_day", "11", "--json").stdout)
