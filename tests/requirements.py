@@ -222,6 +222,12 @@ PROMISES: dict[str, Requirement] = {
     ),
     "TIDY-BITES": Requirement(text="Every rule of the style program finds a planted offence."),
     # --- simulation ------------------------------------------------------------------------------
+    "SIM-COMMANDS": Requirement(
+        text="A seed that fails is given again, told, stepped through and made smaller by command.",
+    ),
+    "SIM-CORPUS": Requirement(
+        text="What the simulator found once is run again with every test run.",
+    ),
     "SIM-HEALS": Requirement(
         text="Once faults heal, every pending operation ends, every actor answers, effects drain.",
         critical=True,
@@ -230,11 +236,17 @@ PROMISES: dict[str, Requirement] = {
     "SIM-NODES": Requirement(
         text="A simulated node dies, stops and goes on alone; the others do not notice.",
     ),
+    "SIM-PLUGIN": Requirement(
+        text="Tests of a user's own actors run in simulated worlds, and a failure replays.",
+    ),
     "SIM-SEALED": Requirement(
         text="Whatever would leave a simulated run raises an error that names who tried.",
     ),
     "SIM-SEED-REPEATS": Requirement(
         text="A seed gives the same run, step by step, in any process.",
+    ),
+    "SIM-TUTORIAL": Requirement(
+        text="The simulator's tutorial finds its bug, replays it, tells it and repairs it.",
     ),
     # --- end to end ------------------------------------------------------------------------------
     "ANSWER-ONCE": Requirement(

@@ -19,10 +19,11 @@ SIMULATORS = (
     "kelpie.sim.disk",
     "kelpie.sim.models",
     "kelpie.sim.run",
+    "kelpie.sim.testing",
     "tests.simulation",
     "tests.integration.actors.simulated",
 )
-VIRTUAL_TIME = ("kelpie.sim.loop", "kelpie.sim.run")
+VIRTUAL_TIME = ("kelpie.sim.loop", "kelpie.sim.run", "kelpie.sim.testing")
 NAME_WORDS_LEAST = 3
 # Calls that fail the test by themselves when what they look at is wrong.
 CHECKING_PREFIXES = (
