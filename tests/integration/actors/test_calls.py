@@ -28,7 +28,7 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import TENANT_DEFAULT
 from kelpie.storage.records import Page
-from tests.integration.actors.sample import Account, Gate
+from tests.integration.actors.sample import LEAVING, Account, Gate
 from tests.waiting import eventually_async
 
 DEAD_S = 30.0  # five attempts with growing pauses, on a busy machine
@@ -107,6 +107,24 @@ async def test_the_same_key_and_request_name_the_same_call(tmp_path: Path) -> No
         assert await runtime.ref(Account, "a").total() == 5
         with pytest.raises(InvalidFieldError, match="Idempotency-Key"):
             await runtime.ref(Account, "a", idempotency_key="").add.submit(5)
+
+
+@pytest.mark.requirement("ACTOR-FAILURE-CONTAINED")
+@pytest.mark.parametrize("how", sorted(LEAVING))
+async def test_a_submitted_handler_that_leaves_by_no_exception_is_dead_and_others_run(
+    tmp_path: Path, how: str
+) -> None:
+    async with opened(tmp_path) as runtime:
+        poisons = [
+            await runtime.ref(Account, "a").leave.submit(how),
+            await runtime.ref(Account, "b").leave_later.submit(how),
+        ]
+        other = await runtime.ref(Account, "c").add.submit(1)
+        assert await other.result(timeout_s=DEAD_S) == 1
+        for poison in poisons:
+            with pytest.raises(ActorFailedError):
+                await poison.result(timeout_s=DEAD_S)
+            assert await poison.status() == "dead"
 
 
 @pytest.mark.requirement("CALL-CANCEL")
