@@ -30,7 +30,7 @@ def config_of(entry: dict[str, Any]) -> RunConfig:
     return RunConfig(scheduler=entry["scheduler"], rules=rules)
 
 
-@pytest.mark.requirement("K-24", "SIM-HEALS", "SIM-CORPUS")
+@pytest.mark.requirement("K-24", "SIM-HEALS", "SIM-CORPUS", "EFFECT-OUTCOME-TOLD")
 @pytest.mark.parametrize(("entry", "seed"), CASES)
 def test_what_was_found_once_does_not_come_back(entry: dict[str, Any], seed: int) -> None:
     config = config_of(entry)
