@@ -143,7 +143,8 @@ class PeopleSaidYes:
             return f"started under the approval {grant}, which nobody knows"
         said = [each for each in view.said.get("person", ()) if isinstance(each, Said)]
         if not any(
-            each.verb == "approve" and each.effect_id == asked.effect_id
+            each.verb == "approve"
+            and each.effect_id == asked.effect_id
             # A yes without a digest is one to whatever was shown last.
             and each.digest in (asked.digest, "")
             for each in said

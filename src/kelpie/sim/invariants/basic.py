@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from kelpie.core.ids import ActorId
 from kelpie.sim.view import View
 

@@ -91,9 +91,7 @@ class ListsAreTrue:
         if seen is None:
             return None
         for collection, kind in LISTED.items():
-            rows = {
-                owner[0] for (name, _), owner in seen.rows.lists.items() if name == collection
-            }
+            rows = {owner[0] for (name, _), owner in seen.rows.lists.items() if name == collection}
             alive = _created(seen.rows, kind)
             if rows - alive:
                 return f"{seen.host}: {min(rows - alive)} is listed in {collection} and not there"

@@ -11,7 +11,6 @@ from kelpie.infra.messages import (
     PLAN_TYPE,
     UNIT_STATUSES_GOOD,
     PlanState,
-
 )
 from kelpie.infra.plan import Plan, digest_plan
 from kelpie.infra.wishes import GRANT_KIND, unit_of_ref
@@ -117,5 +116,3 @@ class ReplansAreEmpty:
             if has_changes:
                 return f"{root}: a plan was applied, and planning again is not empty"
         return None
-
-

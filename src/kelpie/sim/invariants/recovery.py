@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from kelpie.sim.book import ActorHeld, Book, Rows
 from kelpie.sim.view import ReadSeen, View

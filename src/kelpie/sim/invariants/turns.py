@@ -7,7 +7,7 @@ end, and its own clients what they were told.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from kelpie.core.limits import MAILBOX_DEPTH_MAX
 from kelpie.sim.view import View
