@@ -47,35 +47,48 @@ def find_cause(elapsed_ns: int, before: ThreadUse, after: ThreadUse) -> Cause:
 
 
 class BlockingWatch:
-    """Times the steps of user code on the event loop."""
+    """Times the steps of user code on the event loop.
 
-    __slots__ = ("_meter", "_now_ns", "_read_ns", "_reading", "_telemetry")
+    Turns are too short to call `begin` and `end`: they read the clock themselves, `look` when it
+    shows ``look_ns`` or more, and `report` what took longer than ``BLOCKING_NS_MAX``.
+
+    Attributes:
+        look_ns: From when on a step that begins wants another reading of the meter.
+    """
+
+    __slots__ = ("_meter", "_now_ns", "_reading", "_telemetry", "look_ns")
 
     def __init__(self, *, clock: Clock, telemetry: Telemetry, meter: Meter | None) -> None:
         self._now_ns = clock.boot_ns
         self._telemetry = telemetry
         self._meter = meter
         self._reading = _NO_USE
-        self._read_ns = -READING_AGE_NS_MAX
+        self.look_ns = 0
 
     def begin(self) -> int:
         """Return the moment at which a step begins, for `end`."""
         now_ns = self._now_ns()
-        if self._meter is not None and now_ns - self._read_ns >= READING_AGE_NS_MAX:
-            assert now_ns >= self._read_ns, "boot time never goes back"
-            self._reading = self._meter.read()
-            self._read_ns = now_ns
-            assert self._reading.cpu_ns >= 0, "a thread uses time, and gives none"
+        if now_ns >= self.look_ns:
+            self.look(now_ns)
         return now_ns
+
+    def look(self, now_ns: int) -> None:
+        """Read the meter for the steps that begin from ``now_ns`` on."""
+        assert now_ns >= self.look_ns, "the last reading is good enough"
+        if self._meter is not None:
+            self._reading = self._meter.read()
+        self.look_ns = now_ns + READING_AGE_NS_MAX
+        assert self._reading.cpu_ns >= 0, "a thread uses time, and gives none"
 
     def end(self, began_ns: int, actor: ActorId, message: Message) -> int:
         """Return how long the step took; report it if that is too long."""
         elapsed_ns = self._now_ns() - began_ns
         if elapsed_ns > BLOCKING_NS_MAX:
-            self._report(elapsed_ns, actor, message)
+            self.report(elapsed_ns, actor, message)
         return elapsed_ns
 
-    def _report(self, elapsed_ns: int, actor: ActorId, message: Message) -> None:
+    def report(self, elapsed_ns: int, actor: ActorId, message: Message) -> None:
+        """Name the handler whose step took too long, or say that something else held the loop."""
         cause: Cause = "computing"  # without a meter the handler is all there is to name
         used = _NO_USE
         if self._meter is not None:

@@ -114,7 +114,8 @@ class Engine:
         self._resume_listeners: list[Callable[[ActorId], None]] = []
         self._accepting = True
         self._streak = 0
-        self._quota = limits.TURNS_PER_TICK_MAX
+        self._quota = self._share = self._left = self._budget = limits.TURNS_PER_TICK_MAX
+        self._tick_ns = 0
         self._resting = 0
 
     # --- set-up and state -----------------------------------------------------------------------
@@ -375,18 +376,28 @@ class Engine:
         """Let the loop go round: answers that are there at once would otherwise never yield.
 
         Callers of one tick share its budget: once it is spent, each that comes takes a step and
-        rests; the next tick gives each that rested the same share.
+        rests; the next tick gives each that rested the same share. The budget grows while ticks
+        are short, because a step through the loop costs as much as half a turn, and it shrinks to
+        what a tick may always have when one was long.
         """
+        self._left -= self._streak
         self._streak = 0
-        self._quota = limits.TURNS_PER_STEP_MIN
+        self._quota = self._share if self._left >= self._share else limits.TURNS_PER_STEP_MIN
         self._resting += 1
         if self._resting == 1:
             asyncio.get_running_loop().call_soon(self._begin_tick)
         await asyncio.sleep(0)
 
     def _begin_tick(self) -> None:
-        share = limits.TURNS_PER_TICK_MAX // self._resting
-        self._quota = max(limits.TURNS_PER_STEP_MIN, share)
+        now_ns = self._clock.boot_ns()
+        if now_ns - self._tick_ns > limits.TURNS_MS_PER_TICK_MAX * NANOSECONDS_PER_MS:
+            self._budget = limits.TURNS_PER_TICK_MAX
+        else:
+            self._budget = min(2 * self._budget, limits.TURNS_PER_QUICK_TICK_MAX)
+        self._tick_ns = now_ns
+        self._left = self._budget
+        share = self._budget // self._resting
+        self._quota = self._share = max(limits.TURNS_PER_STEP_MIN, share)
         self._resting = 0
 
     # --- idempotency keys -----------------------------------------------------------------------

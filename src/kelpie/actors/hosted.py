@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 
 class Hosted:
-    """One actor type. ``waiting`` are actors whose next handler has no slot, first come first."""
+    """One actor type. ``waiting`` are actors whose next handler has no slot, first come first.
+
+    ``decide`` is the machine's; ``are_async`` is what `is_async` has answered so far.
+    """
 
     __slots__ = (
-        "_are_async",
+        "are_async",
         "concurrency_max",
+        "decide",
         "decoder",
         "extras",
         "machine",
@@ -29,21 +33,22 @@ class Hosted:
 
     def __init__(self, machine: Machine[Any]) -> None:
         self.machine = machine
+        self.decide = machine.decide
         self.extras = extras_of(machine)
         self.decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(machine.message_type)
         self.concurrency_max = self.extras.concurrency_max if self.extras else 0
         self.running_count = 0
-        self._are_async: dict[type[Message], bool] = {}
+        self.are_async: dict[type[Message], bool] = {}
         self.waiting: deque[Activation] = deque()
 
     def is_async(self, message: Message) -> bool:
         """Return whether messages of this one's type need a task; asks the machine once."""
         kind = type(message)
-        known = self._are_async.get(kind)
+        known = self.are_async.get(kind)
         if known is None:
             known = self.extras is not None and self.extras.is_async(message)
-            assert kind not in self._are_async, "asked once"
-            self._are_async[kind] = known
+            assert kind not in self.are_async, "asked once"
+            self.are_async[kind] = known
             assert not known or self.extras is not None, "a pure machine never waits"
         return known
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kelpie.actors.activation import Activation, Envelope, Waiter
-from kelpie.actors.blocking import BlockingWatch
+from kelpie.actors.blocking import BLOCKING_NS_MAX, BlockingWatch
 from kelpie.actors.commands import Message, Reply
 from kelpie.actors.commit import Drafted, draft_commit
 from kelpie.actors.hosted import Hosted
-from kelpie.actors.machine import Turn
+from kelpie.actors.machine import Decision, Turn
 from kelpie.actors.residents import Residents
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core import limits
@@ -100,7 +100,9 @@ class Turns:
             if envelope.is_query:
                 self._run_query(activation, envelope)
                 return
-            if not activation.mailbox and activation.open:
+            # `Activation.open`, in place: every call comes by here.
+            is_held = activation.paused or activation.blocked or activation.running is not None
+            if not (is_held or activation.mailbox):
                 self._run(activation, envelope)
                 return
         self._set_deadline(envelope)
@@ -295,11 +297,15 @@ class Turns:
         if envelope.deadline_ns and self._boot_ns() >= envelope.deadline_ns:
             envelope.fail(self.late(envelope.actor))
             return
-        if activation.hosted.is_async(envelope.message):
+        message, hosted = envelope.message, activation.hosted
+        needs_task = hosted.are_async.get(type(message))
+        if needs_task is None:
+            needs_task = hosted.is_async(message)
+        if needs_task:
             assert self.begin_handler is not None, "async handlers need their runner"
             self.begin_handler(activation, envelope)
             return
-        self.decide(activation, envelope, envelope.message, self.new_turn(envelope))
+        self.decide(activation, envelope, message, self.new_turn(envelope))
 
     def late(self, actor: ActorId) -> DeadlineError:
         """Return the error of a call whose deadline passed before its turn began."""
@@ -313,12 +319,13 @@ class Turns:
         assert 0 < number < 1 << 64, "a turn's number fits its seed"
         self._turn_count = number
         assert self._seed, "turns of two processes differ"
+        is_once = envelope.key is None and envelope.message_id is None and envelope.fired is None
         return Turn(
             actor=envelope.actor,
             now_ms=self._now_ms(),
             seed=self._seed + number.to_bytes(8, "big"),
             principal=envelope.principal,
-            request_id=envelope.request_id(),
+            request_id="" if is_once else envelope.request_id(),
         )
 
     def decide(
@@ -326,9 +333,18 @@ class Turns:
     ) -> None:
         """Run the transition for ``message``, commit what follows, and answer the envelope."""
         assert activation.running is None, "two turns of one actor at once"
-        began_ns = self.blocking.begin()
+        began_ns = self._boot_ns()
+        if began_ns >= self.blocking.look_ns:
+            self.blocking.look(began_ns)
         try:
-            drafted, state = self._draft(activation, envelope, message, turn)
+            decision = activation.hosted.decide(activation.state, message, turn)
+            drafted, value, commands = None, None, decision.commands
+            # Without a change or a stored cause there is nothing to commit, but for what it asks.
+            is_quiet = decision.state is activation.state and not turn.request_id
+            if is_quiet and len(commands) == 1 and isinstance(reply := commands[0], Reply):
+                value = reply.value
+            elif commands or not is_quiet:
+                drafted = self._draft(activation, envelope, decision, turn)
         except KelpieError as error:
             envelope.fail(error)
             return
@@ -339,58 +355,63 @@ class Turns:
             self.renew(activation)
             return
         finally:
-            elapsed_ns = self.blocking.end(began_ns, activation.actor, message)
+            elapsed_ns = self._boot_ns() - began_ns
+            if elapsed_ns > BLOCKING_NS_MAX:
+                self.blocking.report(elapsed_ns, activation.actor, message)
         if drafted is None:
-            self.answer_when_durable(activation, envelope, state)
+            if activation.durable_version >= activation.version:
+                envelope.succeed(value)
+            else:
+                self.answer_when_durable(activation, envelope, value)
             return
         kind = activation.actor.type
         self.ports.telemetry.observe("kelpie.turn.duration", elapsed_ns / 1e9, type=kind)
-        activation.state = state
+        self._take_over(activation, decision, drafted)
+        self._submit(activation, envelope, drafted)
+
+    def _take_over(self, activation: Activation, decision: Decision[Any], drafted: Drafted) -> None:
+        """Make what a turn came to the state that the next one begins with."""
+        activation.state = decision.state
         activation.version += 1
         if drafted.commit.state is not None:
             self.residents.resize(activation, len(drafted.commit.state))
         if drafted.commit.tombstone:
             activation.phase = "leaving"
-        self._submit(activation, envelope, drafted)
 
     def _draft(
-        self, activation: Activation, envelope: Envelope, message: Message, turn: Turn
-    ) -> tuple[Drafted | None, Any]:
-        """Run the transition; without anything to commit, return (None, the reply)."""
-        decision = activation.hosted.machine.decide(activation.state, message, turn)
-        unchanged = decision.state is activation.state
-        if unchanged and not turn.request_id:  # nothing stored waits for a commit
-            commands = decision.commands
-            if not commands:
-                return None, None
-            if len(commands) == 1 and isinstance(commands[0], Reply):
-                return None, commands[0].value
+        self, activation: Activation, envelope: Envelope, decision: Decision[Any], turn: Turn
+    ) -> Drafted:
         epoch = self._epochs.get(activation.shard)
         if epoch is None:
             raise FencedError(f"this node does not own the shard of {activation.actor}")
         if fault("model.agent_loop_panic"):
             raise RuntimeError("the machine panicked")
-        drafted = draft_commit(
+        return draft_commit(
             activation,
             envelope,
             (decision.state, decision.commands),
             epoch=epoch,
             now_ms=turn.now_ms,
         )
-        return drafted, decision.state
 
     def _run_query(self, activation: Activation, envelope: Envelope) -> None:
-        extras = activation.hosted.extras
-        began_ns = self.blocking.begin()
+        hosted, message = activation.hosted, envelope.message
+        extras = hosted.extras
+        needs_task = hosted.are_async.get(type(message))
+        if needs_task is None:
+            needs_task = hosted.is_async(message)
+        began_ns = self._boot_ns()
+        if began_ns >= self.blocking.look_ns:
+            self.blocking.look(began_ns)
         try:
             if extras is None:
-                value = activation.hosted.machine.query(activation.state, envelope.message)
-            elif activation.hosted.is_async(envelope.message):
+                value = hosted.machine.query(activation.state, message)
+            elif needs_task:
                 assert self.begin_handler is not None, "async handlers need their runner"
                 self.begin_handler(activation, envelope)
                 return
             else:
-                value = extras.ask(activation.state, envelope.message, self.new_turn(envelope))
+                value = extras.ask(activation.state, message, self.new_turn(envelope))
         except KelpieError as error:
             envelope.fail(error)
             return
@@ -400,7 +421,9 @@ class Turns:
             envelope.fail(self.failed(activation, error))
             return
         finally:
-            self.blocking.end(began_ns, activation.actor, envelope.message)
+            elapsed_ns = self._boot_ns() - began_ns
+            if elapsed_ns > BLOCKING_NS_MAX:
+                self.blocking.report(elapsed_ns, activation.actor, message)
         self.answer_when_durable(activation, envelope, value)
 
     # --- the output gate ------------------------------------------------------------------------

@@ -40,6 +40,7 @@ RESIDENT_ACTORS_MAX: Final = 1_000_000  # the design point of one process
 RESIDENT_BYTES_MAX: Final = 1_024 * MIB  # states in memory with their actors' own records
 RESIDENT_RECORD_BYTES: Final = 512  # what an idle actor costs beside its state
 TURNS_PER_TICK_MAX: Final = 256  # answered inline before the loop gets a chance
+TURNS_PER_QUICK_TICK_MAX: Final = 1_024  # the same, while ticks are shorter than the next line
 TURNS_MS_PER_TICK_MAX: Final = 10  # of one mailbox, however many turns that is
 TURNS_PER_STEP_MIN: Final = 4  # of one caller among many, before the next one's
 BLOCKING_MS_MAX: Final = 100  # code that holds the loop longer is named in the log
@@ -175,7 +176,7 @@ SIMULATION_STEPS_MAX: Final = 3_000_000  # ten times a long run; then it spins
 
 assert ACTOR_STATE_BYTES_MAX < TRANSACTION_BYTES_MAX, "a whole state must fit one transaction"
 assert RESIDENT_RECORD_BYTES * RESIDENT_ACTORS_MAX < RESIDENT_BYTES_MAX, "a million idle ones fit"
-assert TURNS_PER_STEP_MIN <= TURNS_PER_TICK_MAX
+assert TURNS_PER_STEP_MIN <= TURNS_PER_TICK_MAX <= TURNS_PER_QUICK_TICK_MAX
 assert HEARTBEAT_INTERVAL_MS * 3 <= HEARTBEAT_TIMEOUT_MS, "two lost heartbeats are no suspicion"
 assert HEARTBEAT_TIMEOUT_MS < LEASE_DURATION_MS, "suspicion comes before the lease ends"
 assert BLOB_UNNAMED_KEEP_MS > 10 * INVOCATION_TIMEOUT_MS_MAX, "a turn names its blobs in time"

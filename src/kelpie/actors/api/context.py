@@ -41,6 +41,7 @@ class Context(msgspec.Struct, eq=False):
     _effects: EffectPort | None = None
     _scope: Scope | None = None
     _is_changed: Callable[[], bool] | None = None
+    has_asked: bool = False
     _commands: list[c.Command] | None = None
     _ordinal: int = 0
     _rng: TurnRng | None = None
@@ -271,5 +272,6 @@ class Context(msgspec.Struct, eq=False):
         assert isinstance(command, c.Command), "a turn asks for commands"
         if self._commands is None:
             self._commands = []
+            self.has_asked = True
         self._commands.append(command)
         assert self._commands

@@ -139,8 +139,12 @@ class Gateway:
         kwargs: dict[str, Any],
     ) -> Any:
         """Call a method for a reference; see `Caller`."""
-        actor = target.actor(self._tenant)
-        message = method.pack(args, kwargs)
+        actor = target.known
+        if actor is None or actor.tenant != self._tenant:
+            actor = target.actor(self._tenant)
+        message = method.constant
+        if message is None or args or kwargs:
+            message = method.pack(args, kwargs)
         timeout_ms = target.timeout_ms or limits.INVOCATION_TIMEOUT_MS
         principal = self._principal
         key = target.idempotency_key
@@ -152,8 +156,8 @@ class Gateway:
         envelope = self.engine.begin(
             actor, message, principal=principal, timeout_ms=timeout_ms, is_query=is_query
         )
-        if self.engine.may_go_on(envelope):
-            return envelope.result()
+        if envelope.error is None and self.engine.may_go_on(envelope):
+            return envelope.value
         return await self.engine.answer(envelope, timeout_ms)
 
     async def call(

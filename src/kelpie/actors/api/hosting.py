@@ -154,10 +154,17 @@ class ActorMachine:
             if method is None:
                 return Decision(state=state)
         context = Context(turn, "command", self._effects)
-        instance = self._instance(state)
+        if isinstance(state, bytes):  # `_instance`, in place
+            instance = self._new()
+            instance.state = self._decode(state)
+        else:
+            instance = self._instance(state)
         instance.ctx = context
-        value = method.run(instance, message)
-        return self._decision(state, self._encode(instance.state), context.commands, value)
+        value = method.run(instance, message) if method.fields else method.handler(instance)
+        encoded = self._encode(instance.state)
+        if value is not None and encoded == state and not context.has_asked:
+            return Decision(state=state, commands=(Reply(value=value),))
+        return self._decision(state, encoded, context.commands, value)
 
     def _decision(
         self, state: Held, encoded: bytes, commands: tuple[Command, ...], value: Any
@@ -185,7 +192,7 @@ class ActorMachine:
         method = self._query_method(query)
         instance = self._instance(state)
         instance.ctx = Context(turn, "query")
-        return method.run(instance, query)
+        return method.run(instance, query) if method.fields else method.handler(instance)
 
     def _query_method(self, message: Message) -> Method[Any, Any]:
         method = self._by_message.get(type(message))

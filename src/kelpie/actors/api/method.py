@@ -89,6 +89,8 @@ class Method(Generic[P, R_co]):
         arguments: The message type of a call, made when the class is first used.
         payload: The same fields without a tag, as strangers send them.
         result: The annotated type of the result.
+        constant: The one message of a method without arguments.
+        fields: The names of the arguments.
     """
 
     def __init__(self, kind: Kind, handler: Callable[..., Any]) -> None:
@@ -100,9 +102,9 @@ class Method(Generic[P, R_co]):
         self.payload: type[msgspec.Struct] = msgspec.Struct
         self.result: Any = None
         self._positional = 0
-        self._fields: tuple[str, ...] = ()
+        self.fields: tuple[str, ...] = ()
         self._scalars: tuple[type, ...] | None = None
-        self._constant: Message | None = None
+        self.constant: Message | None = None
         self._decode: Callable[[bytes], Message] | None = None
         self._read_json: Callable[[bytes], msgspec.Struct] = msgspec.json.Decoder(
             self.payload
@@ -141,7 +143,7 @@ class Method(Generic[P, R_co]):
             is_keyword = parameter.kind is parameter.KEYWORD_ONLY
             (keyword if is_keyword else positional).append(field)
         self._positional = len(positional)
-        self._fields = tuple(field[0] for field in (*positional, *keyword))
+        self.fields = tuple(field[0] for field in (*positional, *keyword))
         self.arguments = self._make_type(owner, positional, keyword)
         self.payload = msgspec.defstruct(
             f"{owner}.{self.name}",
@@ -149,14 +151,14 @@ class Method(Generic[P, R_co]):
             kw_only=True,
             forbid_unknown_fields=True,
         )
-        assert self.payload.__struct_fields__ == self._fields, "in the order of the signature"
+        assert self.payload.__struct_fields__ == self.fields, "in the order of the signature"
         self._read_json = msgspec.json.Decoder(self.payload).decode
-        if not keyword and all(hints[name] in _SCALARS for name in self._fields):
-            self._scalars = tuple(hints[name] for name in self._fields)
+        if not keyword and all(hints[name] in _SCALARS for name in self.fields):
+            self._scalars = tuple(hints[name] for name in self.fields)
         self._decode = msgspec.msgpack.Decoder(self.arguments).decode
-        assert self.arguments.__struct_fields__ == self._fields, "in the order of the signature"
-        if not self._fields:
-            self._constant = self.arguments()
+        assert self.arguments.__struct_fields__ == self.fields, "in the order of the signature"
+        if not self.fields:
+            self.constant = self.arguments()
 
     def _hints(self, owner: str) -> dict[str, Any]:
         try:
@@ -191,8 +193,8 @@ class Method(Generic[P, R_co]):
         Raises:
             InvalidFieldError: An argument is missing, unknown or of another type.
         """
-        if self._constant is not None and not args and not kwargs:
-            return self._constant
+        if self.constant is not None and not args and not kwargs:
+            return self.constant
         decode = self._decode
         assert decode is not None, "a method is prepared before it is called"
         if self._scalars is not None and not kwargs and tuple(map(type, args)) == self._scalars:
@@ -218,16 +220,16 @@ class Method(Generic[P, R_co]):
         values = msgspec.structs.astuple(payload)
         if self._positional == len(values):
             return self.arguments(*values)
-        return self.arguments(**dict(zip(self._fields, values, strict=True)))
+        return self.arguments(**dict(zip(self.fields, values, strict=True)))
 
     def run(self, instance: Any, message: Message) -> Any:
         """Call the function with the message's arguments."""
-        if not self._fields:
+        if not self.fields:
             return self.handler(instance)
         values = msgspec.structs.astuple(message)
         if self._positional == len(values):
             return self.handler(instance, *values)
-        named = dict(zip(self._fields[self._positional :], values[self._positional :], strict=True))
+        named = dict(zip(self.fields[self._positional :], values[self._positional :], strict=True))
         return self.handler(instance, *values[: self._positional], **named)
 
 

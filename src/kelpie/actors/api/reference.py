@@ -55,9 +55,13 @@ current_caller: Final[ContextVar[Caller | None]] = ContextVar("kelpie_caller", d
 
 
 class Address:
-    """Which actor a reference means, and how its calls are made."""
+    """Which actor a reference means, and how its calls are made.
 
-    __slots__ = ("_known", "caller", "idempotency_key", "key", "tenant", "timeout_ms", "type_name")
+    Attributes:
+        known: The id that `actor` returned last.
+    """
+
+    __slots__ = ("caller", "idempotency_key", "key", "known", "tenant", "timeout_ms", "type_name")
 
     def __init__(
         self,
@@ -75,7 +79,7 @@ class Address:
         self.caller = caller
         self.idempotency_key = idempotency_key
         self.timeout_ms = timeout_ms
-        self._known: ActorId | None = None
+        self.known: ActorId | None = None
 
     def actor(self, tenant: Tenant) -> ActorId:
         """Return the actor's id; ``tenant`` is the caller's own, for references without one.
@@ -83,10 +87,10 @@ class Address:
         Raises:
             InvalidFieldError: The key has a character that no id may have.
         """
-        known = self._known
+        known = self.known
         if known is None or known.tenant != (self.tenant or tenant):
             owner = Tenant(self.tenant) if self.tenant else tenant
-            known = self._known = ActorId(owner, self.type_name, self.key)
+            known = self.known = ActorId(owner, self.type_name, self.key)
             assert known.tenant == owner, "a name belongs to its tenant"
             assert known.key == self.key, "a reference means one actor"
         return known

@@ -13,10 +13,12 @@ commit outcome nothing is written any more.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import sqlite3
 from collections import deque
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Final
 
 from kelpie.core.errors import KelpieError, OverloadedError, StoreError
 from kelpie.core.limits import (
@@ -31,8 +33,11 @@ from kelpie.storage.sqlite.engine import checkpoint
 from kelpie.storage.sqlite.pace import LogGauge
 from kelpie.storage.sqlite.rows import keep_house
 
+BASE_RUN_IN_EXECUTOR: Final = asyncio.BaseEventLoop.run_in_executor
+
 # A member, its size in bytes and the future of its value. Bare, since every turn makes one.
 _Queued = tuple[Work, int, asyncio.Future[Any]]
+Job = asyncio.Future[BatchResult] | concurrent.futures.Future[BatchResult]
 
 
 class GroupWriter:
@@ -45,7 +50,9 @@ class GroupWriter:
         "_gauge",
         "_has_housework",
         "_idle",
+        "_is_alone",
         "_is_closed",
+        "_is_direct",
         "_is_scheduled",
         "_loop",
         "_queue",
@@ -58,6 +65,8 @@ class GroupWriter:
         self._connection = connection
         self._executor = executor
         self._loop = asyncio.get_running_loop()
+        # A loop that runs jobs in its own way, as a simulated one does, is given them.
+        self._is_direct = type(self._loop).run_in_executor is BASE_RUN_IN_EXECUTOR
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
         self._gauge = LogGauge()
@@ -66,6 +75,8 @@ class GroupWriter:
         self._running_bytes = 0
         self._idle: list[asyncio.Future[None]] = []
         self._is_scheduled = False
+        # Commits come one by one: nothing is gained by waiting for others to share a sync.
+        self._is_alone = False
         self._is_closed = False
         self._failure: KelpieError | None = None
         # Deletions may have been cut short by the end of the previous session.
@@ -96,7 +107,10 @@ class GroupWriter:
         self._queue.append((member, size_bytes, future))
         self._queued_bytes = queued_bytes
         if not self._is_scheduled and self._running is None:
-            self._schedule()
+            if self._is_alone:
+                self._start()
+            else:
+                self._schedule()
         return future
 
     async def close(self) -> None:
@@ -146,11 +160,21 @@ class GroupWriter:
         if not self._queue and (self._is_closed or not self._has_housework):
             return
         self._running = self._take_batch()
+        self._is_alone = len(self._running) == 1
         members = [member for member, _, _ in self._running]
-        job = self._loop.run_in_executor(
-            self._executor, run_batch, self._connection, members, keep_house
-        )
-        job.add_done_callback(self._finish)
+        if self._is_direct:
+            # One round of the loop less than a future around a future takes.
+            job = self._executor.submit(run_batch, self._connection, members, keep_house)
+            job.add_done_callback(self._tell)
+        else:
+            self._loop.run_in_executor(
+                self._executor, run_batch, self._connection, members, keep_house
+            ).add_done_callback(self._finish)
+
+    def _tell(self, job: Job) -> None:
+        """Have the loop finish a batch, from the writer's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(self._finish, job)
 
     def _take_batch(self) -> list[_Queued]:
         """Take what fits one batch off the queue; at least one member if any waits."""
@@ -172,7 +196,7 @@ class GroupWriter:
         self._running_bytes = taken_bytes
         return taken
 
-    def _finish(self, job: asyncio.Future[BatchResult]) -> None:
+    def _finish(self, job: Job) -> None:
         batch, self._running = self._running, None
         assert batch is not None, "a batch that ends was running"
         result = _result_of(job, len(batch))
@@ -226,7 +250,7 @@ class GroupWriter:
                 future.set_result(None)
 
 
-def _result_of(job: asyncio.Future[BatchResult], count: int) -> BatchResult:
+def _result_of(job: Job, count: int) -> BatchResult:
     """Return what a batch came to; a defect in a member fails its batch, which wrote nothing."""
     error = job.exception()
     if error is None:
