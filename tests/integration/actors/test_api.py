@@ -308,6 +308,20 @@ async def test_a_result_that_cannot_travel_undoes_its_turn(tmp_path: Path, what:
         assert await account.add(1) == 4
 
 
+async def test_arguments_that_no_store_takes_are_refused_by_type(tmp_path: Path) -> None:
+    async with opened(tmp_path) as runtime:
+        large = b'{"amount": 18446744073709551616}'
+        actor = ActorId(TENANT_DEFAULT, "Account", "a")
+        with pytest.raises(InvalidFieldError, match="arguments: cannot be kept"):
+            await runtime.call(actor, "mistype", large, principal="p", key="k")
+        with pytest.raises(InvalidFieldError, match="surrogates"):
+            await runtime.ref(Account, "a").mistype_later.submit([1, "\ud800"])
+        for malformed in (b'{"amount\xff": 1}', b'{"amount": ' + b"[" * 5_000):
+            with pytest.raises(InvalidFieldError, match="mistype"):
+                await runtime.call(actor, "mistype", malformed, principal="p")
+        assert await runtime.ref(Account, "a").total() == 0
+
+
 @pytest.mark.requirement("ACTOR-ROLLBACK")
 async def test_a_typed_error_reaches_the_caller_and_changes_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as runtime:
