@@ -155,15 +155,15 @@ def seal(data: bytes) -> Body:
     return Body(zlib.crc32(data), data)
 
 
-def unseal(checksum: int, data: bytes, subject: str) -> bytes:
-    """Return stored ``data`` after comparing its checksum.
+def unseal(checksum: int, data: bytes | None, subject: str) -> bytes:
+    """Return stored ``data`` after comparing its checksum; a damaged page may hold no bytes at all.
 
     Raises:
         CorruptionError: It differs; the error names ``subject``.
     """
     if fault("storage.corruption"):
-        data = flip_bit(data)
-    if zlib.crc32(data) != checksum:
+        data = flip_bit(data or b"")
+    if not isinstance(data, bytes) or zlib.crc32(data) != checksum:
         message = f"{subject} is damaged (checksum differs); run a check, then restore a backup"
         raise CorruptionError(message, subject=subject)
     return data
