@@ -132,6 +132,8 @@ def run(
                 _live(scenario, world)
             finally:
                 world.close()
+    for injection in world.plan.log:
+        trace.note("fault", " ".join(map(str, injection)))
     return RunReport(
         scenario=scenario.name,
         seed=seed,
