@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
+from kelpie.core.errors import InvalidFieldError
 from kelpie.core.ids import ActorId
 from kelpie.storage.records import EffectRow
+
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Command:
@@ -24,6 +27,18 @@ class Message(msgspec.Struct, frozen=True):
     """
 
     reply_type: ClassVar[Any] = None
+
+
+def encode_message(message: Message) -> bytes:
+    """Return a message as msgpack.
+
+    Raises:
+        InvalidFieldError: Something in it cannot be stored, as an integer beyond 64 bits.
+    """
+    try:
+        return _encode(message)
+    except (OverflowError, TypeError, UnicodeEncodeError, RecursionError) as error:
+        raise InvalidFieldError("arguments", f"cannot be kept: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from kelpie.core.errors import KelpieError
-from kelpie.core.limits import FAILURE_TRACE_CHARS_MAX
+from kelpie.core.limits import FAILURE_TRACE_CHARS_MAX, INTEGER_MAX, INTEGER_MIN
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,12 +41,17 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
 
 def describe(error: KelpieError) -> Described:
     """Return the error as data that any store takes: its text bounded, its fields plain values."""
-    fields: dict[str, Any] = {
-        name: _clean(value) if isinstance(value, str) else value
-        for name, value in error.fields.items()
-    }
+    fields = {name: _plain(value) for name, value in error.fields.items()}
     message = _clean(error.message)
     return Described(code=error.code, message=message, retriable=error.retriable, fields=fields)
+
+
+def _plain(value: Any) -> Any:
+    """Return a field as any store takes it; what no field should be becomes text."""
+    is_plain = value is None or isinstance(value, bool | float)
+    if is_plain or (isinstance(value, int) and INTEGER_MIN <= value <= INTEGER_MAX):
+        return value
+    return _clean(str(value))
 
 
 def _clean(text: str) -> str:

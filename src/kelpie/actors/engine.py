@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from kelpie.actors.activation import Activation, Envelope, Phase
-from kelpie.actors.commands import Message
+from kelpie.actors.commands import Message, encode_message
 from kelpie.actors.deadlines import Deadlines
 from kelpie.actors.handlers import Handlers
 from kelpie.actors.hosted import Hosted
@@ -49,8 +49,6 @@ from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
 
 __all__ = ["CommitListener", "Engine", "Inspection"]
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -408,7 +406,7 @@ class Engine:
             bound = limits.IDEMPOTENCY_KEY_BYTES_MAX
             raise InvalidFieldError("Idempotency-Key", f"must be 1 to {bound} bytes")
         method = _tag(envelope.message)
-        request = digest_bytes(_encode(envelope.message))
+        request = digest_bytes(encode_message(envelope.message))
         scope = (envelope.actor, method, key)
         running = self._keyed.get(scope)
         if running is not None:

@@ -13,10 +13,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from kelpie.actors.callers import CallStatus, caller_id
-from kelpie.actors.commands import Message
+from kelpie.actors.commands import Message, encode_message
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import Watch
 from kelpie.actors.outbox import OutboxPump
@@ -36,8 +34,6 @@ from kelpie.ports.rng import Rng
 from kelpie.storage.records import CallEnd, Commit, CommitReceipt, Page, StoredCall, Submission
 
 LOOK_S: Final = 1.0  # a hint may be lost, and a server that drains must not wait for its callers
-
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +78,14 @@ class Submissions:
             KeyReusedError: The key came before with another request to this method of the actor.
             OverloadedError: The tenant has too many calls that have not ended.
             LimitExceededError: The arguments are larger than a message may be.
+            InvalidFieldError: The key is no key, or an argument cannot be kept.
             DrainingError: The node is shutting down.
             StoreError: Nothing was kept, unless the error says that nobody knows.
         """
         if not self._engine.accepting():
             raise DrainingError("the node is shutting down; try again")
         _require_key(key)
-        body = _encode(message)
+        body = encode_message(message)
         if len(body) > limits.MESSAGE_BYTES_MAX:
             limit = limits.MESSAGE_BYTES_MAX
             raise LimitExceededError("arguments", actual=len(body), limit=limit, unit="bytes")

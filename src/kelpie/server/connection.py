@@ -117,6 +117,9 @@ class BoundedProtocol(HttpToolsProtocol):
     url: bytes
 
     _head_bytes = 0
+    _unnamed_bytes = 0  # received since the parser last named something: it keeps half a header
+    _upgrade_ignored = False
+    _is_refused = False
     _is_receiving = True
     _due = inf
     _timer: asyncio.TimerHandle | None = None
@@ -137,16 +140,57 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived; a request to change the protocol is answered in this one."""
+        if self._is_refused:
+            return
+        self._unset_keepalive_if_required()
+        self._unnamed_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._upgrade_ignored:
+                self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            message = "Invalid HTTP request received."
+            self.logger.warning(message)
+            self.send_400_response(message)
+        else:
+            if self._unnamed_bytes > REQUEST_HEADERS_BYTES_MAX:
+                self._head_bytes = self._unnamed_bytes
+                self.send_400_response("the request head is too large")
+
     # --- a request ------------------------------------------------------------------------------
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse the request again as one without its header Upgrade, with the body in ``rest``.
+
+        The parser takes what follows such a head for another protocol. What it takes for nothing
+        would be the arguments of a call: some clients ask with every request, and go on without.
+
+        Source: RFC 9110, section 7.8: a server ignores an Upgrade that it does not want.
+        """
+        own: Any = self
+        assert self._upgrade_ignored, "only a head that asked for another protocol is read again"
+        version = own.parser.get_http_version().encode()
+        head = [own.parser.get_method(), b" ", own.url, b" HTTP/", version, b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += (name, b": ", value, b"\r\n")
+        self._upgrade_ignored = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join((*head, b"\r\n", rest)))
 
     def on_message_begin(self) -> None:
         """Begin counting bytes and time."""
-        self._head_bytes = 0
+        self._head_bytes = self._unnamed_bytes = 0
         self._expect_message()
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
         """Stop the time: the request is here."""
+        if self._upgrade_ignored:
+            return
         self._is_receiving = False
         self._due = inf
         super().on_message_complete()
@@ -167,6 +211,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin the exchange, or queue it behind the one that is being answered."""
         own: Any = self  # uvicorn gives its attributes types in part alone
+        if own.parser.should_upgrade() and own.parser.get_method() != b"CONNECT":
+            self._upgrade_ignored = True
+            return
         version = own.parser.get_http_version()
         url = httptools.parse_url(own.url)
         path = url.path.decode("ascii")
@@ -207,7 +254,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._due = self.loop.time() + self.timeout_keep_alive
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that cannot be parsed, or whose head is too large."""
+        """Refuse a request that cannot be parsed, or whose head is too large.
+
+        Earlier ones that are unanswered are answered first, and then the connection ends: their
+        callers would take this for the answer.
+        """
+        self._is_refused = True
+        cycle = cast("Exchange | None", self.cycle)  # none before the first request
+        if cycle is not None and not (cycle.response_complete or cycle.more_body):
+            cycle.keep_alive = False
+            return
+        if self.pipeline:
+            self.transport.close()
+            return
         if self._head_bytes <= REQUEST_HEADERS_BYTES_MAX:
             super().send_400_response(msg)
             return
@@ -216,7 +275,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(_TOO_LARGE % (len(body), body))
         self.transport.close()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._unnamed_bytes = 0
+        super().on_body(body)
+
     def _count(self, size: int) -> None:
+        self._unnamed_bytes = 0
         self._head_bytes += size
         if self._head_bytes > REQUEST_HEADERS_BYTES_MAX:
             raise ValueError("the request head is too large")

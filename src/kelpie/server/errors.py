@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
+from kelpie.actors.described import describe
 from kelpie.core.errors import (
     STATUS,
     ConflictError,
@@ -176,13 +177,14 @@ def may_repeat(error: KelpieError, *, safe: bool) -> bool:
 
 def error_body(error: KelpieError) -> dict[str, Any]:
     """Return the JSON body of an error."""
+    plain = describe(error)  # what an actor raises may have texts and fields that no JSON takes
     described = {
-        "code": error.code,
-        "message": error.message,
-        "fields": error.fields,
-        "retriable": error.retriable,
+        "code": plain.code,
+        "message": plain.message,
+        "fields": plain.fields,
+        "retriable": plain.retriable,
     }
-    return {"error": described, "detail": _detail(error)}
+    return {"error": described, "detail": _detail(error, plain.message)}
 
 
 def error_response(error: KelpieError, *, safe: bool) -> Response:
@@ -199,16 +201,16 @@ def error_response(error: KelpieError, *, safe: bool) -> Response:
     return Response(body=_encode(error_body(error)), status=status, headers=headers)
 
 
-def _detail(error: KelpieError) -> Any:
+def _detail(error: KelpieError, message: str) -> Any:
     match error:
         case PendingApprovalError():
             return {
                 "code": "PENDING_APPROVAL",
-                "message": error.message,
+                "message": message,
                 "pending_request_id": error.request_id,
             }
         case InvalidFieldError() | LimitExceededError():
             field = str(error.fields.get("field", ""))
-            return [{"loc": field.split("."), "msg": error.message, "type": error.code}]
+            return [{"loc": field.split("."), "msg": message, "type": error.code}]
         case _:
-            return error.message
+            return message

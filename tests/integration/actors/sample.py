@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import msgspec
 
@@ -29,6 +29,14 @@ LEAVING: dict[str, type[BaseException]] = {
     "exit": SystemExit,
     "cancelled": asyncio.CancelledError,
     "base": BaseException,
+}
+
+
+ODD_RESULTS: dict[str, Any] = {
+    "object": object(),
+    "surrogate": "\ud800",
+    "list": ["\ud800"],
+    "large": [1 << 80],
 }
 
 
@@ -106,6 +114,23 @@ class Account(Actor[Ledger]):
         self.state.total += 100
         await asyncio.sleep(0)
         raise LEAVING[how](f"left by {how}")
+
+    @command
+    def mistype(self, amount: Any) -> None:
+        self.state.total = amount
+
+    @command
+    async def mistype_later(self, amount: Any) -> None:
+        self.state.total = amount
+
+    @command
+    def return_oddly(self, what: str) -> Any:
+        self.state.total += 100
+        return ODD_RESULTS[what]
+
+    @command
+    def refuse_oddly(self) -> None:
+        raise ConflictError("refused", amount=1 << 80, what=cast("Any", object()))
 
     @query
     def leave_asking(self, how: str) -> None:

@@ -35,8 +35,20 @@ from kelpie.host.clock import HostClock
 from kelpie.host.meter import HostMeter
 from kelpie.host.rng import HostRng
 from kelpie.sim.telemetry import RecordedTelemetry
-from tests.integration.actors.sample import LEAVING, Account, Gate, Heavy
+from tests.integration.actors.sample import LEAVING, ODD_RESULTS, Account, Gate, Heavy, Ledger
 from tests.waiting import eventually_async
+
+
+class Plain(Actor[Ledger]):
+    """Without hooks, so that it is held as its bytes."""
+
+    @command
+    def mistype(self, amount: Any) -> None:
+        self.state.total = amount
+
+    @query
+    def total(self) -> int:
+        return self.state.total
 
 
 @asynccontextmanager
@@ -266,6 +278,48 @@ async def test_a_handler_that_leaves_by_no_exception_at_all_fails_its_call_alone
         with pytest.raises(ActorFailedError, match=f"left by {how}"):
             await account.leave_asking(how)
         assert await account.add(1) == 4
+
+
+@pytest.mark.requirement("ACTOR-ROLLBACK")
+async def test_a_state_that_could_not_be_read_again_is_not_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path, Account, Plain) as runtime:
+        account = runtime.ref(Account, "a")
+        await account.add(3)
+        with pytest.raises(ActorFailedError, match=r"Expected `int`, got `str` - at `\$\.total`"):
+            await account.mistype("much")
+        with pytest.raises(ActorFailedError, match=r"Expected `int`, got `str` - at `\$\.total`"):
+            await account.mistype_later("much")
+        assert await account.add(1) == 4
+        with pytest.raises(ActorFailedError, match="Expected `int`"):
+            await runtime.ref(Plain, "a").mistype("much")
+        assert await runtime.ref(Plain, "a").total() == 0
+    async with opened(tmp_path) as runtime:
+        assert await runtime.ref(Account, "a").total() == 4
+
+
+@pytest.mark.requirement("ACTOR-ROLLBACK")
+@pytest.mark.parametrize("what", sorted(ODD_RESULTS))
+async def test_a_result_that_cannot_travel_undoes_its_turn(tmp_path: Path, what: str) -> None:
+    async with opened(tmp_path) as runtime:
+        account = runtime.ref(Account, "a")
+        await account.add(3)
+        with pytest.raises(ActorFailedError, match="nothing was changed"):
+            await account.return_oddly(what)
+        assert await account.add(1) == 4
+
+
+async def test_arguments_that_no_store_takes_are_refused_by_type(tmp_path: Path) -> None:
+    async with opened(tmp_path) as runtime:
+        large = b'{"amount": 18446744073709551616}'
+        actor = ActorId(TENANT_DEFAULT, "Account", "a")
+        with pytest.raises(InvalidFieldError, match="arguments: cannot be kept"):
+            await runtime.call(actor, "mistype", large, principal="p", key="k")
+        with pytest.raises(InvalidFieldError, match="surrogates"):
+            await runtime.ref(Account, "a").mistype_later.submit([1, "\ud800"])
+        for malformed in (b'{"amount\xff": 1}', b'{"amount": ' + b"[" * 5_000):
+            with pytest.raises(InvalidFieldError, match="mistype"):
+                await runtime.call(actor, "mistype", malformed, principal="p")
+        assert await runtime.ref(Account, "a").total() == 0
 
 
 @pytest.mark.requirement("ACTOR-ROLLBACK")

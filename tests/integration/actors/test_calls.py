@@ -127,6 +127,16 @@ async def test_a_submitted_handler_that_leaves_by_no_exception_is_dead_and_other
             assert await poison.status() == "dead"
 
 
+@pytest.mark.requirement("CALL-ENDS")
+async def test_a_refusal_with_odd_fields_ends_its_call_all_the_same(tmp_path: Path) -> None:
+    async with opened(tmp_path) as runtime:
+        handle = await runtime.ref(Account, "a").refuse_oddly.submit()
+        with pytest.raises(ConflictError, match="refused") as refused:
+            await handle.result(timeout_s=DEAD_S)
+        assert refused.value.fields["amount"] == str(1 << 80)
+        assert str(refused.value.fields["what"]).startswith("<object")
+
+
 @pytest.mark.requirement("CALL-CANCEL")
 async def test_a_call_that_has_not_begun_is_taken_back_and_never_runs(tmp_path: Path) -> None:
     async with opened(tmp_path) as runtime:

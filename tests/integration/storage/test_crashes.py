@@ -150,6 +150,32 @@ async def test_a_flipped_bit_in_a_row_and_in_the_audit_are_found(engine: SqliteE
         assert f"shard {actor_id('ada').shard}" in report.problems[1]
 
 
+@pytest.mark.requirement("STORE-CORRUPTION")
+async def test_rows_whose_heads_are_zeros_are_reported_and_never_served(
+    engine: SqliteEngine,
+) -> None:
+    async with engine.opened() as store:
+        for index in range(20):
+            await Hand(store, f"ada-{index}").turn(state=b"precious-%02d" % index)
+    content = bytearray(engine.path.read_bytes())
+    at = content.index(b"precious-07")
+    content[at - 200 : at + 8] = bytes(208)
+    engine.path.write_bytes(content)
+    async with engine.opened() as store:
+        report = await store.check()
+        assert not report.is_sound
+        refused = 0
+        for index in range(20):
+            try:
+                stored = await store.load(actor_id(f"ada-{index}"))
+            except CorruptionError:
+                refused += 1
+            else:
+                assert stored is not None
+                assert stored.state == b"precious-%02d" % index
+        assert refused
+
+
 async def test_a_ruined_page_is_the_engines_error_and_others_still_commit(
     engine: SqliteEngine,
 ) -> None:

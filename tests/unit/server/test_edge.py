@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from kelpie.core.digests import digest_bytes
-from kelpie.core.errors import DeadlineError, DiskFullError
+from kelpie.core.errors import ConflictError, DeadlineError, DiskFullError
 from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
 from kelpie.server.auth import LOCAL_SCOPE
+from kelpie.server.errors import error_response
 from kelpie.server.http import Receive, Scope, Send
 from kelpie.server.ports import ApiKey
 from tests.unit.server.world import World, agent_id_of, make_record, require_error
@@ -479,3 +480,11 @@ async def test_a_block_over_its_limit_changes_nothing() -> None:
         require_error(refused, 422, "limit_exceeded")
         assert (await http.get(path)).json()["value"] == "x"
         assert (await http.get(path[:-1])).status_code == 404
+
+
+def test_an_error_with_a_text_that_no_json_takes_is_answered_all_the_same() -> None:
+    response = error_response(ConflictError("no \ud800", name="\ud800", size=1 << 80), safe=False)
+    error = json.loads(response.body)["error"]
+    assert response.status == 409
+    assert error["message"] == "no \\ud800"
+    assert error["fields"] == {"name": "\\ud800", "size": str(1 << 80)}

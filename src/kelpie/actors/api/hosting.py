@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from kelpie.actors.api.context import REF_SEPARATOR, Context
 from kelpie.actors.api.definition import Actor, Definition, definition_of
@@ -35,6 +35,8 @@ class Kept:
 
 
 Held = bytes | Kept
+
+_PLAIN: Final = frozenset({bool, int, float, bytes})  # results that travel whatever they are
 
 
 class HandlerEnded(Message, frozen=True, tag="kelpie.handler_ended"):
@@ -170,12 +172,16 @@ class ActorMachine:
         self, state: Held, encoded: bytes, commands: tuple[Command, ...], value: Any
     ) -> Decision[Held]:
         if value is not None:
+            if type(value) not in _PLAIN:
+                self._encode(value)  # what cannot travel must not be kept either
             commands = (*commands, Reply(value=value))
-        if isinstance(state, bytes):
+        before = self.dump(state)
+        if encoded == before:
             # The same object says that nothing changed: no comparison, no commit.
-            return Decision(state=state if encoded == state else encoded, commands=commands)
-        if encoded == state.encoded:
             return Decision(state=state, commands=commands)
+        self._decode(encoded)  # fields are not checked when they are set, and must be readable
+        if isinstance(state, bytes):
+            return Decision(state=encoded, commands=commands)
         return Decision(state=Kept(encoded, state.shared), commands=commands)
 
     def query(self, state: Held, query: Message) -> Any:

@@ -201,7 +201,12 @@ class Method(Generic[P, R_co]):
             return self.arguments(*args)
         try:
             return decode(_encode(self.arguments(*args, **kwargs)))
-        except msgspec.ValidationError as error:
+        except (
+            msgspec.ValidationError,
+            OverflowError,
+            UnicodeEncodeError,
+            RecursionError,
+        ) as error:
             raise InvalidFieldError(self.name, str(error)) from error
         except TypeError as error:
             problem = str(error).replace(self.arguments.__name__, self.name)
@@ -215,7 +220,7 @@ class Method(Generic[P, R_co]):
         """
         try:
             payload = self._read_json(arguments or b"{}")
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidFieldError(self.name, str(error)) from error
         values = msgspec.structs.astuple(payload)
         if self._positional == len(values):
