@@ -21,6 +21,7 @@ from kelpie.actors.activation import Activation, Envelope, Waiter
 from kelpie.actors.blocking import BlockingWatch
 from kelpie.actors.commands import Message, Reply
 from kelpie.actors.commit import Drafted, draft_commit
+from kelpie.actors.failures import find_place
 from kelpie.actors.hosted import Hosted
 from kelpie.actors.machine import Turn
 from kelpie.actors.residents import Residents
@@ -504,8 +505,10 @@ class Turns:
     def report_failure(self, activation: Activation, error: Exception) -> None:
         """Count and log an exception that user code let go."""
         self.ports.telemetry.count("kelpie.turn.failures", type=activation.actor.type)
+        place = find_place(error)
+        where = {"at": place} if place else {}
         self.ports.telemetry.log(
-            "error", "turn.failed", actor=str(activation.actor), error=repr(error)
+            "error", "turn.failed", actor=str(activation.actor), error=repr(error), **where
         )
 
     def check_invariants(self) -> None:

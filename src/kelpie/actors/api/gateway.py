@@ -30,6 +30,7 @@ from kelpie.storage.records import DeadLetter
 A = TypeVar("A", bound=Actor[Any])
 T = TypeVar("T")
 
+NAMES_SHOWN_MAX = 20  # of what exists, to one who asked for what does not
 FOLLOW_LOOK_S = 5.0  # a hint may be lost; a look at the store is cheap
 
 
@@ -196,7 +197,8 @@ class Gateway:
         if method.kind == "query":
             return await self.engine.query(actor, message, timeout_ms=timeout_ms)
         if method.kind != "command":
-            raise NotFoundError("method", method.name)
+            hint = f"it is marked @{method.kind}, and only the runtime calls it"
+            raise NotFoundError("method", method.name, hint=hint)
         return await self.engine.call(
             actor, message, principal=principal, key=key, timeout_ms=timeout_ms
         )
@@ -204,10 +206,14 @@ class Gateway:
     def _method(self, type_name: str, name: str) -> Method[Any, Any]:
         definition = self._definitions.get(type_name)
         if definition is None:
-            raise NotFoundError("actor type", type_name)
+            hint = f"hosted here: {', '.join(sorted(self._definitions)[:NAMES_SHOWN_MAX])}"
+            raise NotFoundError("actor type", type_name, hint=hint)
         method = definition.methods.get(name)
         if method is None or method.kind not in {"command", "query"}:
-            raise NotFoundError("method", f"{type_name}.{name}")
+            methods = definition.methods.values()
+            open_to_calls = sorted(m.name for m in methods if m.kind in {"command", "query"})
+            hint = f"{type_name} has {', '.join(open_to_calls[:NAMES_SHOWN_MAX])}"
+            raise NotFoundError("method", f"{type_name}.{name}", hint=hint)
         return method
 
     # --- submitted calls ------------------------------------------------------------------------
@@ -273,7 +279,7 @@ class Gateway:
         """
         found = self._method(actor.type, method)
         if found.kind != "command":
-            raise NotFoundError("command", f"{actor.type}.{method}")
+            raise NotFoundError("command", f"{actor.type}.{method}", hint="it is a query; call it")
         message = found.read_json(arguments)
         return await self._calls.submit(actor, message, principal=principal, key=key)
 

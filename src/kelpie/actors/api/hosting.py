@@ -157,7 +157,19 @@ class ActorMachine:
         instance = self._instance(state)
         instance.ctx = context
         value = method.run(instance, message)
-        return self._decision(state, self._encode(instance.state), context.commands, value)
+        encoded = self._encode_left(instance, self.dump(state), method.name)
+        return self._decision(state, encoded, context.commands, value)
+
+    def _encode_left(self, instance: Actor[Any], before: bytes, method: str) -> bytes:
+        """Return the encoding of what a command left in its state.
+
+        Raises:
+            TypeError: It cannot be encoded, or not be loaded again.
+        """
+        encoded = self._encode(instance.state)
+        if encoded != before:
+            self._codec.require_loadable(encoded, method)
+        return encoded
 
     def _decision(
         self, state: Held, encoded: bytes, commands: tuple[Command, ...], value: Any
@@ -249,4 +261,5 @@ class ActorMachine:
         instance.ctx = context
         current_caller.set(context)
         value = await method.run(instance, message)
-        return HandlerEnded(self._encode(instance.state), context.commands, value)
+        encoded = self._encode_left(instance, before, method.name)
+        return HandlerEnded(encoded, context.commands, value)
