@@ -109,7 +109,7 @@ class StateCodec(Generic[S]):
             raise self._refuse(stored, f"{problem}; {advice}") from error
 
     def require_loadable(self, encoded: bytes, method: str) -> None:
-        """Check what a turn of ``method`` left: assignments to a struct's fields are not checked as they happen.
+        """Check what a turn of ``method`` left; a struct does not check what is assigned to it.
 
         Raises:
             TypeError: A field has a value that is not of its type; it could not be loaded again.
