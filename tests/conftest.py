@@ -8,4 +8,8 @@ from hypothesis import settings
 settings.register_profile("kelpie", deadline=None, print_blob=True)
 settings.load_profile("kelpie")
 
-pytest_plugins = ["tests.plugins.async_tests", "tests.plugins.coverage_ratchet"]
+pytest_plugins = [
+    "kelpie.sim.plugin",
+    "tests.plugins.async_tests",
+    "tests.plugins.coverage_ratchet",
+]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from kelpie.sim.run import RunReport
+from kelpie.sim.plugin import note_runs
 from tests.simulation.runs import TALLY
 
 
@@ -21,16 +20,12 @@ def thawed() -> Iterator[None]:
     gc.unfreeze()
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many seeds were run, and what happened in them."""
-    reports: list[RunReport] = TALLY.reports
-    if not reports:
-        return
-    seeds = len({(each.scenario, each.seed, each.config.config_hash) for each in reports})
-    injected = sum(sum(each.injected.values()) for each in reports)
-    names = {name for each in reports for name in each.injected}
-    virtual_h = sum(each.virtual_s for each in reports) / 3_600
-    terminalreporter.write_line(
-        f"simulation: {len(reports):,} runs of {seeds:,} seeds, {virtual_h:,.1f} simulated hours, "
-        f"{injected:,} faults of {len(names)} kinds"
-    )
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Let the plugin's summary count the runs of each test, whichever process ran it."""
+    TALLY.reports.clear()
+    try:
+        yield
+    finally:
+        if TALLY.reports:
+            note_runs(item, TALLY.reports)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from kelpie.sim.run import RunReport, Scenario, run
 from kelpie.sim.swarm import RunConfig
+from kelpie.sim.token import replay_line
 
 
 @dataclass
 class Tally:
-    """Every run of this test process."""
+    """Every run of the test that runs now."""
 
     reports: list[RunReport] = field(default_factory=list[RunReport])
 
@@ -31,6 +32,13 @@ def require_clean(report: RunReport) -> RunReport:
     assert violation is None, (
         f"{violation.invariant}: {violation.text}\n"
         f"at step {violation.step:,}, {violation.at_ns / 1e9:.3f} s; faults {report.injected}\n"
-        f"again: {report.scenario}, seed {report.seed}, configuration {report.config}"
+        f"{_again(report)}"
     )
     return report
+
+
+def _again(report: RunReport) -> str:
+    """Return the line that gives the run again; its configuration, where no seed draws it."""
+    if report.config == RunConfig.draw(report.seed, report.scenario):
+        return replay_line(report, report.scenario)
+    return f"again: {report.scenario}, seed {report.seed}, configuration {report.config}"

@@ -133,7 +133,7 @@ async def read_back(root: Path) -> int:
     return turn
 
 
-@pytest.mark.requirement("CRASH-ANY-STEP")
+@pytest.mark.requirement("CRASH-ANY-STEP", "STORE-ATOMIC", "STORE-DURABLE")
 @pytest.mark.parametrize("is_power_lost", [False, True])
 @pytest.mark.parametrize("death", DEATHS)
 async def test_a_legal_image_holds_whole_turns_and_every_acknowledged_one(
@@ -277,6 +277,7 @@ def damage_plan(seed: int) -> FaultPlan:
     return plan
 
 
+@pytest.mark.requirement("STORE-CORRUPTION")
 @pytest.mark.parametrize("suffix", [".db", "blobs"])
 @pytest.mark.deadline(60)
 async def test_a_flipped_bit_is_found_or_changes_nothing_that_is_served(

@@ -50,7 +50,9 @@ def rules_for(kind: FaultKind, rate: float) -> tuple[FaultRule, ...]:
     return (*causes, FaultRule(name=kind.name, rate=rate, count_max=3))
 
 
-@pytest.mark.requirement("K-08", "K-09", "SIM-FAULT-BY-FAULT")
+@pytest.mark.requirement(
+    "K-08", "K-09", "SIM-FAULT-BY-FAULT", "ACTOR-EVICTION", "STORE-UNKNOWN-COMMIT"
+)
 @pytest.mark.parametrize("kind", built(), ids=lambda kind: kind.name)
 def test_each_fault_happens_and_no_promise_breaks(kind: FaultKind) -> None:
     scenario = PLACES.get(kind.name) or PLACES.get(kind.group, "counters")

@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING
 from tests.tidy.tree import Module, Offence, functions_of, imported_names
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from tests.requirements import Requirement
 
 # The one module that may let real time pass.
 WAITING = "tests/waiting.py"
-VIRTUAL_TIME = ("kelpie.sim.loop", "kelpie.sim.run")
+KNOWN_DEFECTS_COUNT = 27
+SIMULATORS = (
+    "kelpie.sim.disk",
+    "kelpie.sim.models",
+    "kelpie.sim.run",
+    "kelpie.sim.testing",
+    "tests.simulation",
+    "tests.integration.actors.simulated",
+)
+VIRTUAL_TIME = ("kelpie.sim.loop", "kelpie.sim.run", "kelpie.sim.testing")
 NAME_WORDS_LEAST = 3
 # Calls that fail the test by themselves when what they look at is wrong.
 CHECKING_PREFIXES = (
@@ -45,6 +56,28 @@ def find_unkept_promises(promised: Collection[str], marks: dict[str, str]) -> It
         yield Offence(name, "no test carries this requirement")
     for name in sorted(set(marks) - set(promised)):
         yield Offence(name, f"{marks[name]} names it, tests/requirements.py does not")
+
+
+def find_unsimulated(
+    requirements: Mapping[str, Requirement], modules: Iterable[Module]
+) -> Iterator[Offence]:
+    """Promises on a critical path that no test keeps under the simulated loop or its models."""
+    simulated = requirement_marks(module for module in modules if runs_simulated(module))
+    for name, requirement in requirements.items():
+        if requirement.path and name not in simulated:
+            yield Offence(name, f"is on the path of {requirement.path}; no simulation holds it")
+
+
+def runs_simulated(module: Module) -> bool:
+    """Whether a test module runs shipped code in the simulated world, or explores it."""
+    return any(name.startswith(SIMULATORS) for name in imported_names(module))
+
+
+def find_lost_defects(numbered: Collection[str]) -> Iterator[Offence]:
+    """Known defects that have neither a test nor a reason why they cannot come back yet."""
+    for number in range(1, KNOWN_DEFECTS_COUNT + 1):
+        if f"K-{number:02}" not in numbered:
+            yield Offence(f"K-{number:02}", "is neither kept away by a test nor due")
 
 
 def tests_of(module: Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:

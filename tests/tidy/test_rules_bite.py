@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from tests.requirements import Requirement
 from tests.tidy.copies import find_clones, find_dead_code
 from tests.tidy.documents import (
     Document,
@@ -20,10 +21,12 @@ from tests.tidy.documents import (
     read_document,
 )
 from tests.tidy.promises import (
+    find_lost_defects,
     find_short_test_names,
     find_sleeps,
     find_tests_without_assertion,
     find_unkept_promises,
+    find_unsimulated,
     requirement_marks,
 )
 from tests.tidy.shapes import (
@@ -291,6 +294,25 @@ def test_promises_and_tests_must_name_each_other() -> None:
     source = module("tests/a.py", "pytestmark = pytest.mark.requirement('A', 'B')")
     marks = requirement_marks([source])
     assert places(find_unkept_promises({"A", "C"}, marks)) == ["C", "B"]
+
+
+def test_a_promise_on_a_critical_path_needs_a_test_in_the_simulator() -> None:
+    promised = {
+        name: Requirement(text=name, critical=True, path="calls") for name in ("A", "B")
+    } | {"C": Requirement(text="C", critical=True)}
+    plain = module("tests/a.py", "pytestmark = pytest.mark.requirement('A', 'B', 'C')")
+    simulated = module(
+        "tests/b.py",
+        "from kelpie.sim.run import run",
+        "pytestmark = pytest.mark.requirement('B')",
+    )
+    assert places(find_unsimulated(promised, [plain, simulated])) == ["A"]
+
+
+def test_a_known_defect_without_a_test_or_a_reason_is_found() -> None:
+    kept = {f"K-{number:02}" for number in range(1, 28)}
+    assert places(find_lost_defects(kept)) == []
+    assert places(find_lost_defects(kept - {"K-07"})) == ["K-07"]
 
 
 def test_a_test_that_asserts_nothing_or_says_nothing_or_sleeps_is_found() -> None:

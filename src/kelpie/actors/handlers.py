@@ -231,9 +231,11 @@ class Handlers:
         try:
             async with limit:
                 return await Driven(coroutine, step=partial(self._take_step, work))
-        except KelpieError:
+        except (KelpieError, KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._is_stopped(activation):
+                raise
             if limit.expired() and isinstance(error, TimeoutError):
                 raise DeadlineError(
                     f"{activation.actor} did not finish before its deadline; nothing was changed",
@@ -285,6 +287,10 @@ class Handlers:
             self._turns.answer_when_durable(activation, envelope, work.value)
         else:
             self._turns.decide(activation, envelope, work.value, work.scope.turn)
+
+    def _is_stopped(self, activation: Activation) -> bool:
+        """Whether the runtime stopped the handlers; else a cancellation is the handler's own."""
+        return activation.phase != "ready" or self._turns.ports.supervisor.closed
 
     def _stopped(self, activation: Activation) -> KelpieError:
         if self._turns.ports.supervisor.closed:

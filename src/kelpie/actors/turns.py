@@ -143,7 +143,9 @@ class Turns:
         activation.state = None
         try:
             extras.deactivated(activation.actor, state)
-        except Exception as error:  # noqa: BLE001  a hook's bug is reported; the actor has left
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a hook's bug is reported; the actor has left
             self.report_failure(activation, error)
 
     async def _load(self, activation: Activation) -> None:
@@ -158,17 +160,28 @@ class Turns:
             stored = await self.ports.store.load(activation.actor)
             if fault("concurrency.data_race"):
                 await asyncio.sleep(0)
-            self._install(activation, stored)
         except KelpieError as error:
             self.discard(activation, error)
             return
         except Exception as error:  # noqa: BLE001  whatever it was, callers must not hang
-            self.ports.telemetry.log("error", "actor.load_failed", actor=str(activation.actor))
-            failure = ActorFailedError(f"{activation.actor} could not be loaded: {error!r}")
-            failure.__cause__ = error
-            self.discard(activation, failure)
+            self._fail_load(activation, error)
             return
-        self.run_mailbox(activation)
+        try:
+            self._install(activation, stored)
+        except KelpieError as error:
+            self.discard(activation, error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a hook's bug is this actor's alone
+            self._fail_load(activation, error)
+        else:
+            self.run_mailbox(activation)
+
+    def _fail_load(self, activation: Activation, error: BaseException) -> None:
+        self.ports.telemetry.log("error", "actor.load_failed", actor=str(activation.actor))
+        failure = ActorFailedError(f"{activation.actor} could not be loaded: {error!r}")
+        failure.__cause__ = error
+        self.discard(activation, failure)
 
     def _install(self, activation: Activation, stored: StoredActor | None) -> None:
         machine = activation.hosted.machine
@@ -320,7 +333,9 @@ class Turns:
         except KelpieError as error:
             envelope.fail(error)
             return
-        except Exception as error:  # noqa: BLE001  a machine's bug is this actor's failure alone
+        except KeyboardInterrupt:
+            raise  # a person's, at the program that embeds this
+        except BaseException as error:  # noqa: BLE001  a machine's bug is this actor's alone
             envelope.fail(self.failed(activation, error))
             self.renew(activation)
             return
@@ -380,7 +395,9 @@ class Turns:
         except KelpieError as error:
             envelope.fail(error)
             return
-        except Exception as error:  # noqa: BLE001  a machine's bug is this caller's failure alone
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a machine's bug is this caller's alone
             envelope.fail(self.failed(activation, error))
             return
         finally:
@@ -492,7 +509,7 @@ class Turns:
 
     # --- failures -------------------------------------------------------------------------------
 
-    def failed(self, activation: Activation, error: Exception) -> ActorFailedError:
+    def failed(self, activation: Activation, error: BaseException) -> ActorFailedError:
         """Report a handler's or a machine's exception, and return what its caller gets."""
         self.report_failure(activation, error)
         failure = ActorFailedError(
@@ -502,7 +519,7 @@ class Turns:
         failure.__cause__ = error
         return failure
 
-    def report_failure(self, activation: Activation, error: Exception) -> None:
+    def report_failure(self, activation: Activation, error: BaseException) -> None:
         """Count and log an exception that user code let go."""
         self.ports.telemetry.count("kelpie.turn.failures", type=activation.actor.type)
         place = find_place(error)

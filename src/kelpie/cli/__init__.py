@@ -39,6 +39,7 @@ COMMANDS = {
     "restore": ("backup:restore", "Make a store from a backup; it starts held."),
     "store": ("store:store", "Release, measure, check and compact the store."),
     "audit": ("audit:audit", "Verify the audit chains."),
+    "sim": ("sim:sim", "Run simulated worlds under seeded faults, and look into them."),
     "version": ("version:version", "Print the version."),
 }
 """Where each command lives below `kelpie.cli.commands`, and its line in the overview."""

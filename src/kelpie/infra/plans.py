@@ -13,7 +13,14 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from kelpie.actors.engine import Engine
-from kelpie.core.errors import ConflictError, InvalidFieldError, KelpieError, NotFoundError
+from kelpie.core.digests import digest_value
+from kelpie.core.errors import (
+    ConflictError,
+    InvalidFieldError,
+    KelpieError,
+    KeyReusedError,
+    NotFoundError,
+)
 from kelpie.core.ids import Tenant, derive_uuid, require_prefixed_id
 from kelpie.core.quoting import quote_text
 from kelpie.infra.config import Desired, Loader
@@ -86,21 +93,29 @@ class Plans:
         """Make a plan from the file ``workspace``, or from the text ``yaml``, for ``root``.
 
         Without ``root`` the workspace file's own directory is meant. ``local`` says that the
-        caller is the user that Kelpie runs as.
+        caller is the user that Kelpie runs as. The same request under the same ``key`` is answered
+        with the plan that it made the first time, whatever has changed on the target since.
 
         Raises:
             InputError: The workspace is wrong; the error names file, unit and field.
             SandboxError: The target cannot be read.
         """
+        asked = ("create", tenant, principal, workspace, yaml, root)
+        plan_id = f"{ID_PREFIX}-{self._derive_id(key, asked)}"
+        if key is not None and await self._exists(plan_id, tenant):
+            return await self.show(plan_id, tenant=tenant)
         desired = await self._load(workspace, yaml)
         directory = self._require_root(root or str(Path(workspace).parent), local=local)
         holding = await self._runtime.query(target_actor(tenant, directory), ShowTarget())
         target = self._open_target(directory)
         plan = await plan_workspace(desired=desired, root=directory, target=target, holding=holding)
-        plan_id = f"{ID_PREFIX}-{derive_uuid(self._rng.bytes(16), 0)}"
-        await self._runtime.call(
-            plan_actor(tenant, plan_id), CreatePlan(plan=plan), principal=principal, key=key
-        )
+        actor = plan_actor(tenant, plan_id)
+        try:
+            await self._runtime.call(actor, CreatePlan(plan=plan), principal=principal, key=key)
+        except (ConflictError, KeyReusedError):
+            # The same request ran beside this one, and the target changed in between.
+            if not await self._exists(plan_id, tenant):
+                raise
         return await self.show(plan_id, tenant=tenant)
 
     async def show(self, plan_id: str, *, tenant: Tenant) -> dict[str, Any]:
@@ -165,10 +180,23 @@ class Plans:
             ConflictError: It is being applied or was applied before.
         """
         await self._query(plan_id, tenant)
-        run_id = f"run-{derive_uuid(self._rng.bytes(16), 0)}"
+        run_id = f"run-{self._derive_id(key, ('apply', tenant, principal, plan_id))}"
         actor = plan_actor(tenant, plan_id)
         await self._runtime.call(actor, ApplyPlan(run_id=run_id), principal=principal, key=key)
         return await self.show(plan_id, tenant=tenant)
+
+    def _derive_id(self, key: str | None, asked: tuple[str, ...]) -> str:
+        """Return an id: new without a ``key``, and with it the same for the same request."""
+        if key is None:
+            return derive_uuid(self._rng.bytes(16), 0)
+        return derive_uuid(digest_value([key, *asked]).encode(), 0)
+
+    async def _exists(self, plan_id: str, tenant: Tenant) -> bool:
+        try:
+            await self._query(plan_id, tenant)
+        except NotFoundError:
+            return False
+        return True
 
     async def _query(self, plan_id: str, tenant: Tenant) -> PlanState:
         require_prefixed_id("plan_id", plan_id, ID_PREFIX)

@@ -111,6 +111,11 @@ class BoundedProtocol(HttpToolsProtocol):
     receive_timeout_s: ClassVar[float] = REQUEST_RECEIVE_TIMEOUT_MS / 1_000
     connections_max: ClassVar[int] = CONNECTIONS_MAX
 
+    # The library's own, without types of their own.
+    app: Any
+    parser: Any
+    url: bytes
+
     _head_bytes = 0
     _is_receiving = True
     _due = inf

@@ -20,7 +20,7 @@ from kelpie.sim.disk import take_crash_image
 from kelpie.sim.faults.plan import FaultPlan
 from kelpie.sim.host import CrashImage, SimulatedHost
 from kelpie.sim.incarnation import Incarnation
-from kelpie.sim.loop import SimulatedLoop
+from kelpie.sim.loop import SimulatedLoop, attempt
 
 WEATHER_EVERY_S: Final = 0.5
 REST_BEFORE_START_S: Final = 0.3
@@ -40,6 +40,10 @@ class Stage(Protocol):
     @property
     def hosts(self) -> dict[str, SimulatedHost]:
         """The machines by name."""
+        ...
+
+    def fail(self, invariant: str, text: str) -> None:
+        """Say what is wrong and end the run."""
         ...
 
     def running_host(self) -> SimulatedHost | None:
@@ -99,6 +103,7 @@ class Chaos:
 
     async def revive(self, host: SimulatedHost) -> None:
         """Start the machine's program until it serves; faults may get in the way for a while."""
+        failure: KelpieError | None = None
         for _ in range(STARTS_MAX):
             if host.is_serving and not host.has_failed:
                 return
@@ -108,11 +113,12 @@ class Chaos:
                 if host.incarnation is None:
                     await host.start()
                     continue
-            except KelpieError:
+            except KelpieError as error:
+                failure = error
                 if self._plan.healed:
                     raise
             await asyncio.sleep(REST_BEFORE_START_S)
-        raise AssertionError(f"{host.name} does not start")
+        raise AssertionError(f"{host.name} does not start: {failure}")
 
     # --- between steps --------------------------------------------------------------------------
 
@@ -175,4 +181,6 @@ class Chaos:
                 host.crash()
             if host.incarnation is None:
                 await asyncio.sleep(REST_BEFORE_START_S)
-                await self.revive(host)
+                failure = await attempt(self.revive(host))
+                if failure is not None:
+                    self._world.fail("every-machine-starts", f"{host.name}: {failure!r}")

@@ -64,7 +64,9 @@ _copies_by_module: dict[str, tuple[tuple[ModuleType, str, Any], ...]] = {}
 # What of the standard library may look at a clock on anybody's behalf: it shows it to people alone.
 _HARMLESS: Final = frozenset({"logging", "importlib", "linecache", "warnings", "traceback", "gc"})
 # Who may do anything: the test runner around the run, and what measures it.
-_OUTSIDERS: Final = frozenset({"_pytest", "pytest", "pluggy", "pytest_timeout", "coverage"})
+_OUTSIDERS: Final = frozenset(
+    {"_pytest", "pytest", "pluggy", "pytest_timeout", "coverage", "hypothesis"}
+)
 
 
 @contextmanager

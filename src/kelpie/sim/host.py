@@ -21,11 +21,13 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 from kelpie.actors.api.definition import Actor
 from kelpie.app.opened import App, open_app
 from kelpie.app.world import World, open_sqlite
+from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
 from kelpie.ports.network import NetworkError
 from kelpie.ports.rng import Rng
 from kelpie.settings import Settings, load_settings
-from kelpie.sim.clock import MachineClock, SimulatedClock
+from kelpie.sim.book import StoreSeen, read_store
+from kelpie.sim.clock import NANOSECONDS_PER_MS, MachineClock, SimulatedClock
 from kelpie.sim.edge import HttpAnswer, ask
 from kelpie.sim.faults.plan import FaultPlan
 from kelpie.sim.incarnation import Incarnation
@@ -35,7 +37,8 @@ from kelpie.sim.observe import InFlight, ObservedStore
 from kelpie.sim.rng import SimulatedRng
 from kelpie.sim.sandbox import Program, SimulatedSandbox
 from kelpie.sim.telemetry import RecordedTelemetry
-from kelpie.storage.records import Commit, CommitReceipt
+from kelpie.sim.view import AnswerSeen
+from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 from kelpie.storage.sqlite.store import SqliteStore
 
 
@@ -99,6 +102,26 @@ class Surroundings(Protocol):
         """Take a durable commit into account."""
         ...
 
+    def loaded(self, host: str, actor: ActorId, seen: int, stored: StoredActor | None) -> None:
+        """Take into account what a store answered to a read."""
+        ...
+
+    def looked(self, seen: StoreSeen) -> None:
+        """Take into account what is in a store's file."""
+        ...
+
+    def released(self, host: str) -> None:
+        """Take into account that a restored store may drive its work now."""
+        ...
+
+    def answered(self, seen: AnswerSeen) -> None:
+        """Take into account what a client was told."""
+        ...
+
+    def commits_seen(self) -> int:
+        """Return how many durable commits there were."""
+        ...
+
     def fail(self, invariant: str, text: str) -> None:
         """Say what is wrong and end the run."""
         ...
@@ -147,6 +170,7 @@ class SimulatedHost:
         self._program = program
         self._flags = dict(flags or {})
         self._stores: list[SqliteStore] = []
+        self._store_path = directory
         self._in_flight = InFlight()
         self._ready: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -184,11 +208,36 @@ class SimulatedHost:
     async def _open_store(self, path: Path, address: str, clock: Clock, rng: Rng) -> SqliteStore:
         store = await open_sqlite(path, address, clock, rng)
         self._stores.append(store)
-        observed = ObservedStore(store, self._in_flight, partial(self._world.landed, self.name))
+        self._store_path = path
+        observed = ObservedStore(
+            store,
+            self._in_flight,
+            partial(self._world.landed, self.name),
+            loaded=partial(self._world.loaded, self.name),
+            commits=self._world.commits_seen,
+            released=partial(self._world.released, self.name),
+        )
         with self._world.plan.calm():
             await observed.recover()
+        self.look(is_rest=False)
         # The product names the engine's class; the observer is it in all but the class.
         return cast("SqliteStore", observed)
+
+    def look(self, *, is_rest: bool) -> None:
+        """Let the world see what is in the store's file."""
+        seen = read_store(
+            self._store_path,
+            host=self.name,
+            session=self._stores[-1].session,
+            now_ms=self.clock.wall_ns() // NANOSECONDS_PER_MS,
+            is_rest=is_rest,
+        )
+        self._world.looked(seen)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether commits are on their way whose outcome nobody knows yet."""
+        return not self._in_flight.is_empty
 
     # --- life and death -------------------------------------------------------------------------
 
@@ -352,6 +401,7 @@ class SimulatedHost:
             NetworkError: Nobody listens, the connection was lost before the answer, or it took
                 longer than a client waits.
         """
+        asked_ns = self._world.loop.now_ns
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._world.network.links.pass_through(OUTSIDE, self.name)
@@ -359,6 +409,9 @@ class SimulatedHost:
                 await self._world.network.links.pass_through(self.name, OUTSIDE)
         except TimeoutError:
             raise NetworkError(f"{self.name} is silent", sent=True) from None
+        now_ns = self._world.loop.now_ns
+        seen = AnswerSeen(self.name, method, target, key, answer, asked_ns, now_ns)
+        self._world.answered(seen)
         return answer
 
     async def _exchange(self, method: str, target: str, body: Any, key: str | None) -> HttpAnswer:

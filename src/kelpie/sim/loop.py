@@ -18,6 +18,7 @@ import heapq
 import inspect
 import sys
 import warnings
+import weakref
 from asyncio import tasks as asyncio_tasks
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
@@ -130,6 +131,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._world_births = Incarnation("world", 1, MachineClock(lambda: self.now_ns))
         self._is_abandoned = False
         self._taken: Callback | None = None
+        self._unwound: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -427,13 +429,22 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _unwind(self, node: Incarnation, context: Context) -> None:
         with warnings.catch_warnings(), _silence():
             warnings.simplefilter("ignore")
-            while node.births:
-                births = list(node.births)
+            while births := [*node.births, *self._find_eager(context.get(INCARNATION))]:
                 node.births.clear()
                 for task in births:
                     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
                     if not task.done():
                         context.run(_unwind, task)
+
+    def _find_eager(self, node: Incarnation | None) -> list[asyncio.Task[Any]]:
+        """Return the tasks of ``node`` that began without a step of the loop, by name."""
+        if not hasattr(asyncio.Task, "get_context"):
+            return []  # before Python 3.12 every task begins with a step
+        waiting: list[Any] = [task for task in asyncio.all_tasks(self) if not task.done()]
+        mine = [task for task in waiting if task.get_context().get(INCARNATION) is node]
+        fresh = [task for task in mine if task not in self._unwound]
+        self._unwound.update(fresh)
+        return sorted(fresh, key=_read_name)
 
     # --- what asyncio asks of a loop ------------------------------------------------------------
 
@@ -475,6 +486,10 @@ def _silence_futures(handle: asyncio.Handle) -> None:
     for argument in handle._args:  # noqa: SLF001
         if isinstance(argument, asyncio.Future) and argument.done() and not argument.cancelled():
             argument.exception()
+
+
+def _read_name(task: asyncio.Task[Any]) -> str:
+    return task.get_name()
 
 
 def _no_delay() -> int:

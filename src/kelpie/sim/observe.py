@@ -17,11 +17,14 @@ from typing import Any
 from kelpie.core.errors import CommitUnknownError, KelpieError
 from kelpie.core.ids import ActorId
 from kelpie.sim.loop import observing
-from kelpie.storage.records import Commit, CommitReceipt
+from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 from kelpie.storage.sqlite.store import SqliteStore
 
 Landed = Callable[[str, Commit, CommitReceipt | None], None]
 """Told of a durable commit: the writer's session, the commit, and its receipt if it got one."""
+
+Loaded = Callable[[ActorId, int, StoredActor | None], None]
+"""Told of a read: the actor, how many commits had been seen when it began, and what it gave."""
 
 
 class InFlight:
@@ -29,6 +32,11 @@ class InFlight:
 
     def __init__(self) -> None:
         self._waiting: dict[ActorId, list[tuple[str, Commit]]] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every commit has its outcome."""
+        return not self._waiting
 
     def begin(self, session: str, commit: Commit) -> None:
         """Note a commit that was handed over."""
@@ -56,10 +64,22 @@ class InFlight:
 class ObservedStore:
     """Everything an engine offers, with its commits reported."""
 
-    def __init__(self, inner: SqliteStore, in_flight: InFlight, landed: Landed) -> None:
+    def __init__(
+        self,
+        inner: SqliteStore,
+        in_flight: InFlight,
+        landed: Landed,
+        *,
+        loaded: Loaded,
+        commits: Callable[[], int],
+        released: Callable[[], None],
+    ) -> None:
         self._inner = inner
         self._in_flight = in_flight
         self._landed = landed
+        self._loaded = loaded
+        self._commits = commits
+        self._released = released
         self._context = observing()
 
     def __getattr__(self, name: str) -> Any:
@@ -72,6 +92,18 @@ class ObservedStore:
             for session, commit in waiting:
                 if stored is not None and _has_landed(commit, stored.incarnation, stored.version):
                     self._landed(session, commit, None)
+
+    async def load(self, actor: ActorId) -> StoredActor | None:
+        """Return what the engine answers, and report it."""
+        seen = self._commits()
+        stored = await self._inner.load(actor)
+        self._loaded(actor, seen, stored)
+        return stored
+
+    async def release(self) -> None:
+        """End the held state, and report it before anything can follow from it."""
+        self._released()
+        await self._inner.release()
 
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         """Hand the commit on and report it once it is durable."""

@@ -9,26 +9,21 @@ Invariants: what was said is written down before it is sent: the answer to a yes
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kelpie.ports.network import NetworkError
 from kelpie.sim.client import is_passing
-from kelpie.sim.clock import NANOSECONDS_PER_MS
+from kelpie.sim.clock import NANOSECONDS_PER_MS, NANOSECONDS_PER_SECOND
 from kelpie.sim.edge import HttpAnswer
 from kelpie.sim.host import SimulatedHost
+from kelpie.sim.invariants.approvals import Said
 from kelpie.sim.world import SimulatedWorld
 
 LOOK_EVERY_S: Final = 0.25
 DENIES: Final = 0.1
+WAITS: Final = 0.15
+LAST_MOMENT_MS_MAX: Final = 400
 OTHER_DIGEST: Final = "sha256:" + "0" * 64
-
-
-class Said(NamedTuple):
-    """One answer: to which question, about which digest, and what."""
-
-    effect_id: str
-    digest: str
-    verb: str
 
 
 class Person:
@@ -94,6 +89,8 @@ class Person:
                 both.create_task(self._say(effect, "approve"), name="person:yes")
                 both.create_task(self._say(effect, "deny"), name="person:no")
             return
+        if not self._agrees and self._rng.random() < WAITS:
+            await self._wait_for_the_last_moment(effect)
         verb = "deny" if not self._agrees and self._rng.random() < DENIES else "approve"
         await self._insist(effect, verb)
         if verb == "approve" and fires("concurrency.approval_twice"):
@@ -103,6 +100,13 @@ class Person:
         expires_ms = effect["card"]["expires_ms"]
         while self._host.clock.wall_ns() <= expires_ms * NANOSECONDS_PER_MS:  # noqa: ASYNC110  clocks
             await asyncio.sleep(1)
+
+    async def _wait_for_the_last_moment(self, effect: dict[str, Any]) -> None:
+        """Let most of the time go by: what was said in time may be acted on too late."""
+        early_ms = self._rng.randrange(1, LAST_MOMENT_MS_MAX)
+        until_ns = (effect["card"]["expires_ms"] - early_ms) * NANOSECONDS_PER_MS
+        while (left_ns := until_ns - self._host.clock.wall_ns()) > 0:
+            await asyncio.sleep(min(1.0, left_ns / NANOSECONDS_PER_SECOND))
 
     async def _insist(self, effect: dict[str, Any], verb: str) -> None:
         """Say it until somebody has heard it."""
@@ -118,6 +122,7 @@ class Person:
         """Say it once; return the product's answer, None when it is lost."""
         said = Said(effect["effect_id"], digest or effect["digest"], verb)
         self.said.append(said)
+        self._world.view.said.setdefault("person", []).append(said)
         body = {"digest": said.digest} if verb == "approve" else {}
         target = f"/v1/approvals/{said.effect_id}/{verb}"
         try:

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import traceback
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +100,7 @@ def run(
     tape: ChoiceTape | None = None,
     script: Iterable[Injection] | None = None,
     keep_trace: bool = False,
+    watch: Callable[[SimulatedWorld], None] | None = None,
 ) -> RunReport:
     """Live through ``scenario`` under ``seed`` and report.
 
@@ -110,6 +111,7 @@ def run(
         tape: Replays the scheduler's choices instead of drawing them.
         script: If given, exactly these faults happen, whatever the rules say.
         keep_trace: Whether the report carries every line of the trace.
+        watch: Given the world before anything happens, to look at what became of it afterwards.
     """
     config = config or RunConfig.draw(seed, scenario.name)
     recorded = ChoiceTape()
@@ -127,11 +129,15 @@ def run(
             trace=trace,
             script=script,
         )
+        if watch is not None:
+            watch(world)
         with sealed(), faults_from(world.plan):
             try:
                 _live(scenario, world)
             finally:
                 world.close()
+    for injection in world.plan.log:
+        trace.note("fault", " ".join(map(str, injection)))
     return RunReport(
         scenario=scenario.name,
         seed=seed,
@@ -163,7 +169,7 @@ def _live(scenario: Scenario, world: SimulatedWorld) -> None:
     if failure is not None:
         world.fail("scenario", _explain(failure))
         return
-    world.view.last = None
+    world.view.is_over = True
     world.check()
 
 

@@ -85,7 +85,7 @@ class PctScheduler:
             if not callback.rank:
                 callback.rank = self._rank(callback)
         best = max(range(len(ready)), key=lambda index: ready[index].rank)
-        assert all(callback.rank for callback in ready), "everything has its rank"
+        assert ready[best].rank, "everything has its rank"
         self._count += 1
         change = self._changes.get(self._count)
         task = task_of(ready[best])

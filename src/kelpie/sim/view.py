@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from kelpie.core.ids import ActorId
-from kelpie.storage.records import AuditAppend, Commit, CommitReceipt, EffectRow
+from kelpie.sim.book import Book, StoreSeen
+from kelpie.sim.edge import HttpAnswer
+from kelpie.storage.records import AuditAppend, Commit, CommitReceipt, EffectRow, StoredActor
 
 ActorPlace = tuple[str, ActorId]
 """The machine whose store has the actor, and its id."""
@@ -45,6 +47,27 @@ class CommitSeen(NamedTuple):
     at_ns: int
 
 
+class ReadSeen(NamedTuple):
+    """What a store answered when an actor was loaded; ``commits`` had been seen when it began."""
+
+    host: str
+    actor: ActorId
+    commits: int
+    stored: StoredActor | None
+
+
+class AnswerSeen(NamedTuple):
+    """What a client was told, and between which moments it waited for it."""
+
+    host: str
+    method: str
+    target: str
+    key: str | None
+    answer: HttpAnswer
+    asked_ns: int
+    answered_ns: int
+
+
 @dataclass(slots=True, kw_only=True)
 class View:
     """What invariants look at. They must not change it.
@@ -58,6 +81,12 @@ class View:
         audit: The audit records of every actor, in the order of its commits.
         log: Every commit in the order in which it became durable.
         said: What clients, people and models did, for oracles: free for scenarios to use.
+        books: What each machine's store must hold by the commits before ``last``.
+        look: What a store's file holds; None except while it is looked at.
+        read: What a store answered; None except at that moment.
+        answers: What clients were told, in order.
+        is_over: Whether the run has come to its end.
+        released: Machines whose restored store may drive its work.
     """
 
     now_ns: int = 0
@@ -70,6 +99,16 @@ class View:
     )
     log: list[CommitSeen] = field(default_factory=list[CommitSeen])
     said: dict[str, list[object]] = field(default_factory=dict[str, list[object]])
+    books: dict[str, Book] = field(default_factory=dict[str, Book])
+    look: StoreSeen | None = None
+    read: ReadSeen | None = None
+    answers: list[AnswerSeen] = field(default_factory=list[AnswerSeen])
+    is_over: bool = False
+    released: set[str] = field(default_factory=set[str])
+
+    def book_of(self, host: str) -> Book:
+        """Return what the machine's store must hold."""
+        return self.books.setdefault(host, Book())
 
     def note_commit(self, seen: CommitSeen) -> None:
         """Take one durable commit into account."""

@@ -16,19 +16,30 @@ from typing import Any, Final
 
 import msgspec
 
+from kelpie.core.ids import ActorId
+from kelpie.sim.book import StoreSeen
 from kelpie.sim.chaos import Chaos
 from kelpie.sim.clock import NANOSECONDS_PER_SECOND
 from kelpie.sim.faults.plan import FaultPlan, Injection
 from kelpie.sim.host import SimulatedHost
 from kelpie.sim.incarnation import INCARNATION
+from kelpie.sim.invariants import every_invariant
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop
 from kelpie.sim.network import Links, SimulatedNetwork
 from kelpie.sim.rng import stream
 from kelpie.sim.sandbox import Program
 from kelpie.sim.swarm import RunConfig
 from kelpie.sim.trace import Trace
-from kelpie.sim.view import CommitSeen, Invariant, Predicate, View, Violation
-from kelpie.storage.records import Commit, CommitReceipt
+from kelpie.sim.view import (
+    AnswerSeen,
+    CommitSeen,
+    Invariant,
+    Predicate,
+    ReadSeen,
+    View,
+    Violation,
+)
+from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 
 LOOK_INTERVAL_S: Final = 0.5
 
@@ -79,7 +90,7 @@ class SimulatedWorld:
         self.programs: dict[str, Program] = {}
         self.commands_started: list[str] = []
         self.view = View()
-        self.invariants: list[Invariant] = []
+        self.invariants: list[Invariant] = every_invariant()
         self.violation: Violation | None = None
         self.reached: Counter[str] = Counter()
         self.chaos = Chaos(self, self.plan, crash_steps=config.crash_steps)
@@ -189,6 +200,37 @@ class SimulatedWorld:
         seen = CommitSeen(host, session, commit, receipt, self.loop.now_ns)
         self._trace.note("commit", _describe(host, commit, receipt))
         self.view.note_commit(seen)
+        self.check()
+        self.view.book_of(host).note(commit, receipt)
+        self.view.last = None
+
+    def commits_seen(self) -> int:
+        """Return how many durable commits there were."""
+        return self.view.commits
+
+    def loaded(self, host: str, actor: ActorId, seen: int, stored: StoredActor | None) -> None:
+        """Check every invariant over what a store answered."""
+        self.view.read = ReadSeen(host, actor, seen, stored)
+        self.check()
+        self.view.read = None
+
+    def looked(self, seen: StoreSeen) -> None:
+        """Check every invariant over what is in a store's file."""
+        book = self.view.book_of(seen.host)
+        if not book.commits and seen.rows.actors and seen.is_held:
+            book.begin_with(seen)
+        book.adopt_numbers(seen.rows.outbox)
+        self.view.look = seen
+        self.check()
+        self.view.look = None
+
+    def released(self, host: str) -> None:
+        """Take into account that a restored store may drive its work from now on."""
+        self.view.released.add(host)
+
+    def answered(self, seen: AnswerSeen) -> None:
+        """Check every invariant over what a client was told."""
+        self.view.answers.append(seen)
         self.check()
 
     def check(self) -> None:

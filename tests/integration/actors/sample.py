@@ -25,6 +25,13 @@ class Gate:
         await self.opened.wait()
 
 
+LEAVING: dict[str, type[BaseException]] = {
+    "exit": SystemExit,
+    "cancelled": asyncio.CancelledError,
+    "base": BaseException,
+}
+
+
 class Ledger(State):
     total: int = 0
     seen: list[str] = msgspec.field(default_factory=list)
@@ -88,6 +95,21 @@ class Account(Actor[Ledger]):
     def break_down(self, amount: int) -> None:
         self.state.total += amount
         raise ZeroDivisionError("a bug in break_down")
+
+    @command
+    def leave(self, how: str) -> None:
+        self.state.total += 100
+        raise LEAVING[how](f"left by {how}")
+
+    @command
+    async def leave_later(self, how: str) -> None:
+        self.state.total += 100
+        await asyncio.sleep(0)
+        raise LEAVING[how](f"left by {how}")
+
+    @query
+    def leave_asking(self, how: str) -> None:
+        raise LEAVING[how](f"left by {how}")
 
     @command
     async def break_later(self, amount: int) -> None:

@@ -35,7 +35,7 @@ from kelpie.host.clock import HostClock
 from kelpie.host.meter import HostMeter
 from kelpie.host.rng import HostRng
 from kelpie.sim.telemetry import RecordedTelemetry
-from tests.integration.actors.sample import Account, Gate, Heavy
+from tests.integration.actors.sample import LEAVING, Account, Gate, Heavy
 from tests.waiting import eventually_async
 
 
@@ -247,6 +247,25 @@ async def test_an_exception_rolls_back_and_discards_the_activation(tmp_path: Pat
             await account.break_later(100)
         assert await account.add(1) == 4
         assert Account.activated == ["a", "a", "a"]
+
+
+@pytest.mark.requirement("ACTOR-FAILURE-CONTAINED")
+@pytest.mark.parametrize("how", sorted(LEAVING))
+async def test_a_handler_that_leaves_by_no_exception_at_all_fails_its_call_alone(
+    tmp_path: Path, how: str
+) -> None:
+    async with opened(tmp_path) as runtime:
+        account = runtime.ref(Account, "a")
+        await account.add(3)
+        with pytest.raises(ActorFailedError, match=f"left by {how}"):
+            await account.leave(how)
+        with pytest.raises(ActorFailedError, match=f"left by {how}"):
+            await runtime.ref(Account, "a", idempotency_key="k").leave(how)
+        with pytest.raises(ActorFailedError, match=f"left by {how}"):
+            await account.leave_later(how)
+        with pytest.raises(ActorFailedError, match=f"left by {how}"):
+            await account.leave_asking(how)
+        assert await account.add(1) == 4
 
 
 @pytest.mark.requirement("ACTOR-ROLLBACK")

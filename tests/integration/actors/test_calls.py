@@ -28,7 +28,7 @@ from kelpie.core.errors import (
 )
 from kelpie.core.ids import TENANT_DEFAULT
 from kelpie.storage.records import Page
-from tests.integration.actors.sample import Account, Gate
+from tests.integration.actors.sample import LEAVING, Account, Gate
 from tests.waiting import eventually_async
 
 DEAD_S = 30.0  # five attempts with growing pauses, on a busy machine
@@ -107,6 +107,24 @@ async def test_the_same_key_and_request_name_the_same_call(tmp_path: Path) -> No
         assert await runtime.ref(Account, "a").total() == 5
         with pytest.raises(InvalidFieldError, match="Idempotency-Key"):
             await runtime.ref(Account, "a", idempotency_key="").add.submit(5)
+
+
+@pytest.mark.requirement("ACTOR-FAILURE-CONTAINED")
+@pytest.mark.parametrize("how", sorted(LEAVING))
+async def test_a_submitted_handler_that_leaves_by_no_exception_is_dead_and_others_run(
+    tmp_path: Path, how: str
+) -> None:
+    async with opened(tmp_path) as runtime:
+        poisons = [
+            await runtime.ref(Account, "a").leave.submit(how),
+            await runtime.ref(Account, "b").leave_later.submit(how),
+        ]
+        other = await runtime.ref(Account, "c").add.submit(1)
+        assert await other.result(timeout_s=DEAD_S) == 1
+        for poison in poisons:
+            with pytest.raises(ActorFailedError):
+                await poison.result(timeout_s=DEAD_S)
+            assert await poison.status() == "dead"
 
 
 @pytest.mark.requirement("CALL-CANCEL")
@@ -199,27 +217,43 @@ class RefusingStore:
 
 
 @pytest.mark.requirement("CALL-CANCEL")
-@pytest.mark.parametrize("is_delivered", [True, False])
-async def test_a_call_that_could_not_be_taken_back_still_runs(
-    tmp_path: Path, is_delivered: bool
-) -> None:
+async def test_a_call_that_could_not_be_taken_back_still_runs(tmp_path: Path) -> None:
     async with opened(tmp_path) as runtime:
         account, book = runtime.ref(Account, "a"), runtime.submissions
         await runtime.pause(account)
         first = await account.add.submit(1)
         second = await account.add.submit(2)
-        if is_delivered:
+        await _refuse_to_take_back(book, first, second)
+        await runtime.resume(account)
+        assert [await first.result(), await second.result()] == [1, 3]
+
+
+@pytest.mark.requirement("CALL-CANCEL")
+async def test_a_delivered_call_that_could_not_be_taken_back_still_runs(tmp_path: Path) -> None:
+    async with opened(tmp_path) as runtime:
+        account, book, door = runtime.ref(Account, "a"), runtime.submissions, gate()
+        async with asyncio.TaskGroup() as group:
+            busy = group.create_task(account.wait("gate", 10))
+            await door.entered.wait()
+            first = await account.add.submit(1)
+            second = await account.add.submit(2)
             await eventually_async(
                 lambda: _has_mail(runtime), within_s=DEAD_S, what="the call to be delivered"
             )
-        whole, book._store = book._store, cast("Any", RefusingStore(book._store))
-        for handle in (first, second):
-            with pytest.raises(DiskFullError):
-                await handle.cancel()
-            assert await handle.status() == "pending"
-        book._store = whole
-        await runtime.resume(account)
-        assert [await first.result(), await second.result()] == [1, 3]
+            await _refuse_to_take_back(book, first, second)
+            door.opened.set()
+        assert busy.result() == 10
+        assert [await first.result(), await second.result()] == [11, 13]
+
+
+async def _refuse_to_take_back(book: Any, *handles: CallHandle[int]) -> None:
+    """Cancel the calls while the store refuses it."""
+    whole, book._store = book._store, cast("Any", RefusingStore(book._store))
+    for handle in handles:
+        with pytest.raises(DiskFullError):
+            await handle.cancel()
+        assert await handle.status() == "pending"
+    book._store = whole
 
 
 async def test_a_call_that_deletes_its_actor_keeps_its_result(tmp_path: Path) -> None:

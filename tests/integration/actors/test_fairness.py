@@ -144,7 +144,7 @@ def test_callers_whose_answers_are_there_at_once_let_others_in(tmp_path: Path) -
     simulate(main)
 
 
-@pytest.mark.requirement("ACTOR-CONCURRENCY")
+@pytest.mark.requirement("ACTOR-CONCURRENCY", "ACTOR-ONE-TURN")
 def test_a_type_has_at_most_its_bound_of_handlers_and_each_actor_its_turn(tmp_path: Path) -> None:
     async def main() -> None:
         world = World()

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -166,6 +167,39 @@ def test_the_dead_are_unwound_in_the_order_of_their_birth_whatever_they_await() 
         assert unwound == [0, 1, 3, 4], "what awaits while it cleans up is cut there"
 
     run(work)
+
+
+@pytest.mark.requirement("SIM-NODES")
+def test_tasks_that_began_without_a_step_die_with_their_node() -> None:
+    eagerly: dict[str, Any] = (
+        {"eager_start": True} if hasattr(asyncio, "eager_task_factory") else {}
+    )
+    unwound: list[int] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def wait_for_ever(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            unwound.append(number)
+
+    async def live() -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(3):
+            name = f"eager-{number}"
+            task = asyncio.Task(wait_for_ever(number), loop=loop, name=name, **eagerly)
+            tasks.append(task)
+        await asyncio.Event().wait()
+
+    async def work(loop: SimulatedLoop) -> None:
+        node = node_of(loop)
+        task = loop.create_task(live(), context=node.context())
+        await asyncio.sleep(1)
+        loop.kill(node)
+        assert not task.done()
+
+    run(work)
+    assert unwound == [0, 1, 2]
 
 
 @pytest.mark.requirement("SIM-NODES")

@@ -1,18 +1,9 @@
-"""Invariants of every store: versions, epochs, and what an effect needs before it may start."""
+"""Invariants of every commit: versions, epochs, and who may write."""
 
 from __future__ import annotations
 
-from typing import Final
-
-import msgspec
-
 from kelpie.core.ids import ActorId
-from kelpie.effects.lifecycle import ALLOWED
-from kelpie.effects.model import EffectRecord
-from kelpie.sim.view import Invariant, View
-from kelpie.storage.records import EffectRow, EffectState
-
-_decode: Final = msgspec.msgpack.Decoder(EffectRecord).decode
+from kelpie.sim.view import View
 
 
 class VersionsGrow:
@@ -25,11 +16,13 @@ class VersionsGrow:
 
     def check(self, view: View) -> str | None:
         """Compare the last commit with the one before it."""
+        if view.look is not None and view.look.is_held:
+            for actor, held in view.look.rows.actors.items():
+                place = (view.look.host, ActorId.parse(actor))
+                self._newest.setdefault(place, (held.incarnation, held.version))
         if view.last is None:
             return None
         commit = view.last.commit
-        assert commit.incarnation >= 1, "incarnations count from one"
-        assert commit.expected_version >= 0, "versions count from one"
         place = (view.last.host, commit.actor)
         incarnation, version = self._newest.get(place, (1, 0))
         self._newest[place] = (commit.incarnation, commit.expected_version + 1)
@@ -55,8 +48,6 @@ class EpochsNeverFall:
         if view.last is None:
             return None
         commit, session = view.last.commit, view.last.session
-        assert session, "who commits has a session"
-        assert commit.epoch >= 1, "epochs count from one"
         place = (view.last.host, commit.shard)
         epoch, owner = self._newest.get(place, (0, ""))
         if commit.epoch < epoch:
@@ -67,56 +58,28 @@ class EpochsNeverFall:
         return None
 
 
-class EffectsKeepTheirLife:
-    """Effects move along the allowed steps; none starts without its yes; once means once."""
+class OneEffectiveWriter:
+    """What is accepted carries the newest epoch of its shard, so one session writes at a time."""
 
-    name = "effects-keep-their-life"
+    name = "committed-under-the-current-epoch"
 
     def __init__(self) -> None:
-        self._states: dict[str, EffectState] = {}
-        self._begun: set[str] = set()
+        self._epochs: dict[tuple[str, int], int] = {}
 
     def check(self, view: View) -> str | None:
-        """Judge every effect row of the last commit."""
-        if view.last is None:
+        """Compare the last commit's epoch with the one that its shard was granted at."""
+        seen = view.look
+        if seen is not None:
+            for shard, epoch in seen.epochs.items():
+                before = self._epochs.get((seen.host, shard), 0)
+                if epoch < before:
+                    return f"{seen.host}: shard {shard} fell from epoch {before} to {epoch}"
+                self._epochs[seen.host, shard] = epoch
+        # Without a receipt it was found after its writer's death: it may be older than the grant.
+        if view.last is None or view.last.receipt is None:
             return None
-        for row in view.last.commit.effects:
-            problem = self._judge(row, view.last.commit.now_ms)
-            if problem is not None:
-                return f"{row.kind} {row.effect_id}: {problem}"
+        commit = view.last.commit
+        current = self._epochs.get((view.last.host, commit.shard), commit.epoch)
+        if commit.epoch != current:
+            return f"shard {commit.shard} is at epoch {current}; one of {commit.epoch} was accepted"
         return None
-
-    def _judge(self, row: EffectRow, now_ms: int) -> str | None:
-        before = self._states.get(row.effect_id)
-        self._states[row.effect_id] = row.state
-        # One turn may take several steps, so a skipped state is no news; leaving an end is.
-        if before is not None and before != row.state and not ALLOWED[before]:
-            return f"it is {row.state} after it had ended {before}"
-        if row.state != "started" or before == "started":
-            return None
-        record = _decode(row.body)
-        if record.promise == "once" and row.effect_id in self._begun:
-            return "a once effect was started again"
-        self._begun.add(row.effect_id)
-        return _judge_start(record, now_ms)
-
-
-def _judge_start(record: EffectRecord, now_ms: int) -> str | None:
-    approval, verdict = record.approval, record.verdict
-    if verdict is None or approval is None:
-        return "it started without a decision"
-    if approval.digest != record.digest:
-        return f"it started as {record.digest} on a yes to {approval.digest}"
-    if verdict.color == "green":
-        return None
-    if approval.by == "policy":
-        return "a red effect started without a person"
-    expires_ms = record.preparation.card.expires_ms if record.preparation else 0
-    if expires_ms and now_ms >= expires_ms:
-        return f"it started at {now_ms} on a question that ended at {expires_ms}"
-    return None
-
-
-def basic_invariants() -> list[Invariant]:
-    """Return fresh instances of them all."""
-    return [VersionsGrow(), EpochsNeverFall(), EffectsKeepTheirLife()]

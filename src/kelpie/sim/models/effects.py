@@ -120,7 +120,10 @@ def decide_as_shipped(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Subject:
-    """What a model is made of; ``covered`` are the wishes that the grant names."""
+    """What a model is made of; ``covered`` are the wishes that the grant names.
+
+    ``denied_from`` is the place of the first policy that denies everything, if one does.
+    """
 
     decide: Decide
     wisher: Wisher
@@ -130,6 +133,7 @@ class _Subject:
     approval_ticks: int = 2
     may_restore: bool = False
     covered: frozenset[str] = frozenset()
+    denied_from: int | None = None
 
     @property
     def wishes(self) -> tuple[Effect, ...]:
@@ -310,6 +314,16 @@ def _no_order_without_yes(
     return None
 
 
+def _no_order_against_policy(
+    denied_from: int | None, before: EffectWorld, _: str, after: EffectWorld
+) -> str | None:
+    """Once the policy in force denies it, nothing starts, whatever was said yes to before."""
+    if denied_from is None or before.rules < denied_from:
+        return None
+    new = after.orders[len(before.orders) :]
+    return f"attempt {new[0].attempt} was ordered although the policy denies it" if new else None
+
+
 def _nothing_after_the_end(before: EffectWorld, _: str, after: EffectWorld) -> str | None:
     for effect_id, state in before.rows.items():
         now = after.rows.get(effect_id)
@@ -416,6 +430,10 @@ def _build(subject: _Subject, name: str) -> Model[EffectWorld]:
                 "no order without a yes",
                 partial(_no_order_without_yes, subject.covered),
             ),
+            StepLaw(
+                "no order against the policy",
+                partial(_no_order_against_policy, subject.denied_from),
+            ),
             StepLaw("what ended stays ended", _nothing_after_the_end),
         ],
         is_goal=lambda world: not world.gate.effects and not world.running,
@@ -440,6 +458,7 @@ def effect_model(promise: Promise, *, decide: Decide = decide_as_shipped) -> Mod
         promise=promise,
         policies=[Policy(), Policy((reworded,)), Policy((reworded, denied))],
         may_restore=promise == "once",
+        denied_from=2,
     )
     return _build(subject, f"the life of one {promise} effect")
 

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from kelpie.sim.client import insist
 from kelpie.sim.host import SimulatedHost
-from kelpie.sim.invariants.basic import basic_invariants
 from kelpie.sim.model import Message, ModelReply, SimulatedModel
 from kelpie.sim.person import Person
 from kelpie.sim.sandbox import SimulatedCommand
@@ -111,7 +110,6 @@ class AgentDayScenario:
         return self.host.directory / "workspace"
 
     def _prepare(self, world: SimulatedWorld) -> SimulatedHost:
-        world.invariants.extend(basic_invariants())
         world.programs |= {"build": build, "check": check}
         world.network.add_peer("http://model.sim/", SimulatedModel(decide, world.plan).answer)
         host = world.add_host("n1", flags={"approvals.ttl_ms": str(QUESTIONS_END_MS)})

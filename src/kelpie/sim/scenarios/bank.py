@@ -20,7 +20,6 @@ from kelpie.core.errors import ConflictError
 from kelpie.sim.client import insist
 from kelpie.sim.edge import HttpAnswer
 from kelpie.sim.host import SimulatedHost
-from kelpie.sim.invariants.basic import basic_invariants
 from kelpie.sim.scenarios.heal import settle
 from kelpie.sim.view import View
 from kelpie.sim.world import SimulatedWorld
@@ -111,7 +110,6 @@ class BankScenario:
 
     async def run(self, world: SimulatedWorld) -> None:
         """Move money, heal, count it."""
-        world.invariants.extend(basic_invariants())
         world.always("money-is-conserved", conserve)
         for index in range(world.config.hosts):
             host = world.add_host(f"n{index + 1}", actors=(Vault,))

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from kelpie.actors.api.definition import Actor
-from kelpie.actors.api.method import command, query
+from kelpie.actors.api.method import command, query, reminder
 from kelpie.actors.api.upcast import Fields, State, upcast
 from kelpie.app.opened import App
 from kelpie.core.digests import Digest
@@ -42,6 +42,7 @@ BACKUPS_MAX: Final = 60
 ATTEMPTS_MAX: Final = 300
 LOOK_EVERY_S: Final = 0.05
 REST_S: Final = 0.5
+REMIND_MS: Final = 1_500
 
 
 class PlainNote(State):
@@ -60,8 +61,13 @@ class SimNote(Actor[PlainNote]):
         """Replace the text."""
         assert text, "a note says something"
         self.state.text = text
+        self.ctx.remind("later", self.ctx.now_ms + REMIND_MS, self.later)
         assert self.state.text == text
         return self.state.text
+
+    @reminder
+    def later(self) -> None:
+        """Be reminded of the note."""
 
 
 class TitledNote(State):
@@ -83,6 +89,10 @@ class SimNewNote(Actor[TitledNote]):
     """Holds one text below a title."""
 
     actor_type = "sim-note"
+
+    @reminder
+    def later(self) -> None:
+        """Be reminded of the note."""
 
     @query
     def show(self) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Final
 
@@ -12,6 +13,7 @@ from kelpie.sim.host import SimulatedHost
 from kelpie.sim.world import SimulatedWorld
 from kelpie.storage.records import Page
 
+REST_S: Final = 0.01
 LIVENESS_S: Final = 300.0  # beyond every deadline, retry and expiry that a scenario sets
 _RESTING: Final = frozenset(
     {"done", "failed", "denied", "expired", "voided", "cancelled", "unknown"}
@@ -26,6 +28,9 @@ async def settle(world: SimulatedWorld) -> None:
             f"{host.name} comes to rest", partial(_rests, host), within_s=LIVENESS_S
         )
         await _require_sound(host)
+        while host.is_writing:  # noqa: ASYNC110  what writes is the machine, not this task
+            await asyncio.sleep(REST_S)
+        host.look(is_rest=True)
 
 
 async def _rests(host: SimulatedHost) -> bool:

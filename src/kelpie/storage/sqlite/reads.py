@@ -9,6 +9,7 @@ from functools import partial
 
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import INTEGER_MIN, KV_KEY_BYTES_MAX, LIST_PAGE_ROWS_MAX
+from kelpie.ports.faults import fault
 from kelpie.storage.bounds import text_bytes
 from kelpie.storage.records import (
     REMINDERS_FIRST,
@@ -31,6 +32,7 @@ from kelpie.storage.sqlite.actor_reads import (
 from kelpie.storage.sqlite.call_reads import CallReads
 from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
 from kelpie.storage.sqlite.engine import translate_error, unseal
+from kelpie.storage.sqlite.injected import engine_error
 from kelpie.storage.sqlite.log_reads import LogReads
 from kelpie.storage.sqlite.paging import require_limit
 from kelpie.storage.sqlite.reader import LIVING
@@ -54,6 +56,8 @@ class SqliteReads(LogReads, CallReads):
         """
         name = str(actor)
         try:
+            if fault("storage.read_fail"):
+                raise engine_error(sqlite3.SQLITE_IOERR)
             raw, has_more = glance_at_actor(self._reader, name)
         except sqlite3.Error as error:
             raise translate_error(error, name) from error

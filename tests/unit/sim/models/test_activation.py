@@ -34,6 +34,7 @@ def loop() -> Iterator[SimulatedLoop]:
     loop.abandon()
 
 
+@pytest.mark.requirement("ACTOR-OUTPUT-GATE")
 @pytest.mark.parametrize(
     ("callers", "troubles_max", "states_least"),
     [((ANN, DAN), 1, 200), ((BEN, CAY), 1, 200), ((ANN, BEN, CAY), 0, 400)],

@@ -25,6 +25,16 @@ pytestmark = pytest.mark.requirement("K-07")
 Connection = sqlite3.Connection
 
 
+@pytest.mark.requirement(
+    "STORE-FENCED",
+    "ACTOR-ONE-EFFECTIVE",
+    "ACTOR-MESSAGE-ONCE",
+    "ACTOR-IDEMPOTENCY-KEY",
+    "K-11",
+    "K-13",
+    "K-14",
+    "K-15",
+)
 @pytest.mark.parametrize("cause", ["message", "key"])
 def test_two_processes_on_one_store_keep_every_law(cause: Cause) -> None:
     found = explore(commit_model(causes=("call", cause)))

@@ -14,6 +14,7 @@ from kelpie.actors.machine import Decision, Turn
 from kelpie.effects import messages as m
 from kelpie.effects.gate import Gated, GatedState
 from kelpie.effects.model import EffectRecord, Promise
+from kelpie.effects.policy import Policy
 from kelpie.sim.explore import Exploration, explore
 from kelpie.sim.models.effects import (
     Decide,
@@ -32,6 +33,14 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.requirement(
+    "EFFECT-APPROVAL-BOUND",
+    "EFFECT-APPROVAL-EXPIRES",
+    "EFFECT-APPROVAL-ONCE",
+    "EFFECT-NO-START-WITHOUT-YES",
+    "EFFECT-ONCE-UNKNOWN",
+    "EFFECT-POLICY-RECHECKED",
+)
 @pytest.mark.parametrize("promise", get_args(Promise))
 def test_the_life_of_one_effect_keeps_every_law(promise: Promise) -> None:
     found = explore(effect_model(promise))
@@ -41,6 +50,7 @@ def test_the_life_of_one_effect_keeps_every_law(promise: Promise) -> None:
     assert 0 < found.goals < found.states
 
 
+@pytest.mark.requirement("EFFECT-GRANT")
 def test_a_grant_and_its_members_keep_every_law() -> None:
     found = explore(grant_model())
     assert found.outcome == "holds", str(found.broken)
@@ -170,6 +180,27 @@ def test_a_start_without_a_yes_is_found() -> None:
         found,
         "no order without a yes",
         "the write is prepared",
+        "the dispatcher starts the write",
+    )
+
+
+def keep_the_first_policy(
+    gate: Gated[Told], state: GatedState[Told], message: Any, turn: Turn
+) -> Decision[GatedState[Told]]:
+    """Decide by the policy that was in force when the first card was shown."""
+    rules = replace(gate._rules, policy=Policy())
+    return Gated(gate._inner, rules).decide(state, message, turn)
+
+
+def test_a_start_against_a_newer_policy_is_found() -> None:
+    found = explore(effect_model("once", decide=keep_the_first_policy))
+    judge_broken(
+        found,
+        "no order against the policy",
+        "the write is prepared",
+        "the person says yes to card 1 (the write)",
+        "policy 2 comes into force",
+        "policy 3 comes into force",
         "the dispatcher starts the write",
     )
 

@@ -1,0 +1,275 @@
+"""Planted bugs: each is one small change of a real file, and must fail a general invariant.
+
+No switch ships: a mutant is made in a copy of the sources. The text before occurs exactly once in
+its file, so that a catalogue that has gone stale says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One planted bug.
+
+    Attributes:
+        name: What is wrong, as a stable name.
+        file: Below src/kelpie.
+        before: What the file says, exactly once.
+        after: What the mutant says instead.
+        family: Which family of invariants is expected to see it, for people.
+        scenario: Where its subject occurs.
+        faults: The faults that the run is drawn from; the swarm's when empty.
+    """
+
+    name: str
+    file: str
+    before: str
+    after: str
+    family: str
+    scenario: str
+    faults: tuple[str, ...] = ()
+
+
+_DENY: Final = """    work.deny(record, record.verdict, reason, by=work.turn.principal)
+    work.reply"""
+_DENY_AS_YES: Final = """    yes = Approval(digest=record.digest, by=work.turn.principal, at_ms=work.turn.now_ms)
+    work.commands.append(Forget(name=expiry_name(record)))
+    work.approve(record, record.verdict, yes, due_ms=record.due_ms)
+    work.reply"""
+
+MUTANTS: Final = (
+    Mutant(
+        name="no-version-check",
+        file="storage/sqlite/commits.py",
+        before="    if not is_expected:\n",
+        after="    if False:\n",
+        family="commits",
+        scenario="crowd",
+    ),
+    Mutant(
+        name="no-fence",
+        file="storage/sqlite/transaction.py",
+        before="        if current != epoch:\n",
+        after="        if current > epoch + 1:\n",
+        family="commits",
+        scenario="usurper",
+    ),
+    Mutant(
+        name="reply-before-commit",
+        file="actors/turns.py",
+        before="        self.unsettle()\n        try:\n            outcome",
+        after=(
+            "        self.unsettle()\n        envelope.succeed(drafted.reply)\n"
+            "        try:\n            outcome"
+        ),
+        family="keys",
+        scenario="counters",
+    ),
+    Mutant(
+        name="query-before-durable",
+        file="actors/turns.py",
+        before="        if activation.durable_version >= activation.version:\n            envelope",
+        after="        if activation.durable_version >= 0:\n            envelope",
+        family="histories",
+        scenario="crowd",
+    ),
+    Mutant(
+        name="refused-turn-stays-in-memory",
+        file="actors/turns.py",
+        before="        self.discard(activation, retry)\n",
+        after="        activation.version = activation.durable_version\n        del retry\n",
+        family="histories",
+        scenario="crowd",
+    ),
+    Mutant(
+        name="failed-load-is-an-empty-state",
+        file="actors/turns.py",
+        before="        except KelpieError as error:\n            self.discard(activation, error)\n",
+        after="        except KelpieError:\n            self._install(activation, None)\n",
+        family="histories",
+        scenario="crowd",
+    ),
+    Mutant(
+        name="reply-is-not-kept",
+        file="actors/commit.py",
+        before="        reply=_reply_record(envelope, draft.reply, now_ms),\n",
+        after="        reply=None,\n",
+        family="keys",
+        scenario="counters",
+    ),
+    Mutant(
+        name="key-is-not-looked-up",
+        file="actors/engine.py",
+        before="            kept = await self._store.reply(envelope.actor, method, envelope.key)\n",
+        after="            kept = None\n",
+        family="keys",
+        scenario="counters",
+    ),
+    Mutant(
+        name="message-is-not-consumed",
+        file="storage/sqlite/commits.py",
+        before='"DELETE FROM outbox WHERE message_id = ?"',
+        after='"DELETE FROM outbox WHERE message_id = -?"',
+        family="messages",
+        scenario="bank",
+    ),
+    Mutant(
+        name="message-is-overtaken",
+        file="actors/outbox.py",
+        before="            queue.append(message)\n",
+        after="            queue.appendleft(message)\n",
+        family="messages",
+        scenario="errands",
+    ),
+    Mutant(
+        name="messages-are-read-backwards",
+        file="storage/sqlite/reads.py",
+        before="message_id > ? ORDER BY message_id LIMIT",
+        after="message_id > ? ORDER BY message_id DESC LIMIT",
+        family="messages",
+        scenario="errands",
+    ),
+    Mutant(
+        name="outbox-is-not-driven-again",
+        file="actors/outbox.py",
+        before="        self._news.set()\n        deps.runtime.listen",
+        after="        deps.runtime.listen",
+        family="liveness",
+        scenario="bank",
+    ),
+    Mutant(
+        name="reminder-is-not-removed",
+        file="storage/sqlite/commits.py",
+        before="commit.incarnation, commit.fired[0])",
+        after='commit.incarnation, "")',
+        family="messages",
+        scenario="errands",
+    ),
+    Mutant(
+        name="reminder-fires-early",
+        file="storage/sqlite/commits.py",
+        before="(*owner, reminder.name, *fence, reminder.due_ms, *seal(reminder.body)),",
+        after="(*owner, reminder.name, *fence, 0, *seal(reminder.body)),",
+        family="recovery",
+        scenario="errands",
+    ),
+    Mutant(
+        name="projection-is-left-out",
+        file="storage/sqlite/commits.py",
+        before="        write_list_item(transaction, commit, actor, item)\n",
+        after="        del item\n",
+        family="life",
+        scenario="lives",
+    ),
+    Mutant(
+        name="checksum-is-skipped",
+        file="storage/sqlite/engine.py",
+        before="    if zlib.crc32(data) != checksum:\n",
+        after="    if zlib.crc32(data) < 0:\n",
+        family="recovery",
+        scenario="bank",
+        faults=("storage.corruption",),
+    ),
+    Mutant(
+        name="ids-are-used-again-after-a-restart",
+        file="actors/turns.py",
+        before="        self._seed = ports.rng.bytes(16)\n",
+        after="        self._seed = bytes(16)\n",
+        family="effects",
+        scenario="agent_day",
+    ),
+    Mutant(
+        name="busy-actors-are-evicted",
+        file="actors/residents.py",
+        before="            if activation.idle and not activation.touched",
+        after="            if not activation.touched",
+        family="histories",
+        scenario="crowd",
+    ),
+    Mutant(
+        name="audit-record-is-dropped",
+        file="effects/gate_turn.py",
+        before='        self.commands.append(Audit(kind=f"effect.{record.state}", body=proof))\n',
+        after="        del proof\n",
+        family="effects",
+        scenario="agent_day",
+    ),
+    Mutant(
+        name="approval-digest-is-ignored",
+        file="effects/answers.py",
+        before="    if digest and digest != record.digest:\n",
+        after="    if digest and not record.digest:\n",
+        family="approvals",
+        scenario="agent_day",
+    ),
+    Mutant(
+        name="expiry-is-ignored",
+        file="effects/attempts.py",
+        before="    if record.due_ms and now_ms >= record.due_ms:\n",
+        after="    if record.due_ms < 0:\n",
+        family="approvals",
+        scenario="agent_day",
+    ),
+    Mutant(
+        name="no-counts-as-yes",
+        file="effects/answers.py",
+        before=_DENY,
+        after=_DENY_AS_YES,
+        family="approvals",
+        scenario="agent_day",
+    ),
+    Mutant(
+        name="unknown-is-tried-again",
+        file="effects/attempts.py",
+        before='    if record.promise == "once" or (record.promise == "reconcilable"',
+        after='    if (record.promise == "reconcilable"',
+        family="effects",
+        scenario="agent_day",
+    ),
+    Mutant(
+        name="effects-are-not-driven-again",
+        file="effects/dispatcher.py",
+        before="            for row in page:\n                self._consider(row)\n",
+        after="            for row in page:\n                del row\n",
+        family="liveness",
+        scenario="agent_day",
+    ),
+    Mutant(
+        name="unit-does-not-wait",
+        file="infra/run.py",
+        before=(
+            "    if any(runs[name].status in UNIT_STATUSES_OPEN for name in unit.depends_on):\n"
+        ),
+        after="    if not state.units:\n",
+        family="plans",
+        scenario="plans",
+    ),
+    Mutant(
+        name="another-plan-is-applied",
+        file="infra/wishes.py",
+        before='        "changes": [msgspec.to_builtins(unit.change)],\n',
+        after='        "changes": [msgspec.to_builtins(plan.units[-1].change or unit.change)],\n',
+        family="plans",
+        scenario="plans",
+    ),
+    Mutant(
+        name="plan-ignores-its-key",
+        file="infra/plans.py",
+        before="        if key is None:\n            return derive_uuid",
+        after="        if key != asked:\n            return derive_uuid",
+        family="keys",
+        scenario="plans",
+    ),
+    Mutant(
+        name="restored-store-is-driven",
+        file="storage/sqlite/opening.py",
+        before="WHERE name = 'held'\"",
+        after="WHERE name = 'kept'\"",
+        family="messages",
+        scenario="care",
+    ),
+)
+"""Every planted bug."""
