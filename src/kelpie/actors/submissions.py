@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from kelpie.actors.callers import CallStatus, caller_id
-from kelpie.actors.commands import Message
+from kelpie.actors.commands import Message, tag_of
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import Watch
 from kelpie.actors.outbox import OutboxPump
@@ -95,7 +95,7 @@ class Submissions:
         submission = Submission(
             call_id=f"call-{derive_uuid(self._rng.bytes(16), 0)}",
             actor=actor,
-            method=str(type(message).__struct_config__.tag),
+            method=tag_of(message),
             sender=caller_id(actor.tenant, principal),
             principal=principal,
             key=key or "",

@@ -599,6 +599,34 @@ async def test_a_renamed_field_is_refused_and_not_reset(tmp_path: Path) -> None:
         assert await runtime.ref(NewPurse, "a").show() == "5.0 EUR"
 
 
+class Wordy(Actor[OldState]):
+    actor_type = "purse"
+
+    @command
+    def put(self, cents: int) -> str:
+        self.state.cents += cents
+        return f"{self.state.cents} cents"
+
+
+class Numeric(Actor[OldState]):
+    actor_type = "purse"
+
+    @command
+    def put(self, cents: int) -> int:
+        self.state.cents += cents
+        return self.state.cents
+
+
+@pytest.mark.requirement("ACTOR-IDEMPOTENCY")
+async def test_a_kept_reply_of_another_type_is_an_error_and_no_second_turn(tmp_path: Path) -> None:
+    async with opened(tmp_path, Wordy) as runtime:
+        assert await runtime.ref(Wordy, "a", idempotency_key="k").put(250) == "250 cents"
+    async with opened(tmp_path, Numeric) as runtime:
+        with pytest.raises(ConflictError, match="put was carried out, and returns another type"):
+            await runtime.ref(Numeric, "a", idempotency_key="k").put(250)
+        assert await runtime.ref(Numeric, "a").put(1) == 251
+
+
 class Careless(Actor[OldState]):
     @command
     def put(self, cents: Any) -> None:
@@ -684,6 +712,11 @@ async def test_classes_that_cannot_be_hosted_are_refused_by_name(tmp_path: Path)
         def take(self, *many: int) -> None:
             self.state.cents += sum(many)
 
+    class Clash(Actor[OldState]):
+        @command
+        def print(self, reply_type: str) -> None:
+            self.state.cents += len(reply_type)
+
     class Needy(Actor[NeedyState]):
         @query
         def show(self) -> int:
@@ -693,6 +726,7 @@ async def test_classes_that_cannot_be_hosted_are_refused_by_name(tmp_path: Path)
         (Bare, "no @command or @query"),
         (Stubborn, "use on_activate"),
         (Loose, "name each one"),
+        (Clash, "'reply_type' must have another name"),
         (Needy, "needs a default"),
     ]
     for kind, problem in cases:
