@@ -348,7 +348,8 @@ PROMISES: dict[str, Requirement] = {
         path="calls",
     ),
     "ACTOR-ROLLBACK": Requirement(
-        text="A handler's exception rolls its turn back and discards the activation.",
+        text="A handler's exception rolls its turn back and discards the activation, and so does a "
+        "state that could not be loaded again.",
         critical=True,
         path="activation",
     ),
@@ -405,7 +406,8 @@ PROMISES: dict[str, Requirement] = {
         critical=True,
     ),
     "ACTOR-STATE-VERSION": Requirement(
-        text="An older state is carried forward; one of an unknown version is refused.",
+        text="An older state is carried forward; one of an unknown version, or with a field that "
+        "the class does not have, is refused and never reset.",
         critical=True,
     ),
     "ACTOR-BLOCKING": Requirement(

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from kelpie.actors.commands import Message
+from kelpie.actors.commands import Message, tag_of
 from kelpie.actors.hosted import Hosted
 from kelpie.core.digests import Digest
 from kelpie.core.errors import KelpieError
@@ -56,7 +56,7 @@ class Envelope(msgspec.Struct, kw_only=True, eq=False):
         if self.key is None and self.message_id is None and self.fired is None:
             return ""
         if self.key is not None:
-            return f"key:{type(self.message).__struct_config__.tag}:{self.key}"
+            return f"key:{tag_of(self.message)}:{self.key}"
         if self.message_id is not None:
             return f"message:{self.message_id}"
         assert self.fired is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from kelpie.actors.commands import Message
+from kelpie.actors.commands import Message, tag_of
 from kelpie.core.ids import ActorId
 from kelpie.core.limits import BLOCKING_MS_MAX
 from kelpie.ports.clock import Clock
@@ -104,7 +104,7 @@ class BlockingWatch:
             "warning",
             "turn.blocked_loop",
             actor=str(actor),
-            method=str(type(message).__struct_config__.tag),
+            method=tag_of(message),
             duration_ms=duration_ms,
             cause=cause,
             cpu_ms=max(0, used.cpu_ns - self._reading.cpu_ns) // NANOSECONDS_PER_MS,

@@ -41,6 +41,16 @@ def encode_message(message: Message) -> bytes:
         raise InvalidFieldError("arguments", f"cannot be kept: {error}") from error
 
 
+def tag_of(message: Message) -> str:
+    """Return the name under which a message is stored; for a class's method, that method's.
+
+    A function, because a handler's parameters are fields of its message and may have any name.
+    """
+    tag = type(message).__struct_config__.tag
+    assert isinstance(tag, str), "messages are tagged with strings"
+    return tag
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send(Command):
     """Send ``message`` to another actor, exactly once, through the transactional outbox."""

@@ -175,8 +175,10 @@ def _reply_record(envelope: Envelope, value: Any, now_ms: int) -> ReplyRecord | 
         return None
     assert envelope.request is not None, "a key comes with its request's digest"
     data = encode_bounded("reply", value, limits.MESSAGE_BYTES_MAX)
-    method = type(envelope.message).__struct_config__.tag
-    assert isinstance(method, str), "messages are tagged with strings"
     return ReplyRecord(
-        method, envelope.key, envelope.request, data, now_ms + limits.IDEMPOTENCY_TTL_MS
+        c.tag_of(envelope.message),
+        envelope.key,
+        envelope.request,
+        data,
+        now_ms + limits.IDEMPOTENCY_TTL_MS,
     )

@@ -13,7 +13,6 @@ along a chain never re-enters an actor of the chain with a command.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from typing import Any
 import msgspec
 
 from kelpie.actors.activation import Activation, Envelope, Phase
-from kelpie.actors.commands import Message, encode_message
+from kelpie.actors.commands import Message, encode_message, tag_of
 from kelpie.actors.deadlines import Deadlines
 from kelpie.actors.handlers import Handlers
 from kelpie.actors.hosted import Hosted
@@ -33,6 +32,7 @@ from kelpie.actors.turns import NANOSECONDS_PER_MS, CommitListener, Ports, Turns
 from kelpie.core import limits
 from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import (
+    ConflictError,
     CycleError,
     DrainingError,
     InvalidFieldError,
@@ -170,17 +170,6 @@ class Engine:
         await self._turns.settled()
         self._turns.retire()
         assert not self._accepting
-
-    def freeze_memory(self) -> int:
-        """Take all that is in memory now out of the garbage collector's sight; return how much.
-
-        After loading many actors: a full collection over a million of them takes a third of a
-        second, and frees nothing. Objects that are frozen and then dropped are still freed by
-        their reference counts.
-        """
-        gc.collect()
-        gc.freeze()
-        return gc.get_freeze_count()
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -405,7 +394,7 @@ class Engine:
         if not 1 <= len(key.encode()) <= limits.IDEMPOTENCY_KEY_BYTES_MAX:
             bound = limits.IDEMPOTENCY_KEY_BYTES_MAX
             raise InvalidFieldError("Idempotency-Key", f"must be 1 to {bound} bytes")
-        method = _tag(envelope.message)
+        method = tag_of(envelope.message)
         request = digest_bytes(encode_message(envelope.message))
         scope = (envelope.actor, method, key)
         running = self._keyed.get(scope)
@@ -434,7 +423,11 @@ class Engine:
         else:
             reply_type = envelope.message.reply_type
             kind = Any if reply_type is None else reply_type
-            envelope.succeed(msgspec.msgpack.decode(kept.reply, type=kind))
+            try:
+                envelope.succeed(msgspec.msgpack.decode(kept.reply, type=kind))
+            except msgspec.ValidationError as error:
+                problem = f"{method} was carried out, and returns another type now: {error}"
+                envelope.fail(ConflictError(problem, key=envelope.key[:64]))
 
     # --- care of single keys --------------------------------------------------------------------
 
@@ -531,7 +524,7 @@ class Engine:
             durable_version=activation.durable_version,
             incarnation=activation.incarnation,
             mailbox=len(activation.mailbox or ()),
-            handler=_tag(running.envelope.message) if running else "",
+            handler=tag_of(running.envelope.message) if running else "",
             handler_ms=held_ns // NANOSECONDS_PER_MS,
             paused=activation.paused,
             size_bytes=activation.size_bytes,
@@ -549,12 +542,6 @@ class Engine:
         for envelope in self._keyed.values():
             assert envelope.request, "a key comes with its request's digest"
             assert not envelope.is_answered, "an answered call is no call on its way"
-
-
-def _tag(message: Message) -> str:
-    tag = type(message).__struct_config__.tag
-    assert isinstance(tag, str), "messages are tagged with strings"
-    return tag
 
 
 def _failed(error: KelpieError) -> asyncio.Future[Any]:

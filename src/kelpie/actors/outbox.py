@@ -18,11 +18,11 @@ import msgspec
 
 from kelpie.actors.callers import principal_of
 from kelpie.actors.described import describe
+from kelpie.actors.failures import describe_failure
 from kelpie.actors.pump import (
     RETRY_DELAY_MS_MAX,
     PumpDeps,
     Setback,
-    describe_failure,
     judge_failure,
 )
 from kelpie.core import limits

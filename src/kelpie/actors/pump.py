@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,13 +77,3 @@ def judge_failure(error: BaseException, attempts: int, *, is_call: bool = False)
         is_final=is_refused or (counts and attempts >= limits.MESSAGE_ATTEMPTS_MAX),
         delay_ms=min(RETRY_DELAY_MS_MIN << min(attempts, 10), RETRY_DELAY_MS_MAX),
     )
-
-
-def describe_failure(error: KelpieError) -> str:
-    """Return the error and, when a bug caused it, the end of that bug's traceback."""
-    text = str(error)[: limits.FAILURE_TRACE_CHARS_MAX]
-    if error.__cause__ is not None:
-        trace = "".join(traceback.format_exception(error.__cause__))
-        text = f"{text}\n{trace[-limits.FAILURE_TRACE_CHARS_MAX :]}"
-    # What a program says may have lone surrogates, which no store takes.
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -16,11 +16,11 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
+from kelpie.actors.failures import describe_failure
 from kelpie.actors.pump import (
     RETRY_DELAY_MS_MAX,
     PumpDeps,
     Setback,
-    describe_failure,
     judge_failure,
 )
 from kelpie.core.errors import BusyError, DrainingError, MessageGoneError, StoreError

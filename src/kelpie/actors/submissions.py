@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kelpie.actors.callers import CallStatus, caller_id
-from kelpie.actors.commands import Message, encode_message
+from kelpie.actors.commands import Message, encode_message, tag_of
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import Watch
 from kelpie.actors.outbox import OutboxPump
@@ -92,7 +92,7 @@ class Submissions:
         submission = Submission(
             call_id=f"call-{derive_uuid(self._rng.bytes(16), 0)}",
             actor=actor,
-            method=str(type(message).__struct_config__.tag),
+            method=tag_of(message),
             sender=caller_id(actor.tenant, principal),
             principal=principal,
             key=key or "",

@@ -21,6 +21,7 @@ from kelpie.actors.activation import Activation, Envelope, Waiter
 from kelpie.actors.blocking import BLOCKING_NS_MAX, BlockingWatch
 from kelpie.actors.commands import Message, Reply
 from kelpie.actors.commit import Drafted, draft_commit
+from kelpie.actors.failures import find_place
 from kelpie.actors.hosted import Hosted
 from kelpie.actors.machine import Decision, Turn
 from kelpie.actors.residents import Residents
@@ -179,7 +180,7 @@ class Turns:
             self.run_mailbox(activation)
 
     def _fail_load(self, activation: Activation, error: BaseException) -> None:
-        self.ports.telemetry.log("error", "actor.load_failed", actor=str(activation.actor))
+        self._log_bug("actor.load_failed", activation, error)
         failure = ActorFailedError(f"{activation.actor} could not be loaded: {error!r}")
         failure.__cause__ = error
         self.discard(activation, failure)
@@ -202,7 +203,7 @@ class Turns:
     def run_mailbox(self, activation: Activation) -> None:
         """Give queued messages their turns, until the actor is busy or the loop wants a chance."""
         now_ns = self.ports.clock.boot_ns
-        ends_ns = now_ns() + limits.TURNS_MS_PER_TICK_MAX * 1_000_000
+        ends_ns = now_ns() + limits.TURNS_MS_PER_TICK_MAX * NANOSECONDS_PER_MS
         for number in range(limits.TURNS_PER_TICK_MAX):
             if number and now_ns() >= ends_ns:
                 break
@@ -544,8 +545,13 @@ class Turns:
     def report_failure(self, activation: Activation, error: BaseException) -> None:
         """Count and log an exception that user code let go."""
         self.ports.telemetry.count("kelpie.turn.failures", type=activation.actor.type)
+        self._log_bug("turn.failed", activation, error)
+
+    def _log_bug(self, event: str, activation: Activation, error: BaseException) -> None:
+        place = find_place(error)
+        where = {"at": place} if place else {}
         self.ports.telemetry.log(
-            "error", "turn.failed", actor=str(activation.actor), error=repr(error)
+            "error", event, actor=str(activation.actor), error=repr(error), **where
         )
 
     def check_invariants(self) -> None:

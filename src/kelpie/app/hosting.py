@@ -12,12 +12,11 @@ from typing import Any
 from kelpie.actors.api.definition import Actor, definition_of
 from kelpie.actors.api.gateway import Gateway, TypeInfo
 from kelpie.actors.api.hosting import ActorMachine
-from kelpie.actors.api.method import Method
 from kelpie.actors.engine import Inspection
 from kelpie.actors.submissions import Submissions, SubmittedCall
 from kelpie.app.embed import SpinePort
 from kelpie.app.wiring import Node
-from kelpie.core.errors import InvalidFieldError, NotFoundError
+from kelpie.core.errors import InvalidFieldError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.effects.gate import Gated
 from kelpie.server.decoding import decode_body
@@ -63,7 +62,7 @@ class HostedActors:
     ) -> None:
         self.built_in_types = built_in_types
         self._gateway = gateway
-        self._definitions = {kind.type_name(): definition_of(kind) for kind in kinds}
+        self._names = frozenset(kind.type_name() for kind in kinds)
         self._types = gateway.types()
 
     def types(self) -> Sequence[TypeInfo]:
@@ -72,7 +71,7 @@ class HostedActors:
 
     def hosts(self, type_name: str) -> bool:
         """Whether a user-defined type has this name."""
-        return type_name in self._definitions
+        return type_name in self._names
 
     async def call(
         self,
@@ -91,7 +90,7 @@ class HostedActors:
             InvalidFieldError: An argument is missing, unknown or of another type.
             KelpieError: As `Gateway.call`.
         """
-        found = self._method(actor.type, method)
+        found = self._gateway.method(actor.type, method)
         try:
             return await self._gateway.call(
                 actor, method, arguments, principal=principal, key=key, timeout_ms=timeout_ms
@@ -106,10 +105,12 @@ class HostedActors:
         return self._gateway.submissions
 
     def is_command(self, type_name: str, method: str) -> bool:
-        """Whether this is a method that can be submitted."""
-        definition = self._definitions.get(type_name)
-        found = definition.methods.get(method) if definition is not None else None
-        return found is not None and found.kind == "command"
+        """Whether this method can be submitted.
+
+        Raises:
+            NotFoundError: No such type or method.
+        """
+        return self._gateway.method(type_name, method).kind == "command"
 
     async def submit(
         self, actor: ActorId, method: str, arguments: bytes, *, principal: str, key: str | None
@@ -121,7 +122,7 @@ class HostedActors:
             InvalidFieldError: An argument is missing, unknown or of another type.
             KelpieError: As `Submissions.submit`.
         """
-        decode_body(arguments, self._method(actor.type, method).payload)
+        decode_body(arguments, self._gateway.method(actor.type, method).payload)
         return await self._gateway.submit_named(
             actor, method, arguments, principal=principal, key=key
         )
@@ -129,13 +130,6 @@ class HostedActors:
     def result_json(self, call: SubmittedCall) -> bytes:
         """Return what a completed call came to, as JSON."""
         return self._gateway.result_json(call)
-
-    def _method(self, type_name: str, name: str) -> Method[Any, Any]:
-        definition = self._definitions.get(type_name)
-        found = definition.methods.get(name) if definition is not None else None
-        if found is None:
-            raise NotFoundError("method", f"{type_name}.{name[:200]}")
-        return found
 
     def inspect(self, actor: ActorId) -> Inspection:
         """Return the actor as this process has it."""

@@ -105,8 +105,9 @@ class NotFoundError(InputError):
 
     code = "not_found"
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"{kind} {name!r} does not exist", kind=kind, name=name)
+    def __init__(self, kind: str, name: str, *, hint: str = "") -> None:
+        said = f"{kind} {name!r} does not exist"
+        super().__init__(f"{said}; {hint}" if hint else said, kind=kind, name=name)
 
 
 class ConflictError(InputError):

@@ -360,8 +360,16 @@ async def test_arguments_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> 
         assert await call(actor, "total", b"", principal="t") == b"2"
         with pytest.raises(InvalidFieldError, match="unknown field `more`"):
             await call(actor, "add", b'{"amount": 2, "more": 1}', principal="t")
-        with pytest.raises(NotFoundError, match=r"Account\.tick"):
+        with pytest.raises(NotFoundError, match=r"Account\.tick.*Account has add, "):
             await call(actor, "tick", b'{"name": "x"}', principal="t")
+        with pytest.raises(NotFoundError, match="marked @reminder, and only the runtime"):
+            await untyped.tick("x")
+        stranger = ActorId(TENANT_DEFAULT, "Acount", "a")
+        with pytest.raises(NotFoundError, match="hosted here: Account"):
+            await call(stranger, "add", b'{"amount": 2}', principal="t")
+        number: Any = 17
+        with pytest.raises(InvalidFieldError, match=r"actor\.key: 17 must be a str, and is int"):
+            await runtime.ref(Account, number).add(1)
 
 
 @pytest.mark.requirement("ACTOR-EXACTLY-ONCE")
@@ -620,6 +628,87 @@ async def test_an_older_state_is_carried_forward_and_an_unknown_one_refused(tmp_
         assert await runtime.ref(NewPurse, "a").show() == "2.51 EUR"
 
 
+class RenamedState(State):
+    euros: int = 0
+
+
+class RenamedPurse(Actor[RenamedState]):
+    actor_type = "purse"
+
+    @command
+    def put(self, euros: int) -> None:
+        self.state.euros += euros
+
+
+@pytest.mark.requirement("ACTOR-STATE-VERSION")
+async def test_a_renamed_field_is_refused_and_not_reset(tmp_path: Path) -> None:
+    async with opened(tmp_path, OldPurse) as runtime:
+        await runtime.ref(OldPurse, "a").put(250)
+    async with opened(tmp_path, RenamedPurse) as runtime:
+        with pytest.raises(StoreVersionError, match=r"unknown field `cents`.*raise schema_v"):
+            await runtime.ref(RenamedPurse, "a").put(1)
+    async with opened(tmp_path, OldPurse) as runtime:
+        await runtime.ref(OldPurse, "a").put(250)
+    async with opened(tmp_path, NewPurse) as runtime:
+        assert await runtime.ref(NewPurse, "a").show() == "5.0 EUR"
+
+
+class Wordy(Actor[OldState]):
+    actor_type = "purse"
+
+    @command
+    def put(self, cents: int) -> str:
+        self.state.cents += cents
+        return f"{self.state.cents} cents"
+
+
+class Numeric(Actor[OldState]):
+    actor_type = "purse"
+
+    @command
+    def put(self, cents: int) -> int:
+        self.state.cents += cents
+        return self.state.cents
+
+
+@pytest.mark.requirement("ACTOR-IDEMPOTENCY")
+async def test_a_kept_reply_of_another_type_is_an_error_and_no_second_turn(tmp_path: Path) -> None:
+    async with opened(tmp_path, Wordy) as runtime:
+        assert await runtime.ref(Wordy, "a", idempotency_key="k").put(250) == "250 cents"
+    async with opened(tmp_path, Numeric) as runtime:
+        with pytest.raises(ConflictError, match="put was carried out, and returns another type"):
+            await runtime.ref(Numeric, "a", idempotency_key="k").put(250)
+        assert await runtime.ref(Numeric, "a").put(1) == 251
+
+
+class Careless(Actor[OldState]):
+    @command
+    def put(self, cents: Any) -> None:
+        self.state.cents = cents
+
+    @command
+    async def put_later(self, cents: Any) -> None:
+        self.state.cents = cents
+
+    @query
+    def cents(self) -> int:
+        return self.state.cents
+
+
+@pytest.mark.requirement("ACTOR-ROLLBACK")
+async def test_a_state_that_could_not_be_loaded_again_is_not_stored(tmp_path: Path) -> None:
+    async with opened(tmp_path, Careless) as runtime:
+        purse = runtime.ref(Careless, "a")
+        await purse.put(5)
+        for put, name in ((purse.put, "put"), (purse.put_later, "put_later")):
+            wrong = rf"Careless\.{name} left a state that does not fit OldState.*\$\.cents"
+            with pytest.raises(ActorFailedError, match=wrong):
+                await put("five")
+        assert await purse.cents() == 5
+    async with opened(tmp_path, Careless) as runtime:
+        assert await runtime.ref(Careless, "a").cents() == 5
+
+
 @pytest.mark.requirement("ACTOR-BLOCKING")
 @pytest.mark.parametrize("method", ["compute", "compute_later", "look_long", "hold"])
 async def test_a_handler_that_holds_the_loop_is_named(tmp_path: Path, method: str) -> None:
@@ -677,6 +766,11 @@ async def test_classes_that_cannot_be_hosted_are_refused_by_name(tmp_path: Path)
         def take(self, *many: int) -> None:
             self.state.cents += sum(many)
 
+    class Clash(Actor[OldState]):
+        @command
+        def print(self, reply_type: str) -> None:
+            self.state.cents += len(reply_type)
+
     class Needy(Actor[NeedyState]):
         @query
         def show(self) -> int:
@@ -686,6 +780,7 @@ async def test_classes_that_cannot_be_hosted_are_refused_by_name(tmp_path: Path)
         (Bare, "no @command or @query"),
         (Stubborn, "use on_activate"),
         (Loose, "name each one"),
+        (Clash, "'reply_type' must have another name"),
         (Needy, "needs a default"),
     ]
     for kind, problem in cases:

@@ -221,7 +221,7 @@ class Context(msgspec.Struct, eq=False):
         """Cancel a reminder of this actor; harmless when there is none."""
         self._ask(c.Forget(name=name))
 
-    def emit(self, kind: str, body: Any) -> None:
+    def emit(self, kind: str, body: Any = None) -> None:
         """Append an event to this actor's log; readers see it once the turn is durable."""
         self._ask(c.Emit(kind=kind, body=body))
 

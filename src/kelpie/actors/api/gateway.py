@@ -30,6 +30,8 @@ from kelpie.storage.records import DeadLetter
 A = TypeVar("A", bound=Actor[Any])
 T = TypeVar("T")
 
+NAME_CHARS_MAX = 200  # of a name that a stranger gave, in an error
+NAMES_SHOWN_MAX = 20  # of what exists, to one who asked for what does not
 FOLLOW_LOOK_S = 5.0  # a hint may be lost; a look at the store is cheap
 
 
@@ -177,7 +179,7 @@ class Gateway:
             InvalidFieldError: The arguments do not fit the method, or the deadline is no deadline.
             KelpieError: As the engine's ``call`` and ``query``.
         """
-        found = self._method(actor.type, method)
+        found = self.method(actor.type, method)
         if not 1 <= timeout_ms <= limits.INVOCATION_TIMEOUT_MS_MAX:
             bound = limits.INVOCATION_TIMEOUT_MS_MAX
             raise InvalidFieldError("timeout_ms", f"must be 1 to {bound:,}")
@@ -200,18 +202,28 @@ class Gateway:
         if method.kind == "query":
             return await self.engine.query(actor, message, timeout_ms=timeout_ms)
         if method.kind != "command":
-            raise NotFoundError("method", method.name)
+            hint = f"it is marked @{method.kind}, and only the runtime calls it"
+            raise NotFoundError("method", method.name, hint=hint)
         return await self.engine.call(
             actor, message, principal=principal, key=key, timeout_ms=timeout_ms
         )
 
-    def _method(self, type_name: str, name: str) -> Method[Any, Any]:
+    def method(self, type_name: str, name: str) -> Method[Any, Any]:
+        """Return a command or a query of a hosted class.
+
+        Raises:
+            NotFoundError: There is none; the error names those that there are.
+        """
         definition = self._definitions.get(type_name)
         if definition is None:
-            raise NotFoundError("actor type", type_name)
+            hint = f"hosted here: {', '.join(sorted(self._definitions)[:NAMES_SHOWN_MAX])}"
+            raise NotFoundError("actor type", type_name[:NAME_CHARS_MAX], hint=hint)
         method = definition.methods.get(name)
         if method is None or method.kind not in {"command", "query"}:
-            raise NotFoundError("method", f"{type_name}.{name}")
+            methods = definition.methods.values()
+            open_to_calls = sorted(m.name for m in methods if m.kind in {"command", "query"})
+            hint = f"{type_name} has {', '.join(open_to_calls[:NAMES_SHOWN_MAX])}"
+            raise NotFoundError("method", f"{type_name}.{name[:NAME_CHARS_MAX]}", hint=hint)
         return method
 
     # --- submitted calls ------------------------------------------------------------------------
@@ -232,7 +244,7 @@ class Gateway:
         if method.kind != "command":
             raise OrderError(f"only commands can be submitted, {method.name} is none")
         actor = target.actor(self._tenant)
-        self._method(actor.type, method.name)
+        self.method(actor.type, method.name)
         call = await self._calls.submit(
             actor,
             method.pack(args, kwargs),
@@ -275,9 +287,9 @@ class Gateway:
             InvalidFieldError: The arguments do not fit the method.
             KelpieError: As `Submissions.submit`.
         """
-        found = self._method(actor.type, method)
+        found = self.method(actor.type, method)
         if found.kind != "command":
-            raise NotFoundError("command", f"{actor.type}.{method}")
+            raise NotFoundError("command", f"{actor.type}.{method}", hint="it is a query; call it")
         message = found.read_json(arguments)
         return await self._calls.submit(actor, message, principal=principal, key=key)
 

@@ -166,7 +166,17 @@ class ActorMachine:
         encoded = self._encode(instance.state)
         if value is not None and encoded == state and not context.has_asked:
             return Decision(state=state, commands=(Reply(value=value),))
+        self._require_loadable(encoded, state, method)
         return self._decision(state, encoded, context.commands, value)
+
+    def _require_loadable(self, encoded: bytes, state: Held, method: Method[Any, Any]) -> None:
+        """Return if what a command left in its state is what it found, or can be loaded again.
+
+        Raises:
+            TypeError: It cannot: fields are not checked when they are set.
+        """
+        if encoded != self.dump(state):
+            self._codec.require_loadable(encoded, method.name)
 
     def _decision(
         self, state: Held, encoded: bytes, commands: tuple[Command, ...], value: Any
@@ -179,7 +189,6 @@ class ActorMachine:
         if encoded == before:
             # The same object says that nothing changed: no comparison, no commit.
             return Decision(state=state, commands=commands)
-        self._decode(encoded)  # fields are not checked when they are set, and must be readable
         if isinstance(state, bytes):
             return Decision(state=encoded, commands=commands)
         return Decision(state=Kept(encoded, state.shared), commands=commands)
@@ -262,4 +271,6 @@ class ActorMachine:
         instance.ctx = context
         current_caller.set(context)
         value = await method.run(instance, message)
-        return HandlerEnded(self._encode(instance.state), context.commands, value)
+        encoded = self._encode(instance.state)
+        self._require_loadable(encoded, state, method)
+        return HandlerEnded(encoded, context.commands, value)

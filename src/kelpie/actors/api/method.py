@@ -37,6 +37,7 @@ R_co = TypeVar("R_co", covariant=True)
 Kind = Literal["command", "query", "reminder", "outcome"]
 
 _SCALARS: Final = frozenset({bool, int, float, str, bytes})
+RESERVED_NAMES: Final = frozenset({"reply_type"})  # a message has it already
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -137,6 +138,8 @@ class Method(Generic[P, R_co]):
                 raise self._bad(owner, f"{parameter} cannot travel in a message; name each one")
             if parameter.name not in hints:
                 raise self._bad(owner, f"parameter {parameter.name!r} has no annotation")
+            if parameter.name in RESERVED_NAMES:
+                raise self._bad(owner, f"parameter {parameter.name!r} must have another name")
             field: tuple[Any, ...] = (parameter.name, hints[parameter.name])
             if parameter.default is not parameter.empty:
                 field = (*field, parameter.default)

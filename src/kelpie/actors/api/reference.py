@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from kelpie.core.errors import OrderError
+from kelpie.core.errors import InvalidFieldError, OrderError
 from kelpie.core.ids import ActorId, Tenant
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ class Address:
         known = self.known
         if known is None or known.tenant != (self.tenant or tenant):
             owner = Tenant(self.tenant) if self.tenant else tenant
-            known = self.known = ActorId(owner, self.type_name, self.key)
+            try:
+                known = self.known = ActorId(owner, self.type_name, self.key)
+            except TypeError as error:
+                problem = f"{self.key!r} must be a str, and is {type(self.key).__name__}"
+                raise InvalidFieldError("actor.key", problem) from error
             assert known.tenant == owner, "a name belongs to its tenant"
             assert known.key == self.key, "a reference means one actor"
         return known
@@ -104,7 +108,8 @@ class Address:
         caller = self.caller or current_caller.get()
         if caller is None:
             raise OrderError(
-                f"ref({self.type_name}, {self.key!r}) has no runtime here: use runtime.ref(...)"
+                f"ref({self.type_name}, {self.key!r}) cannot be called here: in a def handler use "
+                "ctx.send or make it async def, outside handlers use runtime.ref(...)"
             )
         return caller
 

@@ -1,6 +1,7 @@
 """Typed state with a version, and the functions that carry an older state forward.
 
-Invariants: a state of an unknown version is never decoded; a missing step is named.
+Invariants: a state of an unknown version is never decoded; a missing step is named; no field of a
+stored state is dropped in silence; what is stored can be loaded again.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from kelpie.storage.records import StoredActor
 Fields = dict[str, Any]
 
 
-class State(msgspec.Struct):
-    """Base of an actor's state: fields with defaults, and the version of their layout."""
+class State(msgspec.Struct, forbid_unknown_fields=True):
+    """Base of an actor's state: fields with defaults, and the version of their layout.
+
+    A stored field that the class no longer has is refused: a renamed one would start again from its
+    default, and the next turn would write that over what was stored.
+    """
 
     schema_version: ClassVar[int] = 1
 
@@ -102,6 +107,19 @@ class StateCodec(Generic[S]):
             problem = f"it does not fit {self.state_type.__name__} ({error})"
             advice = "raise schema_version and add the step, or correct it"
             raise self._refuse(stored, f"{problem}; {advice}") from error
+
+    def require_loadable(self, encoded: bytes, method: str) -> None:
+        """Check what a turn of ``method`` left; a struct does not check what is assigned to it.
+
+        Raises:
+            TypeError: A field has a value that is not of its type; it could not be loaded again.
+        """
+        try:
+            self.decode(encoded)
+        except msgspec.ValidationError as error:
+            name = self.state_type.__name__
+            problem = f"{self.owner}.{method} left a state that does not fit {name}: {error}"
+            raise TypeError(problem) from error
 
     def _refuse(self, stored: StoredActor, problem: str) -> StoreVersionError:
         return StoreVersionError(

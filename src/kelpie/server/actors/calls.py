@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kelpie.actors.api.gateway import NAME_CHARS_MAX, NAMES_SHOWN_MAX
 from kelpie.core.errors import NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
@@ -23,7 +24,9 @@ def named_actor(call: Call[Any, Any]) -> ActorId:
     """
     kind, key = call.path["type"], call.path["key"]
     if not call.deps.actors.hosts(kind):
-        raise NotFoundError("actor type", kind[:200])
+        hosted = ", ".join(each.name for each in call.deps.actors.types()[:NAMES_SHOWN_MAX])
+        hint = f"hosted here: {hosted}" if hosted else "kelpie serve APP hosts classes"
+        raise NotFoundError("actor type", kind[:NAME_CHARS_MAX], hint=hint)
     return ActorId(call.tenant, kind, key)
 
 

@@ -87,7 +87,11 @@ class ActorService(Protocol):
         ...
 
     def is_command(self, type_name: str, method: str) -> bool:
-        """Whether this is a method that can be submitted."""
+        """Whether this method can be submitted.
+
+        Raises:
+            NotFoundError: No such type or method.
+        """
         ...
 
     async def submit(
