@@ -91,6 +91,7 @@ MUTANTS: Final = (
         after="        except KelpieError:\n            self._install(activation, None)\n",
         family="histories",
         scenario="crowd",
+        faults=("storage.read_fail", "crash.after_write"),
     ),
     Mutant(
         name="reply-is-not-kept",
@@ -131,14 +132,6 @@ MUTANTS: Final = (
         after="message_id > ? ORDER BY message_id DESC LIMIT",
         family="messages",
         scenario="errands",
-    ),
-    Mutant(
-        name="outbox-is-not-driven-again",
-        file="actors/outbox.py",
-        before="        self._news.set()\n        deps.runtime.listen",
-        after="        deps.runtime.listen",
-        family="liveness",
-        scenario="bank",
     ),
     Mutant(
         name="reminder-is-not-removed",
