@@ -45,3 +45,21 @@ def test_a_store_that_cannot_be_synced_while_it_is_opened_is_a_typed_error(seed:
     config = config_of("storage.sync_fail", rate=0.8, count=4)
     report = require_clean(live(SCENARIOS["counters"](), seed, config))
     assert report.injected["storage.sync_fail"] > 0
+
+
+@pytest.mark.requirement("SIM-HEALS")
+@pytest.mark.parametrize("seed", range(6))
+def test_a_pump_goes_on_when_memory_is_short_and_nobody_is_resident(seed: int) -> None:
+    """A sweep of an empty house raised, and a reminder's lane waited for ever."""
+    names = ("resource.out_of_memory", "migration.upcast_fail")
+    config = config_of(*names, rate=0.5, count=8)
+    report = require_clean(live(SCENARIOS["care"](), seed, config))
+    assert report.injected["resource.out_of_memory"] > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plan_that_is_asked_for_twice_under_a_key_is_one_plan(seed: int) -> None:
+    """Making a plan ignored its key, and applying one refused whoever asked again."""
+    config = config_of("network.reset", rate=0.1, count=10)
+    report = require_clean(live(SCENARIOS["plans"](), seed, config))
+    assert report.commits > 0
