@@ -101,7 +101,14 @@ def live_through(
         for worker in range(workers):
             span = (str(worker), str(seeds_max), str(workers))
             started = subprocess.Popen(
-                [sys.executable, "-m", "tests.mutants.live", mutant.scenario, *span, *mutant.faults],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.mutants.live",
+                    mutant.scenario,
+                    *span,
+                    *mutant.faults,
+                ],
                 env=environment,
                 cwd=sources,
                 stdout=subprocess.PIPE,

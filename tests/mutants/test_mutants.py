@@ -37,7 +37,7 @@ def test_a_mutant_whose_text_is_gone_says_so() -> None:
         family="none",
         scenario="counters",
     )
-    with pytest.raises(StaleMutantError, match="0 places in actors/turns.py"):
+    with pytest.raises(StaleMutantError, match=r"0 places in actors/turns\.py"):
         mutate(stale)
 
 

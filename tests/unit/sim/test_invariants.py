@@ -19,6 +19,8 @@ from kelpie.sandbox.protocol import FileChange
 from kelpie.sim.book import ActorHeld
 from kelpie.sim.invariants import INVARIANTS, every_invariant
 from kelpie.sim.invariants.approvals import Said
+from kelpie.sim.invariants.life import DeletingSeen
+from kelpie.sim.invariants.plans import ReplanSeen
 from kelpie.sim.invariants.turns import CrowdSeen, TurnSeen
 from kelpie.sim.view import ReadSeen
 from kelpie.storage.records import (
@@ -182,6 +184,8 @@ def test_two_answers_under_a_key_are_seen() -> None:
     assert story.answer("POST", ADD, {"result": 1}, key="k") is None
     assert story.answer("POST", ADD, {"result": 1}, key="k") is None
     assert "then" in str(story.answer("POST", ADD, {"result": 2}, key="k"))
+    assert story.answer("POST", ADD, {}, status=422, key="other") is None, "a refusal is an answer"
+    assert "refused when" in str(story.answer("POST", ADD, {}, status=422, key="k"))
 
 
 def test_two_objects_under_a_key_are_seen() -> None:
@@ -270,7 +274,7 @@ def test_an_agent_that_is_lost_or_comes_back_is_seen() -> None:
     story.answer("POST", "/v1/agents/", {"id": "a1"}, key="k", answered_ns=1)
     assert story.answer("GET", "/v1/agents/a1", {}, asked_ns=2) is None
     assert "is not found" in str(story.answer("GET", "/v1/agents/a1", {}, status=404, asked_ns=2))
-    story.say("deleting", (HOST, "a1"))
+    story.say("deleting", DeletingSeen(HOST, "a1"))
     assert story.answer("GET", "/v1/agents/a1", {}, status=404, asked_ns=3) is None
     story.answer("DELETE", "/v1/agents/a1", {}, answered_ns=4)
     assert "was deleted and is found" in str(story.answer("GET", "/v1/agents/a1", {}, asked_ns=5))
@@ -308,9 +312,7 @@ def test_a_second_start_of_what_may_run_once_is_seen() -> None:
 
 def test_a_start_without_its_own_approval_in_time_is_seen() -> None:
     def judge(record: Any, now_ms: int = 1_000) -> str:
-        return str(
-            Story("starts-with-its-approval").commit(effects_commit(record, now_ms=now_ms))
-        )
+        return str(Story("starts-with-its-approval").commit(effects_commit(record, now_ms=now_ms)))
 
     good = effect_of()
     assert judge(good) == "None"
@@ -393,8 +395,8 @@ def test_a_held_store_that_drives_its_work_is_seen() -> None:
 
 def test_a_plan_that_is_not_empty_after_its_apply_is_seen() -> None:
     story = Story("re-plan-is-empty")
-    assert story.say("re-planned", ("root", False)) is None
-    assert "is not empty" in str(story.say("re-planned", ("root", True)))
+    assert story.say("re-planned", ReplanSeen("root", has_changes=False)) is None
+    assert "is not empty" in str(story.say("re-planned", ReplanSeen("root", has_changes=True)))
 
 
 def plan_of(*paths: str) -> Plan:

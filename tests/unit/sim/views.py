@@ -13,7 +13,7 @@ from kelpie.sim.book import StoreSeen
 from kelpie.sim.edge import HttpAnswer
 from kelpie.sim.invariants import INVARIANTS
 from kelpie.sim.view import AnswerSeen, CommitSeen, Invariant, View
-from kelpie.storage.audit import AuditHead, GENESIS, link_record
+from kelpie.storage.audit import GENESIS, AuditHead, link_record
 from kelpie.storage.records import AuditAppend, AuditRecord, Commit, CommitReceipt, EffectRow
 
 HOST = "n1"
@@ -109,7 +109,7 @@ class Story:
     ) -> str | None:
         """Let a client be told something."""
         answer = HttpAnswer(status, msgspec.json.encode(body))
-        seen = AnswerSeen(HOST, method, target, key, answer, asked_ns, answered_ns)
+        seen = AnswerSeen(HOST, method, target, key, answer, asked_ns, max(asked_ns, answered_ns))
         self.view.answers.append(seen)
         return self._check()
 
@@ -126,7 +126,7 @@ class Story:
 
 def copy_of(rows: Any) -> Any:
     """Return the tables with dictionaries of their own."""
-    names = [name for name in rows.__slots__]
+    names = list(rows.__slots__)
     return type(rows)(**{name: dict(getattr(rows, name)) for name in names})
 
 

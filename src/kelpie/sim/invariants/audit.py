@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from kelpie.core.errors import CorruptionError
 from kelpie.sim.view import View
 from kelpie.storage.audit import verify_chain

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from kelpie.sim.client import insist
 from kelpie.sim.host import SimulatedHost
+from kelpie.sim.invariants.plans import ReplanSeen
 from kelpie.sim.person import Person
 from kelpie.sim.scenarios.heal import settle
 from kelpie.sim.world import SimulatedWorld
@@ -51,7 +52,7 @@ def write_yaml(wanted: dict[str, str]) -> str:
 class PlansScenario:
     """One root on one machine, changed by several plans one after the other."""
 
-    name: Final = "plans"
+    name = "plans"
 
     async def run(self, world: SimulatedWorld) -> None:
         """Plan, answer, apply, plan again; heal."""
@@ -94,14 +95,15 @@ class PlansScenario:
         replanned = await insist(host, "POST", "/v1/plans", body, key=f"again-{number}")
         assert replanned.status == 200, replanned.body
         planned = world.view.said.setdefault("re-planned", [])
-        planned.append((f"{host.name}: plan {number}", replanned.json()["has_changes"]))
+        planned.append(ReplanSeen(str(root), replanned.json()["has_changes"]))
         world.check()
 
     async def _follow(self, host: SimulatedHost, plan_id: str) -> dict[str, Any]:
+        plan: dict[str, Any] = {}
         for _ in range(LOOKS_MAX):
             answer = await insist(host, "GET", f"/v1/plans/{plan_id}")
             assert answer.status == 200, answer.body
-            plan: dict[str, Any] = answer.json()
+            plan = answer.json()
             if plan["status"] in OVER:
                 return plan
             await asyncio.sleep(LOOK_EVERY_S)

@@ -26,7 +26,7 @@ REIGN_S: Final = 2.0
 class UsurperScenario:
     """Counters on one machine whose store is taken over."""
 
-    name: Final = "usurper"
+    name = "usurper"
 
     def __init__(self) -> None:
         self._acknowledged = 0
@@ -70,5 +70,8 @@ class UsurperScenario:
 
 def claim_shards(path: Path) -> None:
     """Own every shard of the store at ``path``, as whoever opens it does first."""
+    assert path.is_file(), "only a store that exists is taken over"
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
-        connection.execute("UPDATE shards SET epoch = epoch + 1, session = 'usurper'")
+        query = "UPDATE shards SET epoch = epoch + 1, session = 'usurper'"
+        claimed = connection.execute(query).rowcount
+    assert claimed > 0, "a store has shards"
