@@ -21,6 +21,7 @@ from kelpie.sim.world import SimulatedWorld
 
 PAUSE_S_MAX: Final = 0.5
 REIGN_S: Final = 2.0
+MOMENT_S: Final = 0.001
 
 
 class UsurperScenario:
@@ -60,6 +61,8 @@ class UsurperScenario:
     async def _usurp(self, world: SimulatedWorld, host: SimulatedHost) -> None:
         rng = world.stream("usurper")
         await asyncio.sleep(rng.random() * PAUSE_S_MAX * world.config.operations)
+        while host.is_writing:  # noqa: ASYNC110  a file is looked at between two commits
+            await asyncio.sleep(MOMENT_S)
         if host.is_serving and not host.has_failed:
             claim_shards(host.settings().store.path)
             host.look(is_rest=False)
