@@ -242,6 +242,12 @@ PROMISES: dict[str, Requirement] = {
     "SIM-SEALED": Requirement(
         text="Whatever would leave a simulated run raises an error that names who tried.",
     ),
+    "SIM-MUTANTS": Requirement(
+        text="Planted bugs are found by general invariants; the clean tree passes their seeds.",
+    ),
+    "SIM-ORACLES": Requirement(
+        text="Every invariant of the simulator says what is wrong when it does not hold.",
+    ),
     "SIM-SEED-REPEATS": Requirement(
         text="A seed gives the same run, step by step, in any process.",
     ),

@@ -35,7 +35,8 @@ class Mutant:
 
 _DENY: Final = """    work.deny(record, record.verdict, reason, by=work.turn.principal)
     work.reply"""
-_DENY_AS_YES: Final = """    yes = Approval(digest=record.digest, by=work.turn.principal, at_ms=work.turn.now_ms)
+_DENY_AS_YES: Final = """    by, at_ms = work.turn.principal, work.turn.now_ms
+    yes = Approval(digest=record.digest, by=by, at_ms=at_ms)
     work.commands.append(Forget(name=expiry_name(record)))
     work.approve(record, record.verdict, yes, due_ms=record.due_ms)
     work.reply"""
@@ -87,10 +88,13 @@ MUTANTS: Final = (
     Mutant(
         name="failed-load-is-an-empty-state",
         file="actors/turns.py",
-        before="        except KelpieError as error:\n            self.discard(activation, error)\n",
+        before=(
+            "        except KelpieError as error:\n            self.discard(activation, error)\n"
+        ),
         after="        except KelpieError:\n            self._install(activation, None)\n",
         family="histories",
         scenario="crowd",
+        faults=("storage.read_fail", "crash.after_write"),
     ),
     Mutant(
         name="reply-is-not-kept",
@@ -131,14 +135,6 @@ MUTANTS: Final = (
         after="message_id > ? ORDER BY message_id DESC LIMIT",
         family="messages",
         scenario="errands",
-    ),
-    Mutant(
-        name="outbox-is-not-driven-again",
-        file="actors/outbox.py",
-        before="        self._news.set()\n        deps.runtime.listen",
-        after="        deps.runtime.listen",
-        family="liveness",
-        scenario="bank",
     ),
     Mutant(
         name="reminder-is-not-removed",

@@ -17,7 +17,17 @@ from kelpie.sim.scenarios.leases import LeasesScenario
 from kelpie.sim.swarm import RunConfig
 from tests.simulation.runs import live, require_clean
 
-SEEDS = {"agent_day": 80, "bank": 70, "care": 40, "counters": 70}
+SEEDS = {
+    "agent_day": 50,
+    "bank": 40,
+    "care": 30,
+    "counters": 40,
+    "crowd": 25,
+    "errands": 40,
+    "lives": 30,
+    "plans": 30,
+    "usurper": 20,
+}
 SLICES = 5
 HASHES = """
 from kelpie.sim.run import run

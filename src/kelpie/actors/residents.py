@@ -77,7 +77,7 @@ class Residents:
         is_short = fault("resource.out_of_memory")
         for _ in range(CANDIDATES_PER_SWEEP):
             fits = len(self._actors) <= self._count_max and self._bytes <= self._bytes_max
-            if fits and not is_short:
+            if not self._actors or (fits and not is_short):
                 break
             activation = next(iter(self._actors.values()))
             if activation.idle and not activation.touched and not activation.paused:

@@ -52,7 +52,7 @@ class ReminderHeld(NamedTuple):
     body: bytes
 
 
-class Kept(NamedTuple):
+class KeptReply(NamedTuple):
     """A reply that was kept under a key."""
 
     request: str
@@ -77,8 +77,8 @@ class Rows:
     lists: dict[tuple[str, str], tuple[str, int]] = field(
         default_factory=dict[tuple[str, str], tuple[str, int]]
     )
-    replies: dict[tuple[str, int, str, str], Kept] = field(
-        default_factory=dict[tuple[str, int, str, str], Kept]
+    replies: dict[tuple[str, int, str, str], KeptReply] = field(
+        default_factory=dict[tuple[str, int, str, str], KeptReply]
     )
 
     def is_alive(self, actor: str, incarnation: int) -> bool:
@@ -131,12 +131,12 @@ class Book:
 
     def note(self, commit: Commit, receipt: CommitReceipt | None) -> None:
         """Take a durable commit into account."""
+        assert commit.incarnation >= 1, "incarnations count from one"
         actor, rows = str(commit.actor), self.rows
         before = rows.actors.get(actor)
         is_same = before is not None and before.incarnation == commit.incarnation
-        state = commit.state
-        if state is None:
-            state = before.state if before is not None and is_same else b""
+        kept = before.state if before is not None and is_same else b""
+        state = kept if commit.state is None else commit.state
         version = commit.expected_version + 1
         state = b"" if commit.tombstone else state
         rows.actors[actor] = ActorHeld(commit.incarnation, version, commit.tombstone, state)
@@ -161,12 +161,14 @@ class Book:
 
     def adopt_numbers(self, found: dict[int, Letter]) -> None:
         """Learn the numbers of messages whose writer died before it heard them."""
+        waiting = len(self.unnumbered)
         for number in sorted(found):
             letter = found[number]
             if number not in self.rows.outbox and letter in self.unnumbered:
                 self.unnumbered.remove(letter)
                 self.rows.outbox[number] = letter
-        assert len(self.rows.outbox) >= 0, "letters are only added"
+        assert all(number > 0 for number in found), "messages are counted from one"
+        assert len(self.unnumbered) <= waiting, "a message gets one number"
 
     def _note_causes(self, commit: Commit, actor: str) -> None:
         if commit.consumes is not None:
@@ -198,7 +200,7 @@ class Book:
                 del rows.lists[place]
         if commit.reply is not None:
             reply = commit.reply
-            kept = Kept(reply.request, reply.reply, reply.expires_ms)
+            kept = KeptReply(reply.request, reply.reply, reply.expires_ms)
             rows.replies[actor, incarnation, reply.method, reply.key] = kept
 
     def _note_sends(self, commit: Commit, receipt: CommitReceipt | None) -> None:
@@ -253,9 +255,9 @@ def _read_rows(connection: sqlite3.Connection) -> Rows:
     for actor, data in query("SELECT actor, data FROM state_chunks ORDER BY actor, chunk"):
         chunks[actor] = chunks.get(actor, b"") + data
     columns = "actor, incarnation, version, tombstoned, state"
-    for actor, incarnation, version, tombstoned, state in query(f"SELECT {columns} FROM actors"):  # noqa: S608
-        state = chunks.get(actor, state)
-        rows.actors[actor] = ActorHeld(incarnation, version, bool(tombstoned), state)
+    for actor, incarnation, version, gone, inline in query(f"SELECT {columns} FROM actors"):  # noqa: S608
+        held = ActorHeld(incarnation, version, bool(gone), inline)
+        rows.actors[actor] = held._replace(state=chunks[actor]) if actor in chunks else held
     for actor, incarnation, key, value in query("SELECT actor, incarnation, key, value FROM kv"):
         rows.kv[actor, incarnation, key] = value
     for number, *letter in query("SELECT message_id, sender, receiver, body FROM outbox"):
@@ -271,7 +273,7 @@ def _read_rows(connection: sqlite3.Connection) -> Rows:
         rows.lists[collection, item] = (owner[0], owner[1])
     columns = "actor, incarnation, method, key, request, reply, expires_ms"
     for actor, incarnation, method, key, *kept in query(f"SELECT {columns} FROM replies"):  # noqa: S608
-        rows.replies[actor, incarnation, method, key] = Kept(*kept)
+        rows.replies[actor, incarnation, method, key] = KeptReply(*kept)
     return _without_deleted(rows)
 
 

@@ -105,7 +105,7 @@ class Person:
         """Let most of the time go by: what was said in time may be acted on too late."""
         early_ms = self._rng.randrange(1, LAST_MOMENT_MS_MAX)
         until_ns = (effect["card"]["expires_ms"] - early_ms) * NANOSECONDS_PER_MS
-        while (left_ns := until_ns - self._host.clock.wall_ns()) > 0:
+        while (left_ns := until_ns - self._host.clock.wall_ns()) > 0:  # noqa: ASYNC110  clocks
             await asyncio.sleep(min(1.0, left_ns / NANOSECONDS_PER_SECOND))
 
     async def _insist(self, effect: dict[str, Any], verb: str) -> None:

@@ -108,7 +108,10 @@ class View:
 
     def book_of(self, host: str) -> Book:
         """Return what the machine's store must hold."""
-        return self.books.setdefault(host, Book())
+        assert host, "a store is some machine's"
+        book = self.books.setdefault(host, Book())
+        assert self.books[host] is book, "a machine has one book"
+        return book
 
     def note_commit(self, seen: CommitSeen) -> None:
         """Take one durable commit into account."""

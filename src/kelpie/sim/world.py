@@ -210,12 +210,15 @@ class SimulatedWorld:
 
     def loaded(self, host: str, actor: ActorId, seen: int, stored: StoredActor | None) -> None:
         """Check every invariant over what a store answered."""
+        assert host in self.hosts, "a machine of this world"
+        assert seen <= self.view.commits, "commits are only added"
         self.view.read = ReadSeen(host, actor, seen, stored)
         self.check()
         self.view.read = None
 
     def looked(self, seen: StoreSeen) -> None:
         """Check every invariant over what is in a store's file."""
+        assert self.view.look is None, "one look at a time"
         book = self.view.book_of(seen.host)
         if not book.commits and seen.rows.actors and seen.is_held:
             book.begin_with(seen)
@@ -226,10 +229,14 @@ class SimulatedWorld:
 
     def released(self, host: str) -> None:
         """Take into account that a restored store may drive its work from now on."""
+        assert host in self.hosts, "a machine of this world"
         self.view.released.add(host)
+        assert not self.view.is_over, "a run that is over changes nothing"
 
     def answered(self, seen: AnswerSeen) -> None:
         """Check every invariant over what a client was told."""
+        assert seen.asked_ns <= seen.answered_ns, "an answer follows its question"
+        assert seen.host in self.hosts, "a machine of this world"
         self.view.answers.append(seen)
         self.check()
 

@@ -86,6 +86,6 @@ INVARIANTS: Final[tuple[Callable[[], Invariant], ...]] = (
 
 def every_invariant() -> list[Invariant]:
     """Return fresh instances of them all."""
-    made = [make() for make in INVARIANTS]
+    made: list[Invariant] = [make() for make in INVARIANTS]
     assert len({each.name for each in made}) == len(made), "two invariants share a name"
     return made

@@ -36,6 +36,8 @@ class _Starts:
     def of(self, view: View) -> Iterator[EffectRecord]:
         """Yield what has begun an attempt with the last commit."""
         for row in view.last.commit.effects if view.last else ():
+            assert row.attempt >= 0, "attempts count from zero"
+            assert row.effect_id, "an effect has an id"
             before = self._started.get(row.effect_id)
             self._started[row.effect_id] = (row.state, row.attempt)
             if row.state == "started" and before != ("started", row.attempt):
@@ -53,6 +55,8 @@ class EffectsStepAsAllowed:
     def check(self, view: View) -> str | None:
         """Compare every effect of the last commit with what it was before."""
         for row in view.last.commit.effects if view.last else ():
+            assert row.state in ALLOWED, "a state of the life cycle"
+            assert row.effect_id, "an effect has an id"
             before = self._states.get(row.effect_id)
             self._states[row.effect_id] = row.state
             # One turn may take several steps, so a skipped state is no news; leaving an end is.
@@ -77,6 +81,8 @@ class OnceStartsOnce:
         for record in self._starts.of(view):
             if record.promise == "once" and record.effect_id in self._begun:
                 return f"{record.kind} {record.effect_id} may run once and was started again"
+            assert record.state == "started", "only starts are judged"
+            assert record.attempt >= 1, "a start is an attempt"
             self._begun.add(record.effect_id)
         return None
 
@@ -128,7 +134,10 @@ class PeopleSaidYes:
         """Look for the yes to what the last commit started."""
         started = list(self._starts.of(view))
         for row in view.last.commit.effects if view.last else ():
-            self._records[row.effect_id] = _decode(row.body)
+            record = _decode(row.body)
+            assert record.effect_id == row.effect_id, "a row is its record's"
+            assert record.state == row.state, "a row is its record's"
+            self._records[row.effect_id] = record
         for record in started:
             if record.verdict is not None and record.verdict.color == "red":
                 problem = self._judge(record, view)
@@ -165,6 +174,7 @@ class NoMeansNo:
 
     def check(self, view: View) -> str | None:
         """Look for accepted refusals, and for what started after one."""
+        assert self._judged <= len(view.answers), "answers are only added"
         fresh, self._judged = view.answers[self._judged :], len(view.answers)
         for seen in fresh:
             if seen.answer.status == 200 and seen.target.startswith(APPROVALS):
@@ -182,6 +192,7 @@ class NoMeansNo:
             if refused:
                 return f"{record.kind} {record.effect_id} started after {min(refused)} was refused"
         self._denied.update(ended)
+        assert self._denied.issuperset(ended), "what ended is not forgotten"
         return None
 
 
@@ -201,6 +212,8 @@ class ApprovalsAreUsedOnce:
             if approval is None or approval.by == "policy":
                 continue
             use = (approval.grant or record.effect_id, approval.digest)
+            assert approval.by, "a yes is somebody's"
+            assert approval.digest, "a yes is to something"
             user = self._users.setdefault(use, record.effect_id)
             if user != record.effect_id:
                 return f"{record.kind} {record.effect_id} started on the yes that {user} had used"

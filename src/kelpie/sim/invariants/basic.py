@@ -23,6 +23,8 @@ class VersionsGrow:
         if view.last is None:
             return None
         commit = view.last.commit
+        assert commit.incarnation >= 1, "incarnations count from one"
+        assert commit.expected_version >= 0, "versions count from one"
         place = (view.last.host, commit.actor)
         incarnation, version = self._newest.get(place, (1, 0))
         self._newest[place] = (commit.incarnation, commit.expected_version + 1)
@@ -48,6 +50,8 @@ class EpochsNeverFall:
         if view.last is None:
             return None
         commit, session = view.last.commit, view.last.session
+        assert session, "who commits has a session"
+        assert commit.epoch >= 1, "epochs count from one"
         place = (view.last.host, commit.shard)
         epoch, owner = self._newest.get(place, (0, ""))
         if commit.epoch < epoch:
@@ -70,7 +74,9 @@ class OneEffectiveWriter:
         """Compare the last commit's epoch with the one that its shard was granted at."""
         seen = view.look
         if seen is not None:
+            assert seen.host, "a file is some machine's"
             for shard, epoch in seen.epochs.items():
+                assert epoch >= 0, "an epoch only grows from zero"
                 before = self._epochs.get((seen.host, shard), 0)
                 if epoch < before:
                     return f"{seen.host}: shard {shard} fell from epoch {before} to {epoch}"

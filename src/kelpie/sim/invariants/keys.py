@@ -9,6 +9,7 @@ from kelpie.sim.view import AnswerSeen, View
 CREATED_IDS: Final = {"/v1/agents/": "id", "/v1/plans": "plan_id"}
 """Where the answer to a creation names what was created."""
 CALLS: Final = "/v1/actors/"
+REFUSED: Final = 422
 
 
 class OneTurnPerKey:
@@ -24,6 +25,8 @@ class OneTurnPerKey:
         if view.last is None or view.last.commit.reply is None:
             return None
         commit, reply = view.last.commit, view.last.commit.reply
+        assert reply.key, "a key has a name"
+        assert reply.expires_ms > 0, "a reply is kept for a while"
         actor = str(commit.actor)
         scope = (view.last.host, actor, commit.incarnation, reply.method, reply.key)
         until_ms = self._until_ms.get(scope)
@@ -44,14 +47,21 @@ class OneAnswerPerKey:
 
     def check(self, view: View) -> str | None:
         """Compare new answers with the first one of their key."""
+        assert self._judged <= len(view.answers), "answers are only added"
         fresh, self._judged = view.answers[self._judged :], len(view.answers)
         for seen in fresh:
-            if not (seen.key and seen.answer.status == 200 and seen.target.startswith(CALLS)):
+            if not seen.key or not seen.target.startswith(CALLS):
                 continue
             scope = (seen.host, seen.target, seen.key)
+            if seen.answer.status == REFUSED and scope in self._told:
+                place = f"{seen.target} under key {seen.key!r}"
+                return f"{place} was answered, and refused when asked again"
+            if seen.answer.status != 200:
+                continue
             first = self._told.setdefault(scope, seen.answer.body)
             if first != seen.answer.body:
                 told = seen.answer.body[:80]
+                assert told, "an answer says something"
                 return f"{seen.target} under key {seen.key!r} said {first[:80]!r}, then {told!r}"
         return None
 
@@ -71,10 +81,12 @@ class RepliesFollowCommits:
         """Look for the commit of every answer; a method that ever committed is a command."""
         if view.last is not None and view.last.commit.reply is not None:
             actor, reply = view.last.commit.actor, view.last.commit.reply
+            assert reply.key, "a key has a name"
             self._durable.add((view.last.host, f"{actor.type}/{actor.key}", reply.key))
             self._commands.add((actor.type, reply.method.rpartition(".")[2]))
             if view.last.receipt is None:
                 self._excuse(view.last.host, f"{actor.type}/{actor.key}", reply.key)
+        assert self._judged <= len(view.answers), "answers are only added"
         fresh, self._judged = view.answers[self._judged :], len(view.answers)
         # What is told is seen before the next commit, so `_durable` is as it was then.
         self._unsure.extend(seen for seen in fresh if seen.key and self._is_early(seen))
@@ -113,8 +125,10 @@ class OneObjectPerKey:
 
     def check(self, view: View) -> str | None:
         """Compare the object that each answer names with the first one of its key."""
+        assert self._judged <= len(view.answers), "answers are only added"
         fresh, self._judged = view.answers[self._judged :], len(view.answers)
         for seen in fresh:
+            assert seen.asked_ns <= seen.answered_ns, "an answer follows its question"
             made = created_id(seen)
             if not made or not seen.key:
                 continue

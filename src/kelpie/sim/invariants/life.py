@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -13,6 +13,13 @@ from kelpie.sim.view import AnswerSeen, View
 LISTED: Final = {"agents": "agent", "plans": "plan"}
 """The collections that have one row for each actor of a type."""
 _AGENTS: Final = "/v1/agents/"
+
+
+class DeletingSeen(NamedTuple):
+    """An agent that a client is about to delete: it may be gone from now on."""
+
+    host: str
+    agent: str
 
 
 class DeletedStaysDeleted:
@@ -28,6 +35,7 @@ class DeletedStaysDeleted:
         if view.last is None:
             return None
         commit = view.last.commit
+        assert commit.incarnation >= 1, "incarnations count from one"
         place = (view.last.host, str(commit.actor))
         gone = self._deleted.get(place, 0)
         if commit.incarnation <= gone:
@@ -50,11 +58,13 @@ class CreatedIsReadable:
 
     def check(self, view: View) -> str | None:
         """Judge every answer about an agent that is new."""
+        assert self._judged <= len(view.answers), "answers are only added"
         fresh, self._judged = view.answers[self._judged :], len(view.answers)
         for place in view.said.get("deleting", ()):
-            assert isinstance(place, tuple), "who deletes says where and what"
+            assert isinstance(place, DeletingSeen), "who deletes says where and what"
             self._unsure.add(place)
         for seen in fresh:
+            assert seen.asked_ns <= seen.answered_ns, "an answer follows its question"
             problem = self._judge(seen)
             if problem is not None:
                 return problem

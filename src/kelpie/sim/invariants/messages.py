@@ -47,9 +47,11 @@ class MessagesKeepTheirOrder:
         letter = view.book_of(host).rows.outbox.get(number)
         if letter is None:
             return None
+        assert number > 0, "messages are counted from one"
         lane = (host, letter.sender, letter.receiver)
         before = self._newest.get(lane, 0)
         self._newest[lane] = max(before, number)
+        assert self._newest[lane] >= before, "a lane only goes on"
         if number < before:
             return f"{letter.receiver} had message {number} after {before} of {letter.sender}"
         return None
@@ -120,7 +122,9 @@ class HeldStoreRests:
 
     def check(self, view: View) -> str | None:
         """Judge commits of machines whose store was held when it was opened."""
+        assert view.look is None or view.last is None, "one thing is judged at a time"
         if view.look is not None and view.look.is_held:
+            assert view.look.host, "a file is some machine's"
             self._held.add(view.look.host)
         if view.last is None or view.last.host not in self._held - view.released:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,13 @@ from kelpie.sim.view import View
 
 _decode_state: Final = msgspec.msgpack.Decoder(PlanState).decode
 _decode_effect: Final = msgspec.msgpack.Decoder(EffectRecord).decode
+
+
+class ReplanSeen(NamedTuple):
+    """The plan that was made right after another was applied."""
+
+    root: str
+    has_changes: bool
 
 
 def _state_of(view: View) -> PlanState | None:
@@ -41,6 +48,8 @@ class UnitsFollowTheirDependencies:
         """Judge the units that the last commit asks effects for."""
         state = _state_of(view)
         if state is not None and state.plan is not None:
+            assert state.plan_id, "a plan has an id"
+            assert len(state.plan.units) >= len(state.units), "only units of the plan run"
             self._plans[state.plan_id] = state.plan
             for unit_id, run in state.units.items():
                 if run.status in UNIT_STATUSES_GOOD:
@@ -70,12 +79,13 @@ class AppliedIsApproved:
 
     def __init__(self) -> None:
         self._plans: dict[str, Plan] = {}
-        self._covers: dict[str, tuple[str, ...]] = {}
 
     def check(self, view: View) -> str | None:
         """Judge the last commit of a plan."""
         state = _state_of(view)
         if state is not None and state.plan is not None:
+            assert state.plan_id, "a plan has an id"
+            assert state.plan.digest, "a plan that was made has a digest"
             first = self._plans.setdefault(state.plan_id, state.plan)
             if digest_plan(state.plan) != state.plan.digest or first != state.plan:
                 return f"{state.plan_id} is not the plan any more that was made"
@@ -109,10 +119,9 @@ class ReplansAreEmpty:
     name = "re-plan-is-empty"
 
     def check(self, view: View) -> str | None:
-        """Judge what scenarios planned again, as (root, actions)."""
+        """Judge what was planned again."""
         for again in view.said.get("re-planned", ()):
-            assert isinstance(again, tuple), "who plans again says where, and what there is to do"
-            root, has_changes = again
-            if has_changes:
-                return f"{root}: a plan was applied, and planning again is not empty"
+            assert isinstance(again, ReplanSeen), "who plans again says what there is to do"
+            if again.has_changes:
+                return f"{again.root}: a plan was applied, and planning again is not empty"
         return None

@@ -115,6 +115,8 @@ class ReadsAreCommitted:
 
     def check(self, view: View) -> str | None:
         """Remember every version; judge every read, at the latest when the run is over."""
+        assert view.read is None or view.last is None, "one thing is judged at a time"
+        assert len(self._newest) <= len(self._states), "every actor has a version"
         if view.last is not None:
             self._learn(view)
         if view.look is not None:
@@ -155,7 +157,7 @@ class ReadsAreCommitted:
             return f"{read.host}: {actor} was read at {found}, {before[-1]} was durable before"
         if stored is None or stored.tombstoned:
             return None
-        state = self._states.get((read.host, actor, *found))
+        state = self._states.get((read.host, actor, found[0], found[1]))
         if state is None:
             if is_last:
                 return f"{read.host}: {actor} was read at {found}, which nobody committed"

@@ -42,6 +42,7 @@ class OneTurnAtATime:
     def check(self, view: View) -> str | None:
         """Count what began and has not ended."""
         turns = view.said.get("turns", [])
+        assert self._judged <= len(turns), "turns are only added"
         fresh, self._judged = turns[self._judged :], len(turns)
         for seen in fresh:
             assert isinstance(seen, TurnSeen), "handlers say where they run"

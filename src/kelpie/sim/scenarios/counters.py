@@ -82,7 +82,7 @@ class CountersScenario:
         for host in world.hosts.values():
             for counter in range(COUNTERS):
                 await self._compare(world, host, f"c{counter}")
-        self._judge()
+        self._judge(world)
 
     def _note(self, view: View) -> None:
         """Remember which version each addition became."""
@@ -94,13 +94,15 @@ class CountersScenario:
         if commit.reply is not None:
             self._versions[host, commit.actor.key, commit.reply.key] = version
 
-    def _judge(self) -> None:
+    def _judge(self, world: SimulatedWorld) -> None:
         """Hold every answer against the commits, and against every order that time allows."""
         operations = self._history.operations()
         by_version = check_versions(operations, CounterSpecification(), commits=self._commits)
-        assert by_version.judgement is Judgement.LINEARIZABLE, by_version
+        if by_version.judgement is not Judgement.LINEARIZABLE:
+            world.fail("answers-follow-the-commits", str(by_version))
         by_search = check_linearizability(operations, CounterSpecification())
-        assert by_search.judgement is not Judgement.VIOLATION, by_search
+        if by_search.judgement is Judgement.VIOLATION:
+            world.fail("answers-are-linearizable", str(by_search))
 
     async def _count(self, world: SimulatedWorld, number: int) -> None:
         rng = world.stream(f"client:{number}")
@@ -121,7 +123,7 @@ class CountersScenario:
             )
             answer = await insist(host, "POST", target, {"amount": amount}, key=key)
             assert answer.status == 200, answer.body
-            version = await self._version_of(host.name, counter, key)
+            version = await self._version_of(world, host.name, counter, key)
             total = answer.json()["result"]
             self._history.returned(token, total, at_ns=world.loop.now_ns, version=version)
             self._totals[host.name, counter] += amount
@@ -131,18 +133,20 @@ class CountersScenario:
                 assert again.body == answer.body, f"{again.body!r} after {answer.body!r}"
                 world.sometimes("a key was used again")
 
-    async def _version_of(self, host: str, counter: str, key: str) -> int:
+    async def _version_of(self, world: SimulatedWorld, host: str, name: str, key: str) -> int:
         """Return what an acknowledged addition became.
 
         One whose outcome the writer did not learn is found by the next life, while its kept reply
         may have been read before.
         """
         for _ in range(LOOKS_MAX):
-            version = self._versions.get((host, counter, key))
+            version = self._versions.get((host, name, key))
             if version is not None:
                 return version
             await asyncio.sleep(LOOK_EVERY_S)
-        raise AssertionError(f"{key} was acknowledged and is not durable")
+        problem = f"{key} was acknowledged and is not durable"
+        world.fail("reply-follows-its-commit", problem)
+        return 0
 
     async def _compare(self, world: SimulatedWorld, host: SimulatedHost, counter: str) -> None:
         found = await self._read(world, host, counter, client="reader", key=f"show-{counter}")

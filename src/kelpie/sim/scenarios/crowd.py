@@ -37,7 +37,7 @@ REFUSED: Final = 429
 class CrowdScenario:
     """Callers on one machine."""
 
-    name: Final = "crowd"
+    name = "crowd"
 
     def __init__(self) -> None:
         self._history = History()
@@ -57,7 +57,8 @@ class CrowdScenario:
         for counter in range(COUNTERS):
             await self._read(world, host, f"c{counter}", "reader", f"read-{counter}")
         found = check_linearizability(self._history.operations(), CounterSpecification())
-        assert found.judgement is not Judgement.VIOLATION, found
+        if found.judgement is Judgement.VIOLATION:
+            world.fail("answers-are-linearizable", str(found))
         if world.seed % FLOOD_SEEDS == 1:
             await self._flood(world, host)
 

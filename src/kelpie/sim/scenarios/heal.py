@@ -34,12 +34,13 @@ async def settle(world: SimulatedWorld) -> None:
 
 
 async def _rests(host: SimulatedHost) -> bool:
-    """Whether no message waits and every effect has ended."""
+    """Whether no message waits, no reminder is due, and every effect has ended."""
     app: App = host.service
     stats = await app.node.store.stats()
     assert stats.dead_letters == 0, f"{host.name} has {stats.dead_letters} dead letters"
     effects = await app.node.store.effects(Page(tenant=TENANT_DEFAULT, limit=1_000))
-    return stats.outbox == 0 and all(row.state in _RESTING for row in effects)
+    due = await app.node.store.reminders_due(app.node.world.clock.now_ms(), 1)
+    return stats.outbox == 0 and not due and all(row.state in _RESTING for row in effects)
 
 
 async def _require_sound(host: SimulatedHost) -> None:

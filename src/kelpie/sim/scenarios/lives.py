@@ -12,6 +12,7 @@ from typing import Final
 from kelpie.sim.client import insist
 from kelpie.sim.edge import HttpAnswer
 from kelpie.sim.host import SimulatedHost
+from kelpie.sim.invariants.life import DeletingSeen
 from kelpie.sim.scenarios.heal import settle
 from kelpie.sim.world import SimulatedWorld
 
@@ -24,7 +25,7 @@ PAGE_ROWS: Final = 200
 class LivesScenario:
     """Agents on one machine."""
 
-    name: Final = "lives"
+    name = "lives"
 
     def __init__(self) -> None:
         self._alive: set[str] = set()
@@ -71,7 +72,7 @@ class LivesScenario:
         return str(answers[0].json()["id"])
 
     async def _delete(self, world: SimulatedWorld, host: SimulatedHost, agent: str) -> None:
-        world.view.said.setdefault("deleting", []).append((host.name, agent))
+        world.view.said.setdefault("deleting", []).append(DeletingSeen(host.name, agent))
         self._alive.discard(agent)
         answer = await insist(host, "DELETE", f"/v1/agents/{agent}", key=f"delete-{agent}")
         # One who asks again after the answer was lost finds nobody to delete.

@@ -21,12 +21,13 @@ from kelpie.sim.world import SimulatedWorld
 
 PAUSE_S_MAX: Final = 0.5
 REIGN_S: Final = 2.0
+MOMENT_S: Final = 0.001
 
 
 class UsurperScenario:
     """Counters on one machine whose store is taken over."""
 
-    name: Final = "usurper"
+    name = "usurper"
 
     def __init__(self) -> None:
         self._acknowledged = 0
@@ -60,6 +61,8 @@ class UsurperScenario:
     async def _usurp(self, world: SimulatedWorld, host: SimulatedHost) -> None:
         rng = world.stream("usurper")
         await asyncio.sleep(rng.random() * PAUSE_S_MAX * world.config.operations)
+        while host.is_writing:  # noqa: ASYNC110  a file is looked at between two commits
+            await asyncio.sleep(MOMENT_S)
         if host.is_serving and not host.has_failed:
             claim_shards(host.settings().store.path)
             host.look(is_rest=False)
@@ -70,5 +73,8 @@ class UsurperScenario:
 
 def claim_shards(path: Path) -> None:
     """Own every shard of the store at ``path``, as whoever opens it does first."""
+    assert path.is_file(), "only a store that exists is taken over"
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
-        connection.execute("UPDATE shards SET epoch = epoch + 1, session = 'usurper'")
+        query = "UPDATE shards SET epoch = epoch + 1, session = 'usurper'"
+        claimed = connection.execute(query).rowcount
+    assert claimed > 0, "a store has shards"
