@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -155,7 +156,7 @@ def soak(
     # Forked, so that a user's scenario is loaded as here, and a launcher is not run again.
     context = multiprocessing.get_context("fork")
     sys.stdout.flush()
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_ctrl_c) as pool:
         waiting: set[Future[list[SeedResult]]] = set()
         while True:
             while len(waiting) < processes and not _is_enough(tally, is_over):
@@ -167,6 +168,11 @@ def soak(
                 for result in each.result():
                     tally.add(result)
             said(tally)
+
+
+def _leave_ctrl_c() -> None:
+    """Let Ctrl-C end the command alone, which waits for the batches that run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _is_enough(tally: Tally, is_over: Callable[[], bool]) -> bool:
