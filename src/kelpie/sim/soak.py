@@ -187,6 +187,6 @@ def expected_faults(addresses: Sequence[str], faults: str = SWARM) -> list[str]:
     """
     from kelpie.sim.scenarios import SCENARIOS  # noqa: PLC0415
 
-    if faults != SWARM or set(addresses) < set(SCENARIOS):
+    if faults != SWARM or not set(SCENARIOS) <= set(addresses):
         return []
     return [kind.name for kind in built()]
