@@ -95,6 +95,7 @@ class History:
     ) -> None:
         """Record what the client was told; its next call may follow."""
         operation = self._end(token)
+        assert operation.is_pending, "a client is told once"
         self._operations[token] = replace(
             operation, result=result, returned_ns=self._stamp(at_ns), version=version
         )
@@ -102,7 +103,7 @@ class History:
 
     def refused(self, token: int) -> None:
         """Take back an operation that is known not to have happened."""
-        self._end(token)
+        assert self._end(token).is_pending, "what was answered has happened"
         del self._operations[token]
         assert token not in self._operations, "what did not happen is not judged"
 

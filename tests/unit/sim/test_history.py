@@ -22,10 +22,11 @@ def test_events_of_one_nanosecond_keep_the_order_in_which_they_were_recorded() -
 
 def test_after_an_unknown_outcome_a_client_goes_on_under_another_name() -> None:
     history = History()
-    history.lost(history.call("ann", "account", "add", 1, at_ns=0))
+    history.lost(history.call("ann", "account", "add", 1, at_ns=0), version=1)
     history.returned(history.call("ann", "account", "get", at_ns=10), 0, at_ns=20)
     pending, read = history.operations()
     assert pending.is_pending
+    assert pending.version == 1
     assert pending.client != read.client
     assert read.describe() == "ann~1: account.get() -> 0"
     assert pending.describe() == "ann: account.add(1) -> ?"

@@ -14,12 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from kelpie.actors.commands import Command, Message, WriteEffect
 from kelpie.actors.machine import Decision, Turn
 from kelpie.core.errors import KelpieError
-from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.core.limits import EFFECT_ATTEMPTS_MAX
 from kelpie.effects import messages as m
 from kelpie.effects.gate import Gated, GatedState
@@ -36,98 +33,22 @@ from kelpie.effects.model import (
 from kelpie.effects.policy import Policy, Rule
 from kelpie.effects.rules import EffectKind, GateRules
 from kelpie.sim.explore import Action, Law, Model, StepLaw
-from kelpie.storage.records import EffectState, StoredActor
+from kelpie.sim.models.wisher import (
+    ACTOR,
+    GRANT_REF,
+    CloseGrantOf,
+    GiveUp,
+    Told,
+    WishAll,
+    Wisher,
+)
+from kelpie.storage.records import EffectState
 
-ACTOR: Final = ActorId(TENANT_DEFAULT, "wisher", "w")
 PERSON: Final = "person:ann"
 TICK_MS: Final = 1_500
-APPROVAL_TICKS: Final = 2
 SESSIONS_MAX: Final = 3
 WRITE: Final = "files.apply"
 GRANT: Final = "plan.apply"
-GRANT_REF: Final = "the grant"
-
-# --- the actor behind the gate ------------------------------------------------------------------
-
-
-class Wish(Message, frozen=True, tag="wisher.wish"):
-    """Ask for the effects that the model is about."""
-
-
-class GiveUp(Message, frozen=True, tag="wisher.give_up"):
-    """Give up on the effect called ``ref``."""
-
-    ref: str
-
-
-class CloseGrantOf(Message, frozen=True, tag="wisher.close_grant"):
-    """Say that the grant called ``ref`` has no more members to start."""
-
-    ref: str
-
-
-Told = tuple[tuple[str, str], ...]
-"""What the gate told the actor: refs with what became of them, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wisher:
-    """An actor that wishes ``first``, and ``members`` under the first grant that it gets."""
-
-    first: tuple[Effect, ...]
-    members: tuple[Effect, ...] = ()
-
-    @property
-    def type_name(self) -> str:
-        """The type of its actors."""
-        return "wisher"
-
-    @property
-    def schema_version(self) -> int:
-        """The version of its memory."""
-        return 1
-
-    @property
-    def message_type(self) -> Any:
-        """What it takes."""
-        return Wish | GiveUp | CloseGrantOf
-
-    def create(self, actor: ActorId) -> Told:
-        """Return the memory of an actor that was told nothing."""
-        assert actor.type == self.type_name, "a wisher wishes"
-        return ()
-
-    def load(self, stored: StoredActor) -> Told:
-        """Decode a stored memory."""
-        return msgspec.msgpack.decode(stored.state, type=Told)
-
-    def dump(self, state: Told) -> bytes:
-        """Encode a memory."""
-        return msgspec.msgpack.encode(state)
-
-    def decide(self, state: Told, message: Message, turn: Turn) -> Decision[Told]:
-        """Ask the gate, or remember what it says."""
-        assert turn.actor.type == self.type_name, "another actor's turn"
-        match message:
-            case Wish():
-                return Decision(state=state, commands=self.first)
-            case GiveUp(ref=ref):
-                return Decision(state=state, commands=(m.CancelEffect(ref=ref),))
-            case CloseGrantOf(ref=ref):
-                return Decision(state=state, commands=(m.CloseGrant(ref=ref),))
-            case m.EffectApproved(ref=ref, effect_id=grant) if ref == GRANT_REF:
-                members = tuple(replace(member, grant=grant) for member in self.members)
-                return Decision(state=state, commands=members)
-            case m.EffectSettled(ref=ref, record=record):
-                return Decision(state=(*state, (ref, record.state)))
-            case _:
-                return Decision(state=state)
-
-    def query(self, state: Told, query: Message) -> Told:
-        """Return the memory, whatever the question."""
-        assert isinstance(query, Message), "questions are messages"
-        return state
-
 
 # --- the world around it ------------------------------------------------------------------------
 
@@ -206,6 +127,7 @@ class _Subject:
     promise: Promise
     policies: Sequence[Policy]
     sessions_max: int = SESSIONS_MAX
+    approval_ticks: int = 2
     may_restore: bool = False
     covered: frozenset[str] = frozenset()
 
@@ -221,7 +143,7 @@ class _Subject:
         return GateRules(
             policy=self.policies[world.rules],
             kinds={WRITE: write, GRANT: grant},
-            approval_ttl_ms=APPROVAL_TICKS * TICK_MS,
+            approval_ttl_ms=self.approval_ticks * TICK_MS,
         )
 
     def tell(self, world: EffectWorld, message: Message, *, by: str = "system") -> EffectWorld:
@@ -375,7 +297,7 @@ def _has_yes(world: EffectWorld, effect_id: str, digest: str | None, at_ms: int)
 
 
 def _no_order_without_yes(
-    covered: frozenset[str], before: EffectWorld, after: EffectWorld
+    covered: frozenset[str], before: EffectWorld, _: str, after: EffectWorld
 ) -> str | None:
     """A first attempt needs a yes to just this in time, its own or that of a grant naming it."""
     for order in after.orders[len(before.orders) :]:
@@ -401,7 +323,7 @@ def _nothing_after_the_end(before: EffectWorld, _: str, after: EffectWorld) -> s
     return None
 
 
-def _orders_within_promise(world: EffectWorld, promise: Promise) -> str | None:
+def _orders_within_promise(promise: Promise, world: EffectWorld) -> str | None:
     most = 1 if promise == "once" else EFFECT_ATTEMPTS_MAX
     counts = [order.effect_id for order in world.orders]
     for effect_id in set(counts):
@@ -480,11 +402,11 @@ def _build(subject: _Subject, name: str) -> Model[EffectWorld]:
     fresh = EffectWorld(gate=GatedState(subject.wisher.create(ACTOR), {}))
     return Model(
         name=name,
-        initial=[subject.tell(fresh, Wish())],
+        initial=[subject.tell(fresh, WishAll())],
         actions=lambda world: _actions(subject, world),
         canonical=_canonical,
         laws=[
-            Law("orders within the promise", lambda w: _orders_within_promise(w, subject.promise)),
+            Law("orders within the promise", partial(_orders_within_promise, subject.promise)),
             Law("rows are records", _rows_are_records),
             Law("each effect settles once", _each_settles_once),
             Law("a grant covers each member once", _grant_used_once),
@@ -492,7 +414,7 @@ def _build(subject: _Subject, name: str) -> Model[EffectWorld]:
         step_laws=[
             StepLaw(
                 "no order without a yes",
-                lambda before, _, after: _no_order_without_yes(subject.covered, before, after),
+                partial(_no_order_without_yes, subject.covered),
             ),
             StepLaw("what ended stays ended", _nothing_after_the_end),
         ],
@@ -533,6 +455,7 @@ def grant_model(*, decide: Decide = decide_as_shipped) -> Model[EffectWorld]:
         promise="once",
         policies=[Policy()],
         sessions_max=1,
+        approval_ticks=1,
         covered=frozenset(covers),
     )
     return _build(subject, "a grant and its members")

@@ -256,7 +256,7 @@ def _new_starts(before: PlanWorld, after: PlanWorld) -> Iterable[tuple[str, Star
 
 
 def _starts_in_order(
-    needs: Mapping[str, tuple[str, ...]], before: PlanWorld, after: PlanWorld
+    needs: Mapping[str, tuple[str, ...]], before: PlanWorld, _: str, after: PlanWorld
 ) -> str | None:
     for name, start in _new_starts(before, after):
         old = before.sides[name].starts
@@ -378,7 +378,7 @@ def plan_model(
         step_laws=[
             StepLaw(
                 "units start in order",
-                lambda before, _, after: _starts_in_order(needs, before, after),
+                partial(_starts_in_order, needs),
             ),
             StepLaw("units start when they may", _starts_when_allowed),
             StepLaw("what is over stays over", _over_stays_over),

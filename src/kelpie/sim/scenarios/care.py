@@ -93,7 +93,7 @@ class SimNewNote(Actor[TitledNote]):
 class CareScenario:
     """One machine that is backed up, and one that its backup is restored on."""
 
-    name: Final = "care"
+    name = "care"
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}

@@ -98,7 +98,7 @@ def _open_locked(
         if lost is not None:
             begin_incarnation(writer, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"
-        grants = _take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
+        grants = take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         held = is_held(writer)
         fault("crash.while_opening")
         checkpoint(writer)
@@ -118,13 +118,14 @@ def _find_loss(path: Path, connection: sqlite3.Connection) -> LogMissingError | 
     return None
 
 
-def _take_over(
+def take_over(
     writer: sqlite3.Connection, session: str, now_ms: int, incarnation: str
 ) -> tuple[ShardGrant, ...]:
     """End every earlier session, raise every epoch and own every shard, in one transaction.
 
     ``incarnation`` names the store if it has no name yet.
     """
+    assert session, "a session has a name"
     writer.execute("BEGIN IMMEDIATE")
     try:
         writer.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
@@ -142,6 +143,7 @@ def _take_over(
     finally:
         if writer.in_transaction:
             writer.execute("ROLLBACK")
+    assert min(row[1] for row in rows) >= 1, "an epoch counts take-overs"
     return tuple(ShardGrant(*row) for row in rows)
 
 
@@ -165,8 +167,8 @@ def _require_shards(rows: Sequence[tuple[object, object]]) -> None:
     Raises:
         CorruptionError: One is missing, doubled or malformed.
     """
-    shards = [shard for shard, epoch in rows if isinstance(epoch, int) and epoch >= 1]
-    if shards != list(range(SHARD_COUNT)):
+    is_whole = [shard for shard, _ in rows] == list(range(SHARD_COUNT))
+    if not is_whole or not all(isinstance(epoch, int) and epoch >= 1 for _, epoch in rows):
         message = "the store's table of shards is damaged; run a check, then restore a backup"
         raise CorruptionError(message, subject="shards")
 

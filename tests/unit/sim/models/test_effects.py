@@ -17,11 +17,11 @@ from kelpie.effects.model import EffectRecord, Promise
 from kelpie.sim.explore import Exploration, explore
 from kelpie.sim.models.effects import (
     Decide,
-    Told,
     decide_as_shipped,
     effect_model,
     grant_model,
 )
+from kelpie.sim.models.wisher import Told
 
 pytestmark = pytest.mark.requirement("K-07")
 
@@ -45,7 +45,7 @@ def test_a_grant_and_its_members_keep_every_law() -> None:
     found = explore(grant_model())
     assert found.outcome == "holds", str(found.broken)
     assert {"close", "start", "report", "yes", "no"} <= set(found.taken)
-    assert found.states > 5_000
+    assert found.states > 3_000
 
 
 # --- saboteurs ----------------------------------------------------------------------------------
@@ -237,12 +237,17 @@ def test_a_no_that_ends_nothing_is_found() -> None:
     )
 
 
-@pytest.mark.parametrize("saboteur", [reuse_members, cover_everything])
-def test_a_grant_that_covers_more_than_its_members_is_found(saboteur: Decide) -> None:
+@pytest.mark.parametrize(
+    ("saboteur", "law"),
+    [
+        (reuse_members, "a grant covers each member once"),
+        (cover_everything, "no order without a yes"),
+    ],
+)
+def test_a_grant_that_covers_more_than_its_members_is_found(saboteur: Decide, law: str) -> None:
     found = explore(grant_model(decide=saboteur))
     assert found.broken is not None
-    assert found.broken.law == "a grant covers each member once"
-    assert "two effects were ordered under one member" in str(found.broken)
+    assert found.broken.law == law, str(found.broken)
     assert len(found.broken.trace) <= 6
 
 
