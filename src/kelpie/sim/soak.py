@@ -20,6 +20,7 @@ import msgspec
 
 from kelpie.sim.faults.catalogue import built
 from kelpie.sim.run import RunReport, run
+from kelpie.sim.scenarios import SCENARIOS
 from kelpie.sim.subject import SWARM, configure, find_subject
 from kelpie.sim.token import replay_line
 from kelpie.sim.view import Violation
@@ -185,8 +186,6 @@ def expected_faults(addresses: Sequence[str], faults: str = SWARM) -> list[str]:
     All built ones if every scenario that ships takes part; none of a user's own, whose programs
     need not ask for each.
     """
-    from kelpie.sim.scenarios import SCENARIOS  # noqa: PLC0415
-
     if faults != SWARM or not set(SCENARIOS) <= set(addresses):
         return []
     return [kind.name for kind in built()]

@@ -15,7 +15,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -25,7 +25,8 @@ from kelpie.actors.api.definition import Actor, definition_of
 from kelpie.actors.api.method import Method
 from kelpie.actors.api.reference import Address
 from kelpie.actors.api.upcast import State
-from kelpie.app.remote import error_of
+from kelpie.app.wire import error_of
+from kelpie.core.errors import OrderError
 from kelpie.sim.client import insist
 from kelpie.sim.host import SimulatedHost
 from kelpie.sim.invariants.basic import basic_invariants
@@ -127,6 +128,31 @@ class WorldClient:
         if answer.status != 200:
             raise error_of(httpx.Response(answer.status, content=answer.body))
         return msgspec.convert(answer.json()["result"], method.result, strict=False)
+
+    async def submit(
+        self,
+        target: Address,
+        method: Method[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> NoReturn:
+        """Refuse: this client waits for its answers.
+
+        Raises:
+            OrderError: Always.
+        """
+        del args, kwargs
+        raise OrderError(
+            f"{target.key}.{method.name}: a simulated client calls and does not submit"
+        )
+
+    def desk(self) -> NoReturn:
+        """Refuse, as `submit`.
+
+        Raises:
+            OrderError: Always.
+        """
+        raise OrderError("a simulated client has submitted nothing")
 
 
 def states(view: View, kind: type[Actor[S]]) -> dict[str, S]:

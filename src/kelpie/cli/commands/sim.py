@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 import click
 import msgspec
 
+from kelpie.app.text import safe_line
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed
-from kelpie.cli.text import safe_line
 from kelpie.sim.debug import Debugger, drive
 from kelpie.sim.hash_seed import plan_restart
 from kelpie.sim.run import RunReport, run
