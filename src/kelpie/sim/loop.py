@@ -488,10 +488,6 @@ def _silence_futures(handle: asyncio.Handle) -> None:
             argument.exception()
 
 
-def _read_name(task: asyncio.Task[Any]) -> str:
-    return task.get_name()
-
-
 def _no_delay() -> int:
     return 0
 

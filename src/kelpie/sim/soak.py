@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ import msgspec
 
 from kelpie.sim.faults.catalogue import built
 from kelpie.sim.run import RunReport, run
+from kelpie.sim.scenarios import SCENARIOS
 from kelpie.sim.subject import SWARM, configure, find_subject
 from kelpie.sim.token import replay_line
 from kelpie.sim.view import Violation
@@ -155,7 +157,7 @@ def soak(
     # Forked, so that a user's scenario is loaded as here, and a launcher is not run again.
     context = multiprocessing.get_context("fork")
     sys.stdout.flush()
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_ctrl_c) as pool:
         waiting: set[Future[list[SeedResult]]] = set()
         while True:
             while len(waiting) < processes and not _is_enough(tally, is_over):
@@ -169,6 +171,11 @@ def soak(
             said(tally)
 
 
+def _leave_ctrl_c() -> None:
+    """Let Ctrl-C end the command alone, which waits for the batches that run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _is_enough(tally: Tally, is_over: Callable[[], bool]) -> bool:
     return len(tally.failed) >= FAILURES_MAX or is_over()
 
@@ -179,8 +186,6 @@ def expected_faults(addresses: Sequence[str], faults: str = SWARM) -> list[str]:
     All built ones if every scenario that ships takes part; none of a user's own, whose programs
     need not ask for each.
     """
-    from kelpie.sim.scenarios import SCENARIOS  # noqa: PLC0415
-
-    if faults != SWARM or set(addresses) < set(SCENARIOS):
+    if faults != SWARM or not set(SCENARIOS) <= set(addresses):
         return []
     return [kind.name for kind in built()]

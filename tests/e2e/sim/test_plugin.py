@@ -85,6 +85,23 @@ def test_a_seed_is_drawn_and_printed_and_can_be_given(desk: Desk) -> None:
     assert desk.pytest(DST_SEED="x").returncode == pytest.ExitCode.USAGE_ERROR
 
 
+def test_workers_share_the_drawn_seed_and_the_summary_counts_them_all(desk: Desk) -> None:
+    test = (
+        "from pathlib import Path\n"
+        "from kelpie.sim.testing import simulate\n"
+        "@simulate(seeds=1, faults='none')\n"
+        "async def test_it_lives_{name}(world):\n"
+        "    Path('{name}.seed').write_text(str(world.seed))\n"
+    )
+    desk.write("test_shop.py", test.format(name="a") + test.format(name="b"))
+    done = desk.pytest("-n", "2")
+    assert done.returncode == 0, done.stdout
+    assert "simulation: 2 runs of 2 seeds" in done.stdout
+    seeds = {(desk.directory / f"{name}.seed").read_text() for name in "ab"}
+    assert len(seeds) == 1
+    assert f"seeds from {seeds.pop()} (--sim-seed)" in done.stdout
+
+
 def test_a_soak_that_never_reaches_a_sometimes_fails_and_names_it(desk: Desk) -> None:
     desk.write("test_shop.py", SIMPLE.format(faults="crash,network.delay", line="pass"))
     done = desk.pytest("--sim-soak", "0.01")

@@ -9,6 +9,7 @@ import pytest
 
 from kelpie.core.errors import InvalidFieldError
 from kelpie.sim.run import RunReport, run
+from kelpie.sim.scenarios import SCENARIOS
 from kelpie.sim.scenarios.counters import CountersScenario
 from kelpie.sim.soak import Batch, SeedResult, Tally, batches, expected_faults, run_batch, soak
 from kelpie.sim.subject import configure, find_kinds, find_subject, subject_of
@@ -113,9 +114,10 @@ def test_a_tally_names_what_its_seeds_left_out() -> None:
 
 
 def test_a_soak_of_everything_expects_every_built_fault_and_a_part_expects_none() -> None:
-    assert len(expected_faults(["agent_day", "bank", "care", "counters"])) >= 35
+    assert len(expected_faults([*SCENARIOS, "mine.py:day"])) >= 35
     assert expected_faults(["bank"]) == []
-    assert expected_faults(["agent_day", "bank", "care", "counters"], "crash") == []
+    assert expected_faults(["mine.py:day"]) == []
+    assert expected_faults(list(SCENARIOS), "crash") == []
 
 
 def test_batches_take_the_scenarios_in_turn_over_the_same_seeds() -> None:

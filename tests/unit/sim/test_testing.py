@@ -1,0 +1,47 @@
+"""What a simulated client of a user's actors gets: typed results and typed refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from kelpie.core.errors import ConflictError, OrderError
+from kelpie.sim.run import run
+from kelpie.sim.scenarios.bank import Books, Vault
+from kelpie.sim.subject import subject_of
+from kelpie.sim.swarm import RunConfig
+from kelpie.sim.testing import serve, settle, states
+from kelpie.sim.world import SimulatedWorld
+
+
+async def trade(world: SimulatedWorld) -> None:
+    client = await serve(world, Vault)
+    assert await client.ref(Vault, "a").bring(500) == 500
+    again = client.ref(Vault, "a", idempotency_key="once")
+    assert [await again.bring(1), await again.bring(1)] == [501, 501]
+    assert await client.ref(Vault, "a").move("b", 200) == 301
+    with pytest.raises(ConflictError, match="301 cents, not 302"):
+        await client.ref(Vault, "a").move("b", 302)
+    with pytest.raises(OrderError, match="calls and does not submit"):
+        await client.ref(Vault, "a").bring.submit(1)
+    with pytest.raises(OrderError, match="submitted nothing"):
+        client.desk()
+    await settle(world)
+    assert await client.ref(Vault, "b").books() == (0, 0, 200)
+    assert states(world.view, Vault)["a"] == Books(brought=501, sent=200)
+    world.sometimes("it was traded")
+
+
+def test_a_client_calls_by_type_and_is_refused_by_type() -> None:
+    report = run(subject_of(trade).make(), 1, RunConfig())
+    assert report.violation is None, report.violation
+    assert report.reached == {"it was traded": 1}
+
+
+def test_a_failed_expectation_inside_a_world_is_a_violation_of_the_run() -> None:
+    async def wrong(world: SimulatedWorld) -> None:
+        client = await serve(world, Vault)
+        assert await client.ref(Vault, "a").bring(5) == 6, "money vanished"
+
+    report = run(subject_of(wrong).make(), 1, RunConfig())
+    assert report.violation is not None
+    assert "money vanished" in report.violation.text
