@@ -444,7 +444,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         mine = [task for task in waiting if task.get_context().get(INCARNATION) is node]
         fresh = [task for task in mine if task not in self._unwound]
         self._unwound.update(fresh)
-        return sorted(fresh, key=_read_name)
+        return sorted(fresh, key=lambda task: str(task.get_name()))
 
     # --- what asyncio asks of a loop ------------------------------------------------------------
 
