@@ -28,6 +28,7 @@ REMINDERS = 100_000
 CALLS = {1: 1_000, 64: 6_000}
 LOAD_S_MAX = 10.0
 BARE = "bare SQLite loop"
+FLOOR = "bare asyncio server"
 COUNTERS = str(Path(__file__).with_name("counter.py"))
 
 Peers = tuple[RayFigures | None, Mapping[int, HttpFigures]]
@@ -88,10 +89,14 @@ async def _measure_http(place: Path) -> Figures:
     """Durable keyed calls: one client, many on actors of their own, many on one actor."""
     say(f"durable calls over HTTP, {RUNS} runs")
     figures: Figures = defaultdict(list)
-    with running([*serve_command(place / "http"), COUNTERS], {}) as server:
+    with (
+        running([*serve_command(place / "http"), COUNTERS], {}) as server,
+        running(["-m", "bench.floor_server", str(place / "floor")], {}) as floor,
+    ):
         await until_healthy(server.port)
         for run in range(RUNS + 1):
             kept = figures if run else defaultdict(list)
+            await _measure_load(floor, kept, "http.floor", 64, CALLS[64], run=run)
             for clients, count in CALLS.items():
                 await _measure_load(server, kept, f"http.{clients}", clients, count, run=run)
             await _measure_load(server, kept, "http.hot", 64, CALLS[64], run=run, is_hot=True)
@@ -223,6 +228,17 @@ def _http_rows(found: Found, restate: Mapping[int, HttpFigures]) -> list[Row]:
                     peer_value=peer_values.get(figure),
                 )
             )
+    for figure, unit in (("rate", "calls/s"), ("cpu", "us/call")):
+        rows.append(
+            Row(
+                id=f"http.64.above_floor.{figure}",
+                runs=found[f"http.64.{figure}"],
+                unit=unit,
+                op=">=" if figure == "rate" else "<=",
+                peer=FLOOR,
+                peer_value=statistics.median(found[f"http.floor.{figure}"]),
+            )
+        )
     share = found["http.hot.share"]
     rows.append(Row(id="http.hot.rate", runs=found["http.hot.rate"], unit="calls/s", op=">="))
     rows.append(Row(id="http.hot.share", runs=share, unit="of many", target=0.4, op=">="))

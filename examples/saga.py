@@ -96,11 +96,13 @@ class Trip(Actor[Plan]):
                 self.ctx.send(ref(Supplier, state.booked[-1]).cancel, self.ctx.key)
             else:
                 state.phase = "undone"
+                self.ctx.emit("trip.ended", state.phase)
             return
         if len(state.booked) < len(state.wanted):
             self.ctx.send(ref(Supplier, state.wanted[len(state.booked)]).book, self.ctx.key)
         else:
             state.phase = "done"
+            self.ctx.emit("trip.ended", state.phase)
 
     @query
     def phase(self) -> Phase:
@@ -109,11 +111,13 @@ class Trip(Actor[Plan]):
 
 
 async def main(path: Path) -> Phase:
-    """Begin a trip whose last step is sold out."""
+    """Begin a trip whose last step is sold out, and return how it ended."""
     async with Runtime.open(path, actors=[Supplier, Trip]) as runtime:
         await runtime.ref(Supplier, "flight").supply(1)
         trip = runtime.ref(Trip, "holiday")
         await trip.begin(["flight", "hotel"])
+        async for _ in runtime.follow(trip):
+            break
         return await trip.phase()
 
 

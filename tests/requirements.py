@@ -161,6 +161,10 @@ PROMISES: dict[str, Requirement] = {
         text="A history is held against the versions that its operations committed as."
     ),
     "STORE-ATOMIC": Requirement(text="A commit is kept whole or not at all.", critical=True),
+    "STORE-BLOBS": Requirement(
+        text="Compacting removes no blob that a row names, or that a turn is about to name.",
+        critical=True,
+    ),
     "STORE-CORRUPTION": Requirement(
         text="Damaged data is found, named, and never served or taken for an empty state.",
         critical=True,
@@ -313,6 +317,9 @@ PROMISES: dict[str, Requirement] = {
     "ACTOR-PAUSE": Requirement(
         text="A paused actor's commands wait until it is resumed; queries are answered.",
     ),
+    "ACTOR-PAUSE-SURVIVES": Requirement(
+        text="A pause and its end are in the store, with who did it, and hold after a restart.",
+    ),
     "ACTOR-KILL": Requirement(
         text="A killed actor fails its callers as retriable and is loaded anew.",
     ),
@@ -389,6 +396,34 @@ PROMISES: dict[str, Requirement] = {
     ),
     "ACTOR-TRANSFER-CONSERVES": Requirement(
         text="Money moved between actors is neither lost nor made, whatever crashes.",
+        critical=True,
+    ),
+    # --- submitted calls -------------------------------------------------------------------------
+    "CALL-DURABLE": Requirement(
+        text="A submitted call that was acknowledged runs, whatever crashes.", critical=True
+    ),
+    "CALL-ONCE": Requirement(
+        text="A submitted call has one turn, whose commit writes its result.", critical=True
+    ),
+    "CALL-KEY": Requirement(
+        text="The same key and request name the same call; another request is refused.",
+        critical=True,
+    ),
+    "CALL-CANCEL": Requirement(
+        text="A cancelled call never ran; one that had begun says so and goes on.", critical=True
+    ),
+    "CALL-ENDS": Requirement(
+        text="A call that its actor refuses ends with that error; one that fails too often is a "
+        "dead letter as well, and can be replayed.",
+    ),
+    "CALL-EXPIRES": Requirement(
+        text="What a call came to is kept for a day, within a bound, and then forgotten.",
+    ),
+    "CALL-WAIT": Requirement(
+        text="A look at a call may wait for its end, up to a bound, and no longer.",
+    ),
+    "REMOTE-APPROVAL-BOUND": Requirement(
+        text="An approval given by a program counts for what it was shown, or not at all.",
         critical=True,
     ),
 }

@@ -15,20 +15,26 @@ if TYPE_CHECKING:
     from kelpie.actors.api.context import Context
     from kelpie.actors.api.definition import Actor
     from kelpie.actors.api.gateway import Event
+    from kelpie.actors.api.handle import CallHandle
     from kelpie.actors.api.method import command, outcome, query, reminder
     from kelpie.actors.api.reference import ref
     from kelpie.actors.api.settled import Settled
     from kelpie.actors.api.upcast import State, upcast
     from kelpie.app.embed import Runtime
     from kelpie.app.remote import Remote, connect
+    from kelpie.app.remote_desks import ApprovalInfo, CallInfo, RunInfo
     from kelpie.core.errors import KelpieError
 
 __all__ = [
     "Actor",
+    "ApprovalInfo",
+    "CallHandle",
+    "CallInfo",
     "Context",
     "Event",
     "KelpieError",
     "Remote",
+    "RunInfo",
     "Runtime",
     "Settled",
     "State",
@@ -44,10 +50,14 @@ __all__ = [
 
 _HOMES = {
     "Actor": "kelpie.actors.api.definition",
+    "ApprovalInfo": "kelpie.app.remote_desks",
+    "CallHandle": "kelpie.actors.api.handle",
+    "CallInfo": "kelpie.app.remote_desks",
     "Context": "kelpie.actors.api.context",
     "Event": "kelpie.actors.api.gateway",
     "KelpieError": "kelpie.core.errors",
     "Remote": "kelpie.app.remote",
+    "RunInfo": "kelpie.app.remote_desks",
     "Runtime": "kelpie.app.embed",
     "Settled": "kelpie.actors.api.settled",
     "State": "kelpie.actors.api.upcast",

@@ -24,7 +24,8 @@ class Envelope(msgspec.Struct, kw_only=True, eq=False):
 
     ``message_id`` is set when the message came through the outbox, ``fired`` when a reminder
     caused it, ``key`` when the caller gave an idempotency key; a query changes nothing. ``chain``
-    are the actors that wait for this call, outermost first. ``timeout_ms`` is what the caller
+    are the actors that wait for this call, outermost first. ``is_call`` says that the message is a
+    submitted call, whose end the turn's commit writes. ``timeout_ms`` is what the caller
     gives it, 0 for a message that has all the time in the world until its turn begins;
     ``deadline_ns`` is the same in boot time, set when the message has to wait.
 
@@ -38,6 +39,7 @@ class Envelope(msgspec.Struct, kw_only=True, eq=False):
     timeout_ms: int = 0
     deadline_ns: int = 0
     is_query: bool = False
+    is_call: bool = False
     message_id: int | None = None
     fired: tuple[str, int] | None = None
     key: str | None = None

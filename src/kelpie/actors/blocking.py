@@ -22,7 +22,7 @@ NANOSECONDS_PER_MS: Final = 1_000_000
 BLOCKING_NS_MAX: Final = BLOCKING_MS_MAX * NANOSECONDS_PER_MS
 # Reading the meter at every step would cost more than most steps. So a step may be compared with a
 # reading that is this much older than it.
-READING_AGE_NS_MAX: Final = BLOCKING_NS_MAX // 10
+READING_AGE_NS_MAX: Final = BLOCKING_NS_MAX // 5
 
 _NO_USE: Final = ThreadUse(0, 0, 0, 0)
 _HINTS: Final[dict[Cause, str]] = {
@@ -39,7 +39,8 @@ def find_cause(elapsed_ns: int, before: ThreadUse, after: ThreadUse) -> Cause:
     computed_ns = max(0, after.cpu_ns - before.cpu_ns - collected_ns)
     if computed_ns >= BLOCKING_NS_MAX:
         return "computing"
-    asleep_ns = elapsed_ns - computed_ns - collected_ns - (after.queued_ns - before.queued_ns)
+    queued_ns = max(0, after.queued_ns - before.queued_ns)
+    asleep_ns = elapsed_ns - computed_ns - collected_ns - queued_ns
     if asleep_ns >= BLOCKING_NS_MAX and after.waits > before.waits:
         return "waiting"
     return "collector" if collected_ns >= elapsed_ns // 2 else "machine"
@@ -61,10 +62,10 @@ class BlockingWatch:
         """Return the moment at which a step begins, for `end`."""
         now_ns = self._now_ns()
         if self._meter is not None and now_ns - self._read_ns >= READING_AGE_NS_MAX:
+            assert now_ns >= self._read_ns, "boot time never goes back"
             self._reading = self._meter.read()
             self._read_ns = now_ns
             assert self._reading.cpu_ns >= 0, "a thread uses time, and gives none"
-        assert now_ns >= self._read_ns or self._meter is None, "boot time never goes back"
         return now_ns
 
     def end(self, began_ns: int, actor: ActorId, message: Message) -> int:

@@ -10,8 +10,10 @@ from kelpie.actors import commands as c
 from kelpie.actors.activation import Activation, Envelope
 from kelpie.core import limits
 from kelpie.core.errors import LimitExceededError
+from kelpie.core.ids import ActorId
 from kelpie.storage.records import (
     AuditAppend,
+    CallEnd,
     Commit,
     EffectRow,
     EventAppend,
@@ -47,35 +49,20 @@ def encode_bounded(field: str, value: Any, limit: int) -> bytes:
     return data
 
 
-class _Draft:
-    """Collects the rows of one commit, command by command."""
+class _Draft(msgspec.Struct):
+    """Collects the rows of one commit, command by command. A struct: every commit makes one."""
 
-    __slots__ = (
-        "actor",
-        "audit",
-        "effects",
-        "events",
-        "kv",
-        "lists",
-        "principal",
-        "reminders",
-        "reply",
-        "sends",
-        "tombstone",
-    )
-
-    def __init__(self, envelope: Envelope) -> None:
-        self.actor = envelope.actor
-        self.principal = envelope.principal
-        self.kv: list[KvPut | KvDelete] = []
-        self.effects: list[EffectRow] = []
-        self.sends: list[OutboxRow] = []
-        self.reminders: list[ReminderRow | ReminderDelete] = []
-        self.events: list[EventAppend] = []
-        self.lists: list[ListPut | ListDelete] = []
-        self.audit: list[AuditAppend] = []
-        self.reply: Any = None
-        self.tombstone = False
+    actor: ActorId
+    principal: str
+    kv: list[KvPut | KvDelete] = []
+    effects: list[EffectRow] = []
+    sends: list[OutboxRow] = []
+    reminders: list[ReminderRow | ReminderDelete] = []
+    events: list[EventAppend] = []
+    lists: list[ListPut | ListDelete] = []
+    audit: list[AuditAppend] = []
+    reply: Any = None
+    tombstone: bool = False
 
     def add(self, command: c.Command) -> None:
         """Turn one command into rows."""
@@ -134,7 +121,7 @@ def draft_commit(
         LimitExceededError: A row or the state is larger than its limit.
     """
     state, commands = decided
-    draft = _Draft(envelope)
+    draft = _Draft(activation.actor, envelope.principal)
     for command in commands:
         draft.add(command)
     encoded: bytes | None = None
@@ -167,9 +154,20 @@ def draft_commit(
         lists=tuple(draft.lists),
         audit=tuple(draft.audit),
         reply=_reply_record(envelope, draft.reply, now_ms),
+        call=complete_call(draft.reply, now_ms) if envelope.is_call else None,
         tombstone=draft.tombstone,
     )
     return Drafted(commit, draft.reply)
+
+
+def complete_call(result: Any, now_ms: int) -> CallEnd:
+    """Return the end of a submitted call that came to ``result``.
+
+    Raises:
+        LimitExceededError: The result is larger than its limit.
+    """
+    data = encode_bounded("result", result, limits.MESSAGE_BYTES_MAX)
+    return CallEnd("completed", data, now_ms, now_ms + limits.CALL_TTL_MS)
 
 
 def _reply_record(envelope: Envelope, value: Any, now_ms: int) -> ReplyRecord | None:

@@ -9,7 +9,9 @@ Invariants: no wait outlasts its length by more than a turn of the loop; an ende
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from kelpie.core.errors import DeadlineError
 from kelpie.core.ids import ActorId
@@ -17,7 +19,7 @@ from kelpie.core.ids import ActorId
 LANES_KEPT_MAX: Final = 16  # lengths that keep their timer while nobody waits
 
 
-class _Wait(NamedTuple):
+class _Wait(msgspec.Struct, frozen=True, gc=False):
     """For whom, and until when (the loop's time)."""
 
     actor: ActorId

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -110,6 +111,7 @@ class Engine:
         self._turns.begin_handler = self._handlers.begin
         self._keyed: dict[tuple[ActorId, str, str], Envelope] = {}
         self._deadlines = Deadlines()
+        self._resume_listeners: list[Callable[[ActorId], None]] = []
         self._accepting = True
         self._streak = 0
         self._quota = limits.TURNS_PER_TICK_MAX
@@ -133,6 +135,12 @@ class Engine:
         assert listener not in self._turns.listeners, "a listener is told once"
         self._turns.listeners.append(listener)
         assert self._turns.listeners
+
+    def listen_resumed(self, listener: Callable[[ActorId], None]) -> None:
+        """Tell ``listener`` of every actor that is resumed from now on."""
+        assert listener not in self._resume_listeners, "a listener is told once"
+        self._resume_listeners.append(listener)
+        assert self._resume_listeners
 
     @property
     def resident_count(self) -> int:
@@ -299,8 +307,11 @@ class Engine:
         principal: str,
         message_id: int | None = None,
         fired: tuple[str, int] | None = None,
+        is_call: bool = False,
     ) -> asyncio.Future[Any]:
         """Run one turn for a stored message or a fired reminder, which the turn consumes.
+
+        With ``is_call`` the message is a submitted call, whose end is part of the turn's commit.
 
         Raises (when awaited): as `call`; `InvalidFieldError` when the body does not decode.
         """
@@ -312,7 +323,12 @@ class Engine:
         except msgspec.MsgspecError as error:
             return _failed(InvalidFieldError("message", str(error)))
         envelope = Envelope(
-            actor=actor, message=message, principal=principal, message_id=message_id, fired=fired
+            actor=actor,
+            message=message,
+            principal=principal,
+            is_call=is_call,
+            message_id=message_id,
+            fired=fired,
         )
         self._turns.dispatch(envelope)
         return envelope.listen()
@@ -416,13 +432,18 @@ class Engine:
     def pause(self, actor: ActorId) -> None:
         """Let commands, messages and reminders of ``actor`` wait; queries are still answered.
 
-        A pause lasts until `resume` or the end of this process. Harmless when paused before.
+        A pause lasts until `resume`; `Pauses` keeps it in the store. Harmless when paused before.
+
+        Raises:
+            NotFoundError: The actor's type is not hosted here.
         """
-        assert actor.type in self._turns.types, f"{actor.type} is not hosted here"
+        hosted = self._hosted(actor)
+        assert hosted.machine.type_name == actor.type, "a type has one machine"
         self._turns.paused.add(actor)
         activation = self._residents.get(actor)
         if activation is not None:
             activation.paused = True
+        assert activation is None or not activation.open, "a paused actor takes no command"
         assert actor in self._turns.paused
 
     def resume(self, actor: ActorId) -> None:
@@ -432,6 +453,8 @@ class Engine:
         if activation is not None and activation.paused:
             activation.paused = False
             self._turns.run_mailbox(activation)
+        for listener in self._resume_listeners:
+            listener(actor)
         assert activation is None or not activation.paused
         assert actor not in self._turns.paused
 
@@ -452,6 +475,34 @@ class Engine:
         assert not activation.open, "a killed actor takes no turn before it is loaded again"
         assert activation.mailbox is None
         return True
+
+    def is_paused(self, actor: ActorId) -> bool:
+        """Whether the actor's commands wait until somebody resumes it."""
+        return actor in self._turns.paused
+
+    def is_running(self, actor: ActorId, message_id: int) -> bool:
+        """Whether the actor's handler runs for this stored message now."""
+        activation = self._residents.get(actor)
+        running = activation.running if activation is not None else None
+        return running is not None and running.envelope.message_id == message_id
+
+    def withdraw(self, actor: ActorId, message_id: int) -> bool:
+        """Take a stored message out of the mailbox, where it waits for its turn to begin.
+
+        Whoever delivered it is told to try again. Returns whether it was there.
+        """
+        activation = self._residents.get(actor)
+        mailbox = activation.mailbox if activation is not None else None
+        if mailbox is None:
+            return False
+        found = [envelope for envelope in mailbox if envelope.message_id == message_id]
+        for envelope in found:
+            mailbox.remove(envelope)
+            text = f"message {message_id} to {actor} was withdrawn"
+            envelope.fail(VersionConflictError(text, actor=str(actor)))
+        assert all(envelope.message_id != message_id for envelope in mailbox)
+        assert all(envelope.is_answered for envelope in found)
+        return bool(found)
 
     def inspect(self, actor: ActorId) -> Inspection:
         """Return the actor as this process has it."""

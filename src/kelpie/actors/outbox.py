@@ -2,15 +2,22 @@
 
 The receiver's commit consumes the row, so a message whose row is gone has had its turn. A message
 that fails is retried with growing pauses; after ``MESSAGE_ATTEMPTS_MAX`` it is a dead letter, and
-its lane goes on. The pump reads rows by id and never trusts memory: a wake-up is a hint.
+its lane goes on. A submitted call is a message too: what its actor refuses on purpose is its end,
+and it can be withheld until its turn begins. The pump reads rows by id and never trusts memory: a
+wake-up is a hint. What is for a paused actor stays on disk until the actor is resumed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
+from kelpie.actors.callers import principal_of
+from kelpie.actors.described import describe
 from kelpie.actors.pump import (
     RETRY_DELAY_MS_MAX,
     PumpDeps,
@@ -18,15 +25,20 @@ from kelpie.actors.pump import (
     describe_failure,
     judge_failure,
 )
+from kelpie.core import limits
 from kelpie.core.errors import DrainingError, KelpieError, MessageGoneError
 from kelpie.core.ids import ActorId
 from kelpie.ports.faults import fault
-from kelpie.storage.records import Commit, CommitReceipt, StoredMessage
+from kelpie.storage.records import CallEnd, CallState, Commit, CommitReceipt, StoredMessage
 
 PAGE_ROWS: Final = 500
 BACKLOG_ROWS_MAX: Final = 5_000  # read ahead this far; the rest waits in the store
 
 Lane = tuple[ActorId, ActorId]
+
+
+def _is_call(message: StoredMessage) -> bool:
+    return principal_of(message.sender) is not None
 
 
 class OutboxPump:
@@ -39,12 +51,18 @@ class OutboxPump:
         self._telemetry = deps.telemetry
         self._supervisor = deps.supervisor
         self._lanes: dict[Lane, deque[StoredMessage]] = {}
+        self._known: set[int] = set()  # the messages in all lanes
+        self._parked: dict[ActorId, int] = {}  # paused receivers: their first message on disk alone
         self._unhosted: set[str] = set()
         self._cursor = 0
         self._backlog = 0
+        self._withheld: dict[int, StoredMessage | None] = {}
+        self._gone: set[int] = set()
+        self._ended: list[Callable[[int], None]] = []
         self._news = asyncio.Event()
         self._news.set()
         deps.runtime.listen(self._on_commit)
+        deps.runtime.listen_resumed(self._unpark)
 
     @property
     def backlog(self) -> int:
@@ -59,6 +77,44 @@ class OutboxPump:
         """Look at the store for messages that no commit announced."""
         self._news.set()
 
+    def listen(self, listener: Callable[[int], None]) -> None:
+        """Tell ``listener`` of every submitted call that ended without a turn, by its message."""
+        assert listener not in self._ended, "a listener is told once"
+        self._ended.append(listener)
+        assert self._ended
+
+    def withhold(self, message_id: int) -> None:
+        """Begin no more delivery of this message, until `release`."""
+        assert message_id not in self._withheld, "a message is withheld by one at a time"
+        self._withheld[message_id] = None
+        assert message_id in self._withheld
+
+    def release(self, message_id: int, lane: Lane, *, is_gone: bool) -> None:
+        """Go on with a withheld message of ``lane``, or pass it over once it is gone."""
+        assert message_id in self._withheld, "only what is withheld is released"
+        held_back = self._withheld.pop(message_id)
+        queue = self._lanes.get(lane)
+        if queue is None or queue[0].message_id != message_id:
+            if is_gone:
+                self._forget(lane, message_id)
+        elif held_back is not None and is_gone:
+            self._advance(lane)
+        elif held_back is not None:
+            self._deliver(lane, held_back)
+        elif is_gone:
+            self._gone.add(message_id)  # a pause between two attempts ends with `_deliver`
+        assert message_id not in self._withheld
+
+    def _forget(self, lane: Lane, message_id: int) -> None:
+        """Take a message that is gone out of its lane, where others are before it."""
+        queue = self._lanes.get(lane, deque())
+        for message in queue:
+            if message.message_id == message_id:
+                queue.remove(message)
+                self._known.remove(message_id)
+                self._backlog -= 1
+                return
+
     def _on_commit(self, _: Commit, receipt: CommitReceipt) -> None:
         if receipt.message_ids:
             self._news.set()
@@ -68,20 +124,53 @@ class OutboxPump:
         while True:
             await self._news.wait()
             self._news.clear()
-            while self._backlog < BACKLOG_ROWS_MAX:
-                page = await self._store.outbox(self._cursor, PAGE_ROWS)
+            while self._has_room():
+                cursor = self._cursor
+                page = await self._store.outbox(cursor, PAGE_ROWS)
+                if self._cursor != cursor:
+                    continue  # somebody was resumed meanwhile
                 if not page:
                     break
                 self._cursor = page[-1].message_id
                 for message in page:
                     self._enqueue(message)
 
+    def _has_room(self) -> bool:
+        """Whether more may be read; once full, what paused actors hold makes room first."""
+        if self._backlog >= BACKLOG_ROWS_MAX:
+            for lane in [lane for lane in self._lanes if self._runtime.is_paused(lane[1])]:
+                self._park_rest(lane)
+        return self._backlog < BACKLOG_ROWS_MAX
+
+    def _park_rest(self, lane: Lane) -> None:
+        """Leave what is behind the first message of a lane on disk, until its actor is resumed."""
+        queue, receiver = self._lanes[lane], lane[1]
+        while len(queue) > 1:
+            first_id = queue.pop().message_id
+            self._known.remove(first_id)
+            self._backlog -= 1
+            self._parked[receiver] = min(first_id, self._parked.get(receiver, first_id))
+
+    def _unpark(self, receiver: ActorId) -> None:
+        """Read again from the first message that was left on disk for a paused actor."""
+        first_id = self._parked.pop(receiver, None)
+        if first_id is not None:
+            self._cursor = min(self._cursor, first_id - 1)
+            self._news.set()
+
     def _enqueue(self, message: StoredMessage) -> None:
-        if not self._runtime.hosts(message.receiver.type):
-            self._leave(message.receiver)
+        receiver = message.receiver
+        if not self._runtime.hosts(receiver.type):
+            self._leave(receiver)
             return
-        lane = (message.sender, message.receiver)
+        if message.message_id in self._known:
+            return
+        if receiver in self._parked or self._runtime.is_paused(receiver):
+            self._parked.setdefault(receiver, message.message_id)
+            return
+        lane = (message.sender, receiver)
         queue = self._lanes.get(lane)
+        self._known.add(message.message_id)
         self._backlog += 1
         if queue is None:
             self._lanes[lane] = deque((message,))
@@ -96,29 +185,35 @@ class OutboxPump:
             self._telemetry.log("warning", "message.unhosted", receiver=str(receiver))
 
     def _deliver(self, lane: Lane, message: StoredMessage) -> None:
+        if message.message_id in self._withheld:
+            self._withheld[message.message_id] = message
+            return
+        if message.message_id in self._gone:
+            self._advance(lane)
+            return
         delay_ms = message.not_before_ms - self._clock.now_ms()
         if delay_ms > 0:
             name = f"actors.outbox.retry:{message.message_id}"
             self._supervisor.spawn(name, self._deliver_later(lane, message, delay_ms))
             return
-        outcome = self._runtime.deliver(
-            message.receiver,
-            message.body,
-            principal=f"actor:{message.sender}",
-            message_id=message.message_id,
-        )
+        outcome = self._hand_over(message)
         outcome.add_done_callback(lambda done: self._settled(lane, message, done))
         if fault("concurrency.duplicate_delivery"):
             self._deliver_again(message)
 
-    def _deliver_again(self, message: StoredMessage) -> None:
-        """Deliver a message that is on its way already; the row lets it have one turn."""
-        again = self._runtime.deliver(
+    def _hand_over(self, message: StoredMessage) -> asyncio.Future[Any]:
+        caller = principal_of(message.sender)
+        return self._runtime.deliver(
             message.receiver,
             message.body,
-            principal=f"actor:{message.sender}",
+            principal=f"actor:{message.sender}" if caller is None else caller,
             message_id=message.message_id,
+            is_call=caller is not None,
         )
+
+    def _deliver_again(self, message: StoredMessage) -> None:
+        """Deliver a message that is on its way already; the row lets it have one turn."""
+        again = self._hand_over(message)
         again.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
@@ -132,32 +227,22 @@ class OutboxPump:
         if error is None or isinstance(error, MessageGoneError):
             self._advance(lane)
             return
-        setback = judge_failure(error, message.attempts)
+        setback = judge_failure(error, message.attempts, is_call=_is_call(message))
         name = f"actors.outbox.failed:{message.message_id}"
         self._supervisor.spawn(name, self._failed(lane, message, setback))
 
     async def _failed(self, lane: Lane, message: StoredMessage, setback: Setback) -> None:
-        now_ms = self._clock.now_ms()
-        error, is_final = setback.error, setback.is_final
-        if is_final or not error.retriable:
+        if setback.is_final or setback.counts:
             try:
-                await self._store.outbox_failed(
-                    message.message_id,
-                    error=describe_failure(error),
-                    retry_at_ms=None if is_final else now_ms + setback.delay_ms,
-                    now_ms=now_ms,
-                )
+                await self._note(message, setback)
             except KelpieError as refusal:
                 # The row says what it said before: this delivery did not count.
                 self._telemetry.log("warning", "message.uncounted", error=refusal.message)
                 await self._clock.sleep(setback.delay_ms / 1000)
                 self._deliver(lane, message)
                 return
-        if is_final:
-            self._telemetry.count("kelpie.message.dead_letters", type=message.receiver.type)
-            self._telemetry.log(
-                "error", "message.dead", receiver=str(message.receiver), error=str(error)
-            )
+        if setback.is_final:
+            self._tell_end(message, setback)
             self._advance(lane)
             return
         await self._clock.sleep(setback.delay_ms / 1000)
@@ -171,9 +256,38 @@ class OutboxPump:
         )
         self._deliver(lane, again)
 
+    async def _note(self, message: StoredMessage, setback: Setback) -> None:
+        """Write down what the failed delivery comes to: a count, a dead letter, a call's end."""
+        now_ms = self._clock.now_ms()
+        error = describe_failure(setback.error)
+        if setback.is_final and _is_call(message):
+            body = msgspec.msgpack.encode(describe(setback.error))
+            state: CallState = "failed" if setback.is_refused else "dead"
+            end = CallEnd(state, body, now_ms, now_ms + limits.CALL_TTL_MS)
+            await self._store.end_call(message.message_id, end, error=error)
+            return
+        await self._store.outbox_failed(
+            message.message_id,
+            error=error,
+            retry_at_ms=None if setback.is_final else now_ms + setback.delay_ms,
+            now_ms=now_ms,
+        )
+
+    def _tell_end(self, message: StoredMessage, setback: Setback) -> None:
+        if _is_call(message):
+            for listener in self._ended:
+                listener(message.message_id)
+            if setback.is_refused:
+                return
+        receiver, error = message.receiver, setback.error
+        self._telemetry.count("kelpie.message.dead_letters", type=receiver.type)
+        self._telemetry.log("error", "message.dead", receiver=str(receiver), error=str(error))
+
     def _advance(self, lane: Lane) -> None:
         queue = self._lanes[lane]
-        queue.popleft()
+        settled_id = queue.popleft().message_id
+        self._gone.discard(settled_id)
+        self._known.remove(settled_id)
         self._backlog -= 1
         assert self._backlog >= 0, "settled more messages than were read"
         if queue:

@@ -1,4 +1,4 @@
-"""What the pumps share: their collaborators, and what they do about a delivery that failed."""
+"""What the workers beside the engine share, and what the pumps do about a failed delivery."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Final
 from kelpie.actors.engine import Engine
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core import limits
-from kelpie.core.errors import ActorFailedError, InputError, KelpieError
+from kelpie.core.errors import (
+    ActorFailedError,
+    DeadlineError,
+    InputError,
+    KelpieError,
+    StoreError,
+)
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
@@ -20,7 +26,7 @@ RETRY_DELAY_MS_MAX: Final = 30_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PumpDeps:
-    """The collaborators of the outbox pump and the reminder pump."""
+    """The collaborators of the pumps, of submitted calls and of pauses."""
 
     store: Store
     runtime: Engine
@@ -36,37 +42,49 @@ class Setback:
     Attributes:
         error: Why it failed.
         attempts: How many deliveries have counted, this one included where it counts.
+        counts: Whether this delivery was an attempt.
+        is_refused: Whether its receiver refused it, as it will again.
         is_final: Whether there is no further attempt.
         delay_ms: How long to wait before the next one.
     """
 
     error: KelpieError
     attempts: int
+    counts: bool
+    is_refused: bool
     is_final: bool
     delay_ms: int
 
 
-def judge_failure(error: BaseException, attempts: int) -> Setback:
+def judge_failure(error: BaseException, attempts: int, *, is_call: bool = False) -> Setback:
     """Return what follows from a failure after ``attempts`` earlier ones.
 
     A retriable failure does not count. What its receiver refuses as malformed will be refused
-    again, so it is final at once.
+    again, so it is final at once. To a submitted call every refusal on purpose is final, and a
+    handler that is late has had its attempt: nobody else would ever give up.
     """
     assert attempts >= 0, "attempts count from zero"
     known = error if isinstance(error, KelpieError) else ActorFailedError(repr(error))
-    attempts += 0 if known.retriable else 1
-    is_spent = not known.retriable and attempts >= limits.MESSAGE_ATTEMPTS_MAX
+    counts = not known.retriable or (is_call and isinstance(known, DeadlineError))
+    attempts += counts
+    is_refused = isinstance(known, InputError)
+    if is_call and not known.retriable:
+        is_refused = not isinstance(known, ActorFailedError | StoreError)
     return Setback(
         error=known,
         attempts=attempts,
-        is_final=is_spent or isinstance(known, InputError),
+        counts=counts,
+        is_refused=is_refused,
+        is_final=is_refused or (counts and attempts >= limits.MESSAGE_ATTEMPTS_MAX),
         delay_ms=min(RETRY_DELAY_MS_MIN << min(attempts, 10), RETRY_DELAY_MS_MAX),
     )
 
 
 def describe_failure(error: KelpieError) -> str:
     """Return the error and, when a bug caused it, the end of that bug's traceback."""
-    if error.__cause__ is None:
-        return str(error)
-    trace = "".join(traceback.format_exception(error.__cause__))
-    return f"{error}\n{trace[-limits.FAILURE_TRACE_CHARS_MAX :]}"
+    text = str(error)[: limits.FAILURE_TRACE_CHARS_MAX]
+    if error.__cause__ is not None:
+        trace = "".join(traceback.format_exception(error.__cause__))
+        text = f"{text}\n{trace[-limits.FAILURE_TRACE_CHARS_MAX :]}"
+    # What a program says may have lone surrogates, which no store takes.
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -23,7 +23,7 @@ from kelpie.actors.pump import (
     describe_failure,
     judge_failure,
 )
-from kelpie.core.errors import DrainingError, MessageGoneError, StoreError
+from kelpie.core.errors import BusyError, DrainingError, MessageGoneError, StoreError
 from kelpie.core.ids import ActorId
 from kelpie.ports.telemetry import Level
 from kelpie.storage.records import (
@@ -86,6 +86,7 @@ class ReminderPump:
         self._is_full = False
         self._news = asyncio.Event()
         deps.runtime.listen(self._on_commit)
+        deps.runtime.listen_resumed(lambda _: self._news.set())
 
     def start(self) -> None:
         """Begin firing, beginning with what became due while no process ran."""
@@ -135,7 +136,7 @@ class ReminderPump:
     def _may_fire(self, actor: ActorId) -> bool:
         """Whether the actor's type is hosted here and nobody paused the actor."""
         if self._runtime.hosts(actor.type):
-            return not self._runtime.inspect(actor).paused
+            return not self._runtime.is_paused(actor)
         if actor.type not in self._unhosted:
             self._unhosted.add(actor.type)
             self._telemetry.log("warning", "reminder.unhosted", actor=str(actor))
@@ -191,7 +192,7 @@ class ReminderPump:
                     error=f"reminder {row.name!r}: {describe_failure(error)}",
                     now_ms=self._clock.now_ms(),
                 )
-            except StoreError:
+            except (BusyError, StoreError):
                 delay_ms = RETRY_DELAY_MS_MAX
             else:
                 self._telemetry.count("kelpie.reminder.dead_letters", type=row.actor.type)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kelpie.actors.stepping import Driven
+from kelpie.core.errors import DrainingError
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
 
 EAGERLY: Final[dict[str, Any]] = (
     {"eager_start": True} if hasattr(asyncio, "eager_task_factory") else {}
 )
+T = TypeVar("T")
+
 RESTART_DELAY_S_MIN: Final = 0.05
 RESTART_DELAY_S_MAX: Final = 5.0
 
@@ -77,6 +80,36 @@ class Supervisor:
             self._report(name, error, restarts=False)
             return
         self.spawn(name, self._go_on(work, awaited))
+
+    async def finish(self, name: str, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` to its end, whatever becomes of the caller, and return what it returns.
+
+        Raises:
+            DrainingError: This supervisor is closed, or was before the end.
+            Exception: What ``work`` raised; it is reported instead when the caller has left.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        task = self.spawn(name, self._tell(work, done))
+        if task is None:
+            work.close()
+            raise DrainingError("the node is shutting down; try again")
+        task.add_done_callback(lambda _: self._give_up(work, done))
+        return await done
+
+    def _give_up(self, work: Coroutine[Any, Any, T], done: asyncio.Future[T]) -> None:
+        work.close()  # a task that was cancelled before its first step never awaited it
+        if not done.done():
+            done.set_exception(DrainingError("the node is shutting down; try again"))
+
+    async def _tell(self, work: Coroutine[Any, Any, T], done: asyncio.Future[T]) -> None:
+        try:
+            value = await work
+            if not done.done():
+                done.set_result(value)
+        except Exception as error:
+            if done.done():
+                raise
+            done.set_exception(error)
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work`` until it returns, again after each failure, with growing pauses."""

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Final, cast
 
-from kelpie.actors.api.definition import Actor
+from kelpie.actors.api.definition import Actor, definition_of
 from kelpie.actors.api.method import Method
-from kelpie.core.errors import InvalidFieldError, KelpieError
+from kelpie.core.errors import DefinitionError, InvalidFieldError, KelpieError
 from kelpie.core.quoting import quote_text
 
 FIELD: Final = "APP"
@@ -35,8 +36,35 @@ def load_actor_classes(place: str, *, directory: Path) -> Kinds:
         directory: Where the command was given.
 
     Raises:
-        InvalidFieldError: There is no such program, it does not load, or it has no actor classes.
+        InvalidFieldError: There is no such program, it does not load, it has no actor classes, or
+            one of them cannot be hosted as it is written; the error names file and line.
     """
+    kinds = _load(place, directory)
+    for kind in kinds:
+        try:
+            definition_of(kind)
+        except DefinitionError as error:
+            raise _misdefined(kind, error) from error
+    return kinds
+
+
+def _misdefined(kind: type[Actor[Any]], error: DefinitionError) -> InvalidFieldError:
+    """Return the error of a class that cannot be hosted, with the place of what is wrong in it."""
+    method = vars(kind).get(str(error.fields.get("method", "")))
+    try:
+        if isinstance(method, Method):
+            code = method.handler.__code__
+            file, line = code.co_filename, code.co_firstlineno
+        else:
+            file = inspect.getsourcefile(kind) or ""
+            line = inspect.getsourcelines(kind)[1]
+    except (OSError, TypeError):  # a class that was made without a text
+        return InvalidFieldError(FIELD, error.message)
+    where = f"{Path(file).name}:{line}"
+    return InvalidFieldError(FIELD, f"{where}: {error.message}", file=file, line=line)
+
+
+def _load(place: str, directory: Path) -> Kinds:
     source, _, attribute = place.partition(":")
     is_file = source.endswith(".py") or "/" in source
     module = _load_file(directory / source) if is_file else _load_module(source, directory)

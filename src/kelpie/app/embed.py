@@ -23,11 +23,13 @@ from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.machine import Machine
 from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.pauses import Pauses
 from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
+from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.app.wiring import kinds_of
-from kelpie.app.world import open_sqlite
+from kelpie.app.world import OpenStore, open_sqlite
 from kelpie.core import limits
 from kelpie.core.errors import ConfigError
 from kelpie.core.ids import TENANT_DEFAULT, Tenant
@@ -87,6 +89,7 @@ class EmbeddedWorld:
     rng: Rng
     telemetry: Telemetry
     meter: Meter | None = None
+    open_store: OpenStore = open_sqlite
 
 
 class Runtime(Gateway):
@@ -128,12 +131,13 @@ class Runtime(Gateway):
             raise ConfigError("python -O removes the assertions that guard state; start without it")
         async with AsyncExitStack() as stack:
             ports = world or _host_world(stack)
-            store = await open_sqlite(_make_place(path), "", ports.clock, ports.rng)
+            store = await ports.open_store(_make_place(path), "", ports.clock, ports.rng)
             stack.push_async_callback(store.close)
             parts = _Parts(ports, store, executors, resident_bytes_max)
             stack.push_async_callback(parts.supervisor.close)
             parts.host(actors)
             stack.push_async_callback(parts.drain)
+            await parts.pauses.load()
             await parts.drive()
             if world is None:
                 stack.enter_context(short_pauses())
@@ -142,6 +146,8 @@ class Runtime(Gateway):
                 store=store,
                 hub=parts.hub,
                 wake_outbox=parts.outbox.wake,
+                calls=parts.calls,
+                pauses=parts.pauses,
                 kinds=actors,
                 tenant=Tenant(tenant),
             )
@@ -203,6 +209,8 @@ class _Parts:
         )
         self._is_held = store.held
         self.outbox = OutboxPump(deps)
+        self.calls = Submissions(deps, self.outbox, rng=world.rng)
+        self.pauses = Pauses(deps)
         self._reminders = ReminderPump(deps)
 
     def host(self, kinds: Sequence[type[Actor[Any]]]) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 from kelpie.actors.api.definition import Actor, definition_of
 from kelpie.actors.api.gateway import Gateway, TypeInfo
 from kelpie.actors.api.hosting import ActorMachine
+from kelpie.actors.api.method import Method
 from kelpie.actors.engine import Inspection
+from kelpie.actors.submissions import Submissions, SubmittedCall
 from kelpie.app.embed import SpinePort
 from kelpie.app.wiring import Node
 from kelpie.core.errors import InvalidFieldError, NotFoundError
@@ -46,15 +48,20 @@ def host_actors(node: Node, kinds: Sequence[Kind]) -> HostedActors:
         store=node.store,
         hub=node.hub,
         wake_outbox=node.outbox.wake,
+        calls=node.calls,
+        pauses=node.pauses,
         kinds=kinds,
     )
-    return HostedActors(gateway, kinds)
+    return HostedActors(gateway, kinds, node.built_in_types)
 
 
 class HostedActors:
     """The user-defined actors of a node. Implements `ActorService`."""
 
-    def __init__(self, gateway: Gateway, kinds: Sequence[Kind]) -> None:
+    def __init__(
+        self, gateway: Gateway, kinds: Sequence[Kind], built_in_types: frozenset[str]
+    ) -> None:
+        self.built_in_types = built_in_types
         self._gateway = gateway
         self._definitions = {kind.type_name(): definition_of(kind) for kind in kinds}
         self._types = gateway.types()
@@ -84,10 +91,7 @@ class HostedActors:
             InvalidFieldError: An argument is missing, unknown or of another type.
             KelpieError: As `Gateway.call`.
         """
-        definition = self._definitions.get(actor.type)
-        found = definition.methods.get(method) if definition is not None else None
-        if found is None:
-            raise NotFoundError("method", f"{actor.type}.{method[:200]}")
+        found = self._method(actor.type, method)
         try:
             return await self._gateway.call(
                 actor, method, arguments, principal=principal, key=key, timeout_ms=timeout_ms
@@ -96,17 +100,58 @@ class HostedActors:
             decode_body(arguments, found.payload)  # names an argument in the edge's words
             raise
 
+    @property
+    def calls(self) -> Submissions:
+        """The submitted calls, by id."""
+        return self._gateway.submissions
+
+    def is_command(self, type_name: str, method: str) -> bool:
+        """Whether this is a method that can be submitted."""
+        definition = self._definitions.get(type_name)
+        found = definition.methods.get(method) if definition is not None else None
+        return found is not None and found.kind == "command"
+
+    async def submit(
+        self, actor: ActorId, method: str, arguments: bytes, *, principal: str, key: str | None
+    ) -> SubmittedCall:
+        """Keep a call of a command with a JSON object.
+
+        Raises:
+            NotFoundError: No such type or command.
+            InvalidFieldError: An argument is missing, unknown or of another type.
+            KelpieError: As `Submissions.submit`.
+        """
+        decode_body(arguments, self._method(actor.type, method).payload)
+        return await self._gateway.submit_named(
+            actor, method, arguments, principal=principal, key=key
+        )
+
+    def result_json(self, call: SubmittedCall) -> bytes:
+        """Return what a completed call came to, as JSON."""
+        return self._gateway.result_json(call)
+
+    def _method(self, type_name: str, name: str) -> Method[Any, Any]:
+        definition = self._definitions.get(type_name)
+        found = definition.methods.get(name) if definition is not None else None
+        if found is None:
+            raise NotFoundError("method", f"{type_name}.{name[:200]}")
+        return found
+
     def inspect(self, actor: ActorId) -> Inspection:
         """Return the actor as this process has it."""
         return self._gateway.inspect(actor)
 
-    def pause(self, actor: ActorId) -> None:
-        """Let the actor's commands wait."""
-        self._gateway.pause(actor)
+    def is_paused(self, actor: ActorId) -> bool:
+        """Whether the actor's commands wait until somebody resumes it."""
+        return self._gateway.engine.is_paused(actor)
 
-    def resume(self, actor: ActorId) -> None:
+    async def pause(self, actor: ActorId, *, principal: str) -> None:
+        """Let the actor's commands wait, across restarts."""
+        await self._gateway.pause(actor, principal=principal)
+
+    async def resume(self, actor: ActorId, *, principal: str) -> None:
         """Give the waiting commands their turns."""
-        self._gateway.resume(actor)
+        await self._gateway.resume(actor, principal=principal)
 
     def kill(self, actor: ActorId) -> bool:
         """Stop the actor's handler; was it in memory?"""

@@ -51,6 +51,7 @@ async def open_app(
     """
     async with open_node(settings, world=world, address=address) as node:
         hosted = host_actors(node, actors)
+        await node.pauses.load()
         app = App(node=node, asgi=make_edge(settings, node, hosted))
         if drive:
             await node.drive()

@@ -82,8 +82,8 @@ async def run_server(
     hosted beside the built-in types.
 
     Raises:
-        InvalidFieldError: The program does not load; the error names its line.
-        DefinitionError: An actor class cannot be hosted as it is written.
+        InvalidFieldError: The program does not load, or a class in it cannot be hosted as it is
+            written; the error names the line.
         StoreHeldError: Another process holds the store.
         UnavailableError: An address cannot be bound.
         ConfigError: A setting does not fit this host.

@@ -1,4 +1,4 @@
-"""The typed references of actor classes over HTTP.
+"""A server from Python: the typed references of actor classes, submitted calls, runs, approvals.
 
     async with kelpie.connect("http://127.0.0.1:8283") as remote:
         await remote.ref(Counter, "a").add(1)
@@ -8,26 +8,26 @@ Arguments and results pass the same method types as in process; errors are the s
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import cache
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
 import msgspec
 
 from kelpie.actors.api.definition import Actor
+from kelpie.actors.api.handle import CallDesk, CallHandle
 from kelpie.actors.api.method import Method
 from kelpie.actors.api.reference import Address
-from kelpie.core.errors import DeadlineError, InvalidFieldError, KelpieError, UnavailableError
+from kelpie.app.remote_desks import RemoteApprovals, RemoteCalls, RemoteRuns
+from kelpie.app.wire import ServerWire, decoder_of
+from kelpie.core.errors import InvalidFieldError, OrderError
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.core.quoting import quote_text
 
 A = TypeVar("A", bound=Actor[Any])
 
-CONNECT_TIMEOUT_S: Final = 10.0
-ANSWER_MARGIN_S: Final = 5.0  # between the server's deadline and the client's own
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -37,23 +37,24 @@ class _Reply(msgspec.Struct):
     result: msgspec.Raw
 
 
-class _Described(msgspec.Struct):
-    code: str
-    message: str
-    retriable: bool = False
-    fields: dict[str, Any] = {}
-
-
-class _Refusal(msgspec.Struct):
-    error: _Described
+class _Kept(msgspec.Struct):
+    call_id: str
 
 
 class Remote:
-    """The actors of one server. Made by `connect`. Implements `Caller`."""
+    """One server. Made by `connect`. Implements `Caller`.
+
+    Attributes:
+        calls: Submitted calls, to look for.
+        runs: Runs of agents.
+        approvals: What waits for a person.
+    """
 
     def __init__(self, http: httpx.AsyncClient, url: str) -> None:
-        self._http = http
-        self._url = url
+        self._wire = ServerWire(http, url)
+        self.calls = RemoteCalls(self._wire)
+        self.runs = RemoteRuns(self._wire)
+        self.approvals = RemoteApprovals(self._wire)
 
     def ref(
         self,
@@ -92,41 +93,60 @@ class Remote:
             UnavailableError: The server does not answer, or broke off; it may still act.
             KelpieError: What the actor or the server refuses.
         """
+        timeout_ms = target.timeout_ms or INVOCATION_TIMEOUT_MS
+        headers = {"x-kelpie-timeout-ms": str(timeout_ms)}
+        response = await self._send(target, method, args, kwargs, headers)
+        result = self._wire.read(response, _Reply).result
+        try:
+            return decoder_of(method.result).decode(result)
+        except msgspec.MsgspecError as error:
+            text = f"{self._wire.url} answered {method.name} with another type: {error}"
+            raise InvalidFieldError("result", text) from error
+
+    async def submit(
+        self,
+        target: Address,
+        method: Method[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> CallHandle[Any]:
+        """Hand a call in for a reference; see `Caller`.
+
+        Without an idempotency key a submission whose answer was lost may have been kept.
+
+        Raises:
+            OrderError: The method is no command.
+            KelpieError: As `invoke`.
+        """
+        if method.kind != "command":
+            raise OrderError(f"only commands can be submitted, {method.name} is none")
+        response = await self._send(target, method, args, kwargs, {"prefer": "respond-async"})
+        return CallHandle(self._wire.read(response, _Kept).call_id, method, self.calls)
+
+    def desk(self) -> CallDesk:
+        """Return where submitted calls are asked about."""
+        return self.calls
+
+    async def _send(
+        self,
+        target: Address,
+        method: Method[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        headers: dict[str, str],
+    ) -> httpx.Response:
         message = method.pack(args, kwargs)
         values = {name: getattr(message, name) for name in message.__struct_fields__}
-        timeout_ms = target.timeout_ms or INVOCATION_TIMEOUT_MS
-        headers = {
-            "content-type": "application/json",
-            "x-kelpie-timeout-ms": str(timeout_ms),
-        }
         if target.idempotency_key is not None:
             headers["idempotency-key"] = target.idempotency_key
         names = (target.type_name, target.key, method.name)
-        path = "/v1/actors/" + "/".join(quote(name, safe="") for name in names)
-        response = await self._send(path, _encode(values), headers, timeout_ms)
-        if response.status_code != 200:
-            raise error_of(response)
-        try:
-            result = msgspec.json.decode(response.content, type=_Reply).result
-            return _decoder(method).decode(result)
-        except msgspec.MsgspecError as error:
-            message_text = f"{self._url} answered {method.name} with another type: {error}"
-            raise InvalidFieldError("result", message_text) from error
-
-    async def _send(
-        self, path: str, content: bytes, headers: dict[str, str], timeout_ms: int
-    ) -> httpx.Response:
-        wait_s = timeout_ms / 1000 + ANSWER_MARGIN_S
-        timeout = httpx.Timeout(wait_s, connect=CONNECT_TIMEOUT_S)
-        try:
-            return await self._http.post(path, content=content, headers=headers, timeout=timeout)
-        except httpx.ReadTimeout:
-            text = f"{self._url} did not answer within {wait_s:,.1f} s; its outcome may follow"
-            raise DeadlineError(text, timeout_ms=timeout_ms) from None
-        except httpx.TransportError as error:
-            why = str(error) or type(error).__name__
-            text = f"{self._url} does not answer: {why}; what was asked for may have happened"
-            raise UnavailableError(text) from error
+        return await self._wire.send(
+            "POST",
+            "/v1/actors/" + "/".join(quote(name, safe="") for name in names),
+            content=_encode(values),
+            headers=headers,
+            timeout_ms=target.timeout_ms or INVOCATION_TIMEOUT_MS,
+        )
 
 
 @asynccontextmanager
@@ -150,42 +170,3 @@ async def connect(url: str, key: str = "") -> AsyncGenerator[Remote]:
         trust_env=parts.hostname not in _LOOPBACK,
     ) as http:
         yield Remote(http, url)
-
-
-@cache
-def _decoder(method: Method[Any, Any]) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(method.result)
-
-
-def error_of(response: httpx.Response) -> KelpieError:
-    """Return the typed error that a refusing response describes.
-
-    A code that this program does not know becomes a `KelpieError` with that code.
-    """
-    try:
-        described = msgspec.json.decode(response.content, type=_Refusal).error
-    except msgspec.MsgspecError:
-        text = f"the server answered with HTTP status {response.status_code}"
-        return KelpieError(text, http_status=response.status_code)
-    kind = _errors_by_code().get(described.code)
-    if kind is None:
-        # Code and retriability are facts of a class, so what nobody knows gets one of its own.
-        facts = {"code": described.code, "retriable": described.retriable}
-        kind = cast("type[KelpieError]", type("RemoteError", (KelpieError,), facts))
-    error = kind.__new__(kind)
-    KelpieError.__init__(error, described.message, **described.fields)
-    for name, value in described.fields.items():
-        if name in kind.__init__.__annotations__ and not hasattr(error, name):
-            setattr(error, name, value)
-    return error
-
-
-@cache
-def _errors_by_code() -> dict[str, type[KelpieError]]:
-    return {kind.code: kind for kind in _tree(KelpieError)}
-
-
-def _tree(kind: type[KelpieError]) -> Iterator[type[KelpieError]]:
-    for each in kind.__subclasses__():
-        yield from _tree(each)
-    yield kind

@@ -17,8 +17,10 @@ from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.machine import Machine
 from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.pauses import Pauses
 from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
+from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
@@ -62,6 +64,8 @@ class Node:
     hub: EventHub
     sandbox: Sandbox
     outbox: OutboxPump
+    calls: Submissions
+    pauses: Pauses
     reminders: ReminderPump
     supervisor: Supervisor
     tools: ToolRegistry
@@ -182,6 +186,7 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         telemetry=world.telemetry,
         supervisor=supervisor,
     )
+    outbox = OutboxPump(deps)
     return Node(
         world=world,
         store=store,
@@ -189,7 +194,9 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         dispatcher=dispatcher,
         hub=hub,
         sandbox=sandbox,
-        outbox=OutboxPump(deps),
+        outbox=outbox,
+        calls=Submissions(deps, outbox, rng=world.rng),
+        pauses=Pauses(deps),
         reminders=ReminderPump(deps),
         supervisor=supervisor,
         tools=tools,

@@ -26,6 +26,7 @@ COMMANDS = {
     "chat": ("chat:chat", "Talk with an agent, and answer what it asks."),
     "agents": ("agents:agents", "Create, list, show, change and delete agents."),
     "actors": ("actors:actors", "Call actors of your own classes, and care for them."),
+    "calls": ("calls:calls", "See what became of submitted calls, and take them back."),
     "messages": ("messages:messages", "Send messages to an agent, and read its conversation."),
     "approvals": ("approvals:approvals", "See what waits for a person, and answer it."),
     "effects": ("effects:effects", "See what was done outside, and settle what is unknown."),

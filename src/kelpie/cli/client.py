@@ -20,7 +20,7 @@ import httpx
 from kelpie.cli.asgi import AppTransport
 from kelpie.cli.errors import CommandError, bare_error
 from kelpie.cli.patience import Patience
-from kelpie.cli.processes import name_process
+from kelpie.cli.processes import STOPPED, name_process, process_state
 from kelpie.cli.sse import ServerEvent, read_events
 from kelpie.cli.world import HolderInfo, OpenedApp, World
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS_MAX, STREAM_PING_INTERVAL_MS
@@ -110,11 +110,11 @@ class Api:
         try:
             if response.status_code >= 400:
                 await response.aread()
-                raise refusal_of(response)
+                raise self._refusal(response.content, response.status_code)
             async with aclosing(read_events(response.aiter_bytes())) as events:
                 async for event in events:
                     if event.name == "error":
-                        raise _error_of(event.data.encode(), response.status_code)
+                        raise self._refusal(event.data.encode(), response.status_code)
                     yield event
         except httpx.TransportError as error:
             raise self._broken(error) from None
@@ -124,7 +124,7 @@ class Api:
     async def _send(self, method: str, path: str, **options: Any) -> Json:
         response = await self._exchange(self._http.build_request(method, path, **options))
         if response.status_code >= 400:
-            raise refusal_of(response)
+            raise self._refusal(response.content, response.status_code)
         try:
             return response.json() if response.content else None
         except ValueError:
@@ -132,10 +132,19 @@ class Api:
 
     async def _exchange(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         try:
-            with self._patience.during(request.method):
+            # What is posted may ask a model, and what is followed may not have happened yet.
+            with self._patience.during(may_be_long=stream or request.method == "POST"):
                 return await self._http.send(request, stream=stream)
         except httpx.TransportError as error:
             raise self._broken(error) from None
+
+    def _refusal(self, content: bytes, status: int) -> CommandError:
+        described = _error_of(content, status)
+        if described is not None:
+            return described
+        message = f"{self.where} answered with HTTP status {status}, and not as Kelpie does"
+        advice = "" if self.is_local else "; is the address right (--url, KELPIE_URL)?"
+        return CommandError("unavailable", message + advice)
 
     def _broken(self, error: httpx.TransportError) -> CommandError:
         if isinstance(error, httpx.ReadTimeout):
@@ -219,9 +228,8 @@ def _inside(app: OpenedApp, group: asyncio.TaskGroup) -> httpx.AsyncClient:
 def _remote(url: str, key: str) -> httpx.AsyncClient:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise CommandError(
-            "invalid_field", f"--url: {quote_text(url)} is not an http or https address"
-        )
+        message = f"--url or KELPIE_URL: {quote_text(url)} is not an http or https address"
+        raise CommandError("invalid_field", message)
     return httpx.AsyncClient(
         base_url=url.rstrip("/"),
         headers={"authorization": f"Bearer {key}"} if key else {},
@@ -233,8 +241,11 @@ def _remote(url: str, key: str) -> httpx.AsyncClient:
 
 def _held(settings: Settings, holder: HolderInfo) -> httpx.AsyncClient:
     if not holder.address:
-        who = name_process(holder.pid)
-        message = f"{who} holds {settings.store.path} and does not listen; wait until it ends"
+        found = f"{name_process(holder.pid)} holds {settings.store.path} and takes no requests"
+        advice = "a command that runs, or a server that starts; wait for it"
+        if process_state(holder.pid) in STOPPED:
+            advice = "it is stopped; let it go on (fg in its terminal), or end it"
+        message = f"{found}: {advice}"
         step = f"ps -p {holder.pid}" if holder.pid else "kelpie doctor"
         raise CommandError("store_held", message, next_step=step)
     transport = httpx.AsyncHTTPTransport(uds=holder.address.removeprefix("unix:"))
@@ -242,19 +253,15 @@ def _held(settings: Settings, holder: HolderInfo) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url=_LOCAL_URL, timeout=timeout)
 
 
-def refusal_of(response: httpx.Response) -> CommandError:
-    """Return the error that a refusing response describes."""
-    return _error_of(response.content, response.status_code)
-
-
-def _error_of(content: bytes, status: int) -> CommandError:
+def _error_of(content: bytes, status: int) -> CommandError | None:
+    """Return the error that a refusal describes; None if it is not Kelpie's."""
     try:
         body = json.loads(content)
         described = cast("dict[str, Any]", body["error"])
         code, message = str(described["code"]), str(described["message"])
         fields = cast("dict[str, Any]", described.get("fields") or {})
     except (ValueError, KeyError, TypeError):
-        code, message, fields = "internal", f"the server answered with HTTP status {status}", {}
+        return None
     # Whoever typed an option or an argument knows nothing of the request's parts.
     message = _PART.sub("", message)
     return CommandError(code, message, fields=fields, http_status=status)

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import Any, Final
 from urllib.parse import quote
 
+from kelpie.app.text import safe_line, safe_text
 from kelpie.cli.client import Api, Parameters, items_of
 from kelpie.cli.decisions import answer_card
 from kelpie.cli.errors import CommandError
@@ -20,7 +21,6 @@ from kelpie.cli.keyboard import Keyboard
 from kelpie.cli.output import Terminal
 from kelpie.cli.rows import agent_actor
 from kelpie.cli.talk import content_text, line_of
-from kelpie.cli.text import safe_line, safe_text
 
 _EVENT_ROWS: Final = 1_000
 _COLORS: Final = {"agent": "green", "calls": "cyan", "asks": "yellow", "error": "red"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from kelpie.cli.card import render_card
+from kelpie.app.card import render_card
 from kelpie.cli.client import Api
 from kelpie.cli.errors import CommandError
 from kelpie.cli.keyboard import Keyboard

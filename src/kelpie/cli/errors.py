@@ -15,8 +15,8 @@ from typing import Any, Final, cast
 
 import click
 
+from kelpie.app.text import safe_line, safe_text
 from kelpie.cli import INTERNAL_STATUS, USAGE_STATUS
-from kelpie.cli.text import safe_line, safe_text
 from kelpie.core.errors import STATUS, KelpieError
 
 EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (
@@ -49,6 +49,7 @@ _NEXT_STEPS: Final[Mapping[str, str]] = {
     "cursor_expired": "kelpie events tail",
     "disk_full": "kelpie doctor",
     "invalid_setting": "kelpie config show --origin",
+    "local_only": "on the server's machine, the same command without --url",
     "model_failed": "kelpie doctor",
     "pending_approval": "kelpie approvals list",
     "run_failed": "kelpie doctor",
@@ -119,6 +120,10 @@ def next_step_for(code: str, fields: Mapping[str, Any]) -> str:
     """Return the command that helps after an error of this code; empty for none."""
     if code == "not_found":
         return _NEXT_BY_KIND.get(str(fields.get("kind", "")), "")
+    if code == "store_held" and fields.get("restored"):
+        return "kelpie store release"
+    if code == "store_held" and fields.get("pid") and not fields.get("address"):
+        return f"ps -p {fields['pid']}"
     return _NEXT_STEPS.get(code, "")
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from kelpie.app.text import clip, safe_line
 from kelpie.cli.output import Terminal, local_time
 from kelpie.cli.plans import describe_event
 from kelpie.cli.talk import content_text
-from kelpie.cli.text import clip, safe_line
 
 _KIND_WIDTH: Final = 16
+_LAST: Final = ("_id", "digest")
 _COLORS: Final = {
     "effect.waiting": "yellow",
     "run.waiting": "yellow",
@@ -50,27 +51,36 @@ class EventLines:
 
 
 def summary_of(row: Mapping[str, Any]) -> str:
-    """Return what an event says in a few words; the text is untrusted."""
-    kind, body = str(row["kind"]), row["body"]
-    if not isinstance(body, Mapping):
-        return json.dumps(body)
-    match kind:
-        case "message":
+    """Return what an event says in a few words; the text is untrusted.
+
+    What a kind means is the word of the product's own actors; others may use it for something else.
+    """
+    kind, body = str(row["kind"]), _table(row["body"])
+    actor_type, _, key = str(row["actor"]).partition("/")
+    match actor_type, kind:
+        case "agent", "message":
             return _message(body)
-        case "run.finished" if isinstance(body.get("run"), Mapping):
-            run = body["run"]
-            parts = (run.get("status"), run.get("stop_reason"), run.get("error"))
-            return ", ".join(str(part) for part in parts if part)
-        case "step.finished" if isinstance(body.get("usage"), Mapping):
-            usage = body["usage"]
+        case "agent", "run.finished":
+            run = _table(body.get("run"))
+            return _words(run.get("status"), run.get("stop_reason"), run.get("error"), between=", ")
+        case "agent", "step.finished":
+            usage = _table(body.get("usage"))
             return f"{usage.get('prompt_tokens')} tokens in, {usage.get('completion_tokens')} out"
-        case "unit.started" | "unit.finished":
+        case "plan", "unit.started" | "unit.finished":
             return describe_event(row).strip()
         case _ if kind.startswith("effect.") and body.get("summary"):
-            parts = (body["summary"], body.get("note"), body.get("effect_id"))
-            return "  ".join(str(part) for part in parts if part)
+            return _words(body["summary"], body.get("note"), body.get("effect_id"))
         case _:
-            return _pairs(body, key=str(row["actor"]).partition("/")[2])
+            return _pairs(body, key=key) if body else json.dumps(row["body"])
+
+
+def _words(*parts: object, between: str = "  ") -> str:
+    return between.join(str(part) for part in parts if part)
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    """Return a value of an event that should be a table; an empty one if it is not."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
 
 
 def _message(body: Mapping[str, Any]) -> str:
@@ -82,10 +92,10 @@ def _message(body: Mapping[str, Any]) -> str:
 def _pairs(body: Mapping[str, Any], *, key: str) -> str:
     """Return the values that are there with their names, nested ones as JSON.
 
-    What only repeats the actor's own ``key`` is left out.
+    What only repeats the actor's own ``key`` is left out; ids and digests come last.
     """
     return " ".join(
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in body.items()
+        for name, value in sorted(body.items(), key=lambda pair: pair[0].endswith(_LAST))
         if value not in (None, "", [], {}, key)
     )

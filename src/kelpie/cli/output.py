@@ -15,8 +15,8 @@ from typing import Any, Final, TextIO
 
 import click
 
+from kelpie.app.text import clip, display_width, safe_line
 from kelpie.cli import close_broken_pipe
-from kelpie.cli.text import clip, display_width, safe_line
 
 _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _WIDTH_MIN: Final = 30

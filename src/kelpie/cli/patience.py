@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from kelpie.cli.processes import STOPPED, process_state
@@ -37,21 +38,25 @@ class Patience:
         self._has_spoken = False
 
     @contextmanager
-    def during(self, method: str) -> Generator[None, None, None]:
-        """Speak if the context is open for longer than a person expects of an HTTP ``method``."""
-        timer = asyncio.get_running_loop().call_later(PATIENCE_S, self.speak, method)
+    def during(self, *, may_be_long: bool) -> Generator[None, None, None]:
+        """Speak if the context is open for longer than a person expects."""
+        speak = partial(self.speak, may_be_long=may_be_long)
+        timer = asyncio.get_running_loop().call_later(PATIENCE_S, speak)
         try:
             yield
         finally:
             timer.cancel()
 
-    def speak(self, method: str) -> None:
-        """Say what is waited for, unless that was said before or the answer may well take long."""
+    def speak(self, *, may_be_long: bool) -> None:
+        """Say what is waited for, unless that was said before.
+
+        Where the answer ``may_be_long`` in coming, only a process that is stopped is worth a word.
+        """
         if self._has_spoken:
             return
         if self._pid and self._find_state(self._pid) in STOPPED:
             self._has_spoken = True
             self._say(f"kelpie: {self._who} is stopped; it answers after: kill -CONT {self._pid}")
-        elif method != "POST":  # what is posted may ask a model
+        elif not may_be_long:
             self._has_spoken = True
             self._say(f"kelpie: waiting for {self._who}; Ctrl-C ends the wait")

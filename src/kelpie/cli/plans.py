@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from kelpie.cli.card import render_diff
+from kelpie.app.card import render_diff
+from kelpie.app.text import safe_line
 from kelpie.cli.client import Api, Parameters
 from kelpie.cli.errors import CommandError
 from kelpie.cli.output import Terminal
 from kelpie.cli.rows import plan_actor, text_of
-from kelpie.cli.text import safe_line
 from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
 from kelpie.core.quoting import quote_text
 

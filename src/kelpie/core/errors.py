@@ -6,6 +6,8 @@
     │   ├── LimitExceededError     a field is larger than its limit
     │   ├── NotFoundError          no such object in this tenant
     │   ├── ConflictError          the object is not in a state that allows this
+    │   ├── CallBegunError         a submitted call cannot be taken back any more
+    │   ├── CallCancelledError     a submitted call was cancelled before it began
     │   ├── AlreadyDecidedError    an approval was decided before
     │   ├── TargetMovedError       a file is not as it was when its change was approved
     │   ├── KeyReusedError         an idempotency key came back with another request
@@ -111,6 +113,28 @@ class ConflictError(InputError):
     """The object is not in a state that allows this."""
 
     code = "conflict"
+
+
+class CallBegunError(ConflictError):
+    """A submitted call cannot be taken back: it runs, or has ended.
+
+    Attributes:
+        state: What it was at: ``running``, ``completed``, ``failed`` or ``dead``.
+    """
+
+    code = "call_begun"
+
+    def __init__(self, call_id: str, state: str) -> None:
+        told = "runs already" if state == "running" else f"is {state}"
+        message = f"call {call_id} {told}; what was asked for cannot be taken back"
+        super().__init__(message, call_id=call_id, state=state)
+        self.state = state
+
+
+class CallCancelledError(ConflictError):
+    """A submitted call was cancelled before it began: it never ran, and never will."""
+
+    code = "call_cancelled"
 
 
 class AlreadyDecidedError(ConflictError):
@@ -325,6 +349,8 @@ STATUS: Final[dict[str, Status]] = {
     "limit_exceeded": Status(422, 2),
     "not_found": Status(404, 4),
     "conflict": Status(409, 5),
+    "call_begun": Status(409, 5),
+    "call_cancelled": Status(409, 5),
     "already_decided": Status(409, 5),
     "target_moved": Status(409, 5),
     "idempotency_key_reused": Status(422, 5),

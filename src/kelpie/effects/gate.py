@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
@@ -43,6 +43,7 @@ GATE_MESSAGES = (
     | m.ResolveEffect
 )
 
+_GATE_TYPES = frozenset(get_args(GATE_MESSAGES))
 _decoder = msgspec.msgpack.Decoder(EffectRecord)
 
 
@@ -104,7 +105,7 @@ class Gated(Generic[S]):
     def decide(self, state: GatedState[S], message: Message, turn: Turn) -> Decision[GatedState[S]]:
         """Advance the effect that ``message`` is about, or give it to the inner machine."""
         work = GateTurn(self._inner, self._rules, state.inner, state.effects, turn)
-        if isinstance(message, GATE_MESSAGES):
+        if type(message) in _GATE_TYPES:
             advance(work, message)
         else:
             work.feed(message)

@@ -10,7 +10,9 @@ class ThreadUse(NamedTuple):
 
     Attributes:
         cpu_ns: Processor time, collections included.
-        queued_ns: Time it could have run and the machine ran something else; 0 where unknown.
+        queued_ns: Time in which threads of the process could have run and the machine ran something
+            else; 0 where unknown. Of all threads, because one may hold what this one waits for: the
+            interpreter's lock.
         collecting_ns: Time in the garbage collector, of whatever thread.
         waits: How often it gave the processor up by itself: it slept, or waited for a device.
     """

@@ -140,6 +140,7 @@ class App:
             last_event=(header(scope, b"last-event-id") or b"").decode("latin-1"),
             raw=raw,
             timeout_ms=_timeout_ms(scope),
+            prefers_async=_prefers_async(scope),
         )
         telemetry = self._deps.telemetry
         with telemetry.span("http.server", route=operation.path, method=operation.method):
@@ -220,6 +221,18 @@ def _timeout_ms(scope: Scope) -> int | None:
         problem = f"must be a whole number of milliseconds, 1 to {bound:,}"
         raise InvalidFieldError("header.X-Kelpie-Timeout-Ms", problem)
     return int(value)
+
+
+def _prefers_async(scope: Scope) -> bool:
+    """Whether the caller would rather have a 202 than wait.
+
+    Source: RFC 7240, section 4.1; preferences that are not known are not applied.
+    """
+    value = header(scope, b"prefer")
+    if value is None:
+        return False
+    preferences = (each.partition(b";")[0].strip().lower() for each in value.split(b","))
+    return b"respond-async" in preferences
 
 
 def _idempotency_key(scope: Scope) -> str | None:

@@ -111,6 +111,11 @@ class BoundedProtocol(HttpToolsProtocol):
     receive_timeout_s: ClassVar[float] = REQUEST_RECEIVE_TIMEOUT_MS / 1_000
     connections_max: ClassVar[int] = CONNECTIONS_MAX
 
+    # The library's own, without types of their own.
+    app: Any
+    parser: Any
+    url: bytes
+
     _head_bytes = 0
     _is_receiving = True
     _due = inf
@@ -161,10 +166,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the exchange, or queue it behind the one that is being answered."""
-        version = self.parser.get_http_version()
-        url = httptools.parse_url(self.url)
+        own: Any = self  # uvicorn gives its attributes types in part alone
+        version = own.parser.get_http_version()
+        url = httptools.parse_url(own.url)
         path = url.path.decode("ascii")
-        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["method"] = own.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
         self.scope["path"] = unquote(path) if "%" in path else path
         self.scope["raw_path"] = url.path
@@ -180,14 +186,14 @@ class BoundedProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=version != "1.0" and own.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            self._start_asgi_task(self.cycle, own.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+            self.pipeline.appendleft((self.cycle, own.app))
 
     def on_response_complete(self) -> None:
         """Begin the next exchange, or wait for the next request."""
@@ -226,7 +232,7 @@ class BoundedProtocol(HttpToolsProtocol):
         now = self.loop.time()
         if now >= self._due:
             self._give_up()
-        if not self.transport.is_closing():
+        if now < self._due:
             longest_s = min(self.receive_timeout_s, self.timeout_keep_alive)
             self._timer = self.loop.call_at(min(self._due, now + longest_s), self._look)
 

@@ -77,6 +77,8 @@ def _roles(operation: Operation[Any, Any]) -> list[str]:
         roles.append("body")
     if operation.response is not None:
         roles.append("response")
+    if operation.accepted is not None:
+        roles.append("accepted")
     return roles
 
 
@@ -137,6 +139,10 @@ def _responses(operation: Operation[Any, Any], own: dict[str, Any]) -> dict[str,
     if operation.streams:
         content[_EVENTS] = {"schema": {"type": "string"}}
     responses: dict[str, Any] = {"200": {"description": operation.summary, "content": content}}
+    if "accepted" in own:
+        kept = {"application/json": {"schema": own["accepted"]}}
+        text = "Kept, for a caller that prefers respond-async; Location says where to ask."
+        responses["202"] = {"description": text, "content": kept}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     statuses = dict(_COMMON_ERRORS)
     for code in operation.errors:

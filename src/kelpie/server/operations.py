@@ -30,9 +30,8 @@ Q = TypeVar("Q", bound=msgspec.Struct)
 B = TypeVar("B", bound=msgspec.Struct)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[Q, B]):
-    """One decoded request.
+class Call(msgspec.Struct, Generic[Q, B], frozen=True, kw_only=True):
+    """One decoded request. A struct, because every request makes one.
 
     Attributes:
         deps: The collaborators.
@@ -47,6 +46,7 @@ class Call(Generic[Q, B]):
         last_event: The ``Last-Event-ID`` header, empty without.
         raw: The body as it came.
         timeout_ms: The deadline that the caller asked for, if it did.
+        prefers_async: Whether the caller would rather not wait (RFC 7240, ``respond-async``).
     """
 
     deps: Deps
@@ -61,6 +61,7 @@ class Call(Generic[Q, B]):
     last_event: str = ""
     raw: bytes = b""
     timeout_ms: int | None = None
+    prefers_async: bool = False
 
     def ids(self, purpose: str) -> Ids:
         """Return a source of ids for what this request creates.
@@ -114,6 +115,7 @@ class Operation(Generic[Q, B]):
         body: Type of the JSON body.
         response: Type of the JSON response; None when `media` is not JSON.
         media: Media type of the response.
+        accepted: The type of a 202 answer, for callers that would rather not wait.
         errors: Codes beside the ones every operation may answer with.
         streams: Whether it can answer with server-sent events.
         waits: Whether it may take long; then it ends when the caller leaves.
@@ -130,6 +132,7 @@ class Operation(Generic[Q, B]):
     body: type[B]
     response: Any = None
     media: str = "application/json"
+    accepted: Any = None
     errors: tuple[str, ...] = ()
     streams: bool = False
     waits: bool = False

@@ -442,9 +442,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             return []  # before Python 3.12 every task begins with a step
         waiting: list[Any] = [task for task in asyncio.all_tasks(self) if not task.done()]
         mine = [task for task in waiting if task.get_context().get(INCARNATION) is node]
-        fresh = [task for task in mine if task not in self._unwound]
-        self._unwound.update(fresh)
-        return sorted(fresh, key=_read_name)
+        known = self._unwound
+        fresh = [task for task in mine if task not in known]
+        known.update(fresh)
+        return sorted(fresh, key=lambda task: str(task.get_name()))
 
     # --- what asyncio asks of a loop ------------------------------------------------------------
 
@@ -486,10 +487,6 @@ def _silence_futures(handle: asyncio.Handle) -> None:
     for argument in handle._args:  # noqa: SLF001
         if isinstance(argument, asyncio.Future) and argument.done() and not argument.cancelled():
             argument.exception()
-
-
-def _read_name(task: asyncio.Task[Any]) -> str:
-    return task.get_name()
 
 
 def _no_delay() -> int:

@@ -177,14 +177,16 @@ class BlobStore:
         return data
 
     def digests(self) -> Iterator[Digest]:
-        """Yield the name of every blob, in order."""
+        """Yield the name of every blob, in order; a stranger's file is none."""
         if not self._root.is_dir():
             return
         for folder in sorted(self._root.iterdir()):
-            if folder.name == _TEMPORARY:
+            if folder.name == _TEMPORARY or not folder.is_dir():
                 continue
             for file in sorted(folder.iterdir()):
-                yield Digest(f"sha256:{file.name}")
+                digest = Digest(f"sha256:{file.name}")
+                if is_digest(digest) and self.path(digest) == file:
+                    yield digest
 
     def copy_to(self, target: BlobStore) -> int:
         """Copy every blob into ``target``, verified, and return how many there are.

@@ -33,6 +33,7 @@ from kelpie.storage.records import (
     ReminderRow,
     ReplyRecord,
     StreamChunk,
+    Submission,
 )
 
 TEXT_BYTES_MAX = 4 * KV_KEY_BYTES_MAX
@@ -181,6 +182,20 @@ def stream_bytes(chunks: Sequence[StreamChunk]) -> int:
     return body_count("stream", size, len(chunks))
 
 
+def submission_bytes(submission: Submission) -> int:
+    """Return how many bytes a submitted call asks to store, after checking every bound.
+
+    Raises:
+        LimitExceededError: A value is too large; names the field.
+        InvalidFieldError: A text or an integer cannot be stored; names the field.
+    """
+    require_integers("call.now_ms", submission.now_ms)
+    size = text_bytes("call.key", submission.key, IDEMPOTENCY_KEY_BYTES_MAX)
+    for name in (submission.call_id, submission.method, submission.principal, submission.request):
+        size += text_bytes("call", name)
+    return size + body_bytes("call.body", submission.body, MESSAGE_BYTES_MAX)
+
+
 def body_count(field: str, size: int, count: int) -> int:
     """Return ``size`` if neither it nor ``count`` is beyond a transaction.
 
@@ -234,6 +249,10 @@ def _message_bytes(commit: Commit) -> int:
             size += body_bytes("reminder.body", reminder.body, MESSAGE_BYTES_MAX)
     if commit.consumes is not None:
         require_integers("consumes", commit.consumes)
+    if commit.call is not None:
+        assert commit.consumes is not None, "a submitted call is a message"
+        require_integers("call", commit.call.at_ms, commit.call.expires_ms)
+        size += body_bytes("call", commit.call.body, MESSAGE_BYTES_MAX)
     if commit.fired is not None:
         text_bytes("fired.name", commit.fired[0], 4 * REMINDER_NAME_CHARS_MAX)
         require_integers("fired.due_ms", commit.fired[1])

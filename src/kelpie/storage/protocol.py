@@ -26,6 +26,8 @@ from kelpie.storage.records import (
     REMINDERS_FIRST,
     ActorRow,
     AuditRecord,
+    CallEnd,
+    CallState,
     Commit,
     CommitReceipt,
     DeadLetter,
@@ -37,10 +39,13 @@ from kelpie.storage.records import (
     ReminderRow,
     ShardGrant,
     StoredActor,
+    StoredCall,
     StoredEvent,
     StoredMessage,
+    StoredPause,
     StoredReply,
     StreamChunk,
+    Submission,
 )
 
 
@@ -116,8 +121,10 @@ class WorkStore(Protocol):
         """
         ...
 
-    async def dead_letters(self, tenant: Tenant, limit: int) -> list[DeadLetter]:
-        """Return the tenant's newest dead letters."""
+    async def dead_letters(
+        self, tenant: Tenant, limit: int, *, type_name: str | None = None
+    ) -> list[DeadLetter]:
+        """Return the tenant's newest dead letters, of all receivers or those of one type."""
         ...
 
     async def replay_dead_letter(self, tenant: Tenant, message_id: int) -> int:
@@ -156,6 +163,68 @@ class ReminderStore(Protocol):
         ...
 
 
+class CallStore(Protocol):
+    """Submitted calls: messages of callers outside, each with a row that keeps its end."""
+
+    async def submit_call(self, submission: Submission, *, epoch: int) -> StoredCall:
+        """Keep a call and its message; durable when it returns.
+
+        A key that came before with the same request gives the call of that time.
+
+        Raises:
+            FencedError: The shard's epoch has moved.
+            KeyReusedError: The key came before with another request.
+            OverloadedError: The tenant has too many calls that have not ended.
+        """
+        ...
+
+    async def end_call(self, message_id: int, end: CallEnd, *, error: str = "") -> bool:
+        """End the call of a waiting message without a turn; return whether it was pending.
+
+        The message goes; that of a ``dead`` call becomes a dead letter with ``error``.
+        """
+        ...
+
+    async def call(self, tenant: Tenant, call_id: str) -> StoredCall | None:
+        """Return one call, unless its end has expired."""
+        ...
+
+    async def calls(
+        self, page: Page, *, state: CallState | None = None, actor: ActorId | None = None
+    ) -> list[StoredCall]:
+        """Return calls by (created_ms, id), without their bodies.
+
+        Raises:
+            NotFoundError: A cursor names no call of the tenant.
+        """
+        ...
+
+
+class PauseStore(Protocol):
+    """Actors that people paused; each change is in the audit chain of the actor's shard."""
+
+    async def pause_actor(self, pause: StoredPause, *, epoch: int) -> bool:
+        """Note a pause, and return whether the actor was not paused before.
+
+        Raises:
+            FencedError: The shard's epoch has moved.
+            OverloadedError: Too many actors are paused.
+        """
+        ...
+
+    async def resume_actor(self, pause: StoredPause, *, epoch: int) -> bool:
+        """Note the end of a pause, and return whether there was one.
+
+        Raises:
+            FencedError: The shard's epoch has moved.
+        """
+        ...
+
+    async def pauses(self) -> list[StoredPause]:
+        """Return every paused actor of the store, by name."""
+        ...
+
+
 class EffectStore(Protocol):
     """Effects as people look for them."""
 
@@ -179,6 +248,13 @@ class EventStore(Protocol):
         Raises:
             CursorAheadError: ``after`` is beyond the newest event.
             CursorExpiredError: The events after ``after`` (> 0) were removed.
+        """
+        ...
+
+    async def event_newest(self, actor: ActorId) -> int | None:
+        """Return the sequence of a living actor's newest event, 0 if it has none.
+
+        None when there is no such actor. Reads no state.
         """
         ...
 
@@ -314,6 +390,8 @@ class Store(
     ActorStore,
     KvStore,
     WorkStore,
+    CallStore,
+    PauseStore,
     ReminderStore,
     EffectStore,
     EventStore,

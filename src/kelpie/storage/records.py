@@ -28,6 +28,8 @@ EffectState = Literal[
     "cancelled",
     "unknown",
 ]
+CallState = Literal["pending", "completed", "failed", "cancelled", "dead"]
+"""Of a submitted call: ``failed`` was refused by its actor, ``dead`` failed too often."""
 EFFECT_STATES_OPEN: tuple[EffectState, ...] = (
     "proposed",
     "waiting",
@@ -163,6 +165,18 @@ class ReplyRecord(NamedTuple):
     expires_ms: int
 
 
+class CallEnd(NamedTuple):
+    """How a submitted call ended, kept until ``expires_ms``.
+
+    ``body`` is the result of one that completed, and the error of one that failed or is dead.
+    """
+
+    state: CallState
+    body: bytes
+    at_ms: int
+    expires_ms: int
+
+
 class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything one turn changes; all of it becomes durable, or none.
 
@@ -173,7 +187,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     turn's own version is one more. ``incarnation`` counts from 1 and grows with every deletion.
     ``state`` is None when the turn left the state as it was; its ``schema_version`` stays too.
     ``consumes`` names the outbox message, and ``fired`` the (name, due_ms) of the reminder, that
-    caused the turn: the commit removes it, and is refused when it is gone. ``tombstone`` deletes
+    caused the turn: the commit removes it, and is refused when it is gone. ``call`` is the end of
+    the submitted call that the message was. ``tombstone`` deletes
     the actor: its rows go, its id may be used by a later incarnation. What it sent, its audit
     records and the events of this last commit stay.
     """
@@ -196,6 +211,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lists: tuple[ListPut | ListDelete, ...] = ()
     audit: tuple[AuditAppend, ...] = ()
     reply: ReplyRecord | None = None
+    call: CallEnd | None = None
     tombstone: bool = False
 
 
@@ -255,6 +271,54 @@ class StoredReply(NamedTuple):
     request: Digest
     reply: bytes
     expires_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A call to be kept and delivered: ``body`` is the message, ``sender`` its place in line.
+
+    ``key`` is the caller's idempotency key, empty without one; ``request`` the call's digest.
+    """
+
+    call_id: str
+    actor: ActorId
+    method: str
+    sender: ActorId
+    principal: str
+    key: str
+    request: Digest
+    body: bytes
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCall:
+    """A submitted call. ``ended_ms`` and ``expires_ms`` are 0 while it is pending.
+
+    ``message_id`` names its message, which waits in the outbox while the call is pending. ``body``
+    is as in `CallEnd`, and empty in lists.
+    """
+
+    call_id: str
+    actor: ActorId
+    method: str
+    principal: str
+    key: str
+    request: Digest
+    message_id: int
+    state: CallState
+    created_ms: int
+    ended_ms: int
+    expires_ms: int
+    body: bytes
+
+
+class StoredPause(NamedTuple):
+    """An actor that a person paused, and who did it when."""
+
+    actor: ActorId
+    principal: str
+    at_ms: int
 
 
 class ListItem(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -24,6 +25,9 @@ from kelpie.sandbox.workspace import Workspace
 from kelpie.tools.workspace import Applied, Standing
 
 _NEW_FILE_MODE = 0o644
+_KEEP_BYTES: Final = (
+    2 * WORKSPACE_FILE_BYTES_MAX
+)  # of former contents in memory before they are put
 
 
 class LocalFiles:
@@ -95,6 +99,8 @@ class LocalFiles:
     def _keep_former(self, root: Path, changes: tuple[FileChange, ...]) -> dict[str, str]:
         """Keep what is about to be replaced; a file larger than a tool may read is left out."""
         kept: dict[str, str] = {}
+        pending: dict[str, bytes] = {}
+        pending_bytes = 0
         workspace = Workspace(root)
         for change in changes:
             if not change.before or change.kind != "file" or change.before == change.after:
@@ -103,9 +109,19 @@ class LocalFiles:
                 content = workspace.read(change.path, bytes_max=WORKSPACE_FILE_BYTES_MAX)
             except InputError:
                 continue
-            if digest_bytes(content) == change.before:  # else it is replaced already, or moved
-                kept[change.path] = self._blobs.put_bytes(content)
-        return kept
+            if digest_bytes(content) != change.before:  # it is replaced already, or moved
+                continue
+            pending[change.path] = content
+            pending_bytes += len(content)
+            if pending_bytes > _KEEP_BYTES:
+                kept |= self._put(pending)
+                pending, pending_bytes = {}, 0
+        return kept | self._put(pending)
+
+    def _put(self, contents: dict[str, bytes]) -> dict[str, str]:
+        """Put contents by path in one go; return their digests by path."""
+        digests = self._blobs.put_many(list(contents.values()))
+        return dict(zip(contents, digests, strict=True))
 
 
 class LocalTarget:

@@ -148,6 +148,19 @@ async def test_events_follow_a_cursor_without_gaps(engine: Engine) -> None:
         assert [event.sequence for event in tail] == [5, 6]
 
 
+async def test_the_newest_event_is_known_without_reading_any(engine: Engine) -> None:
+    async with engine.opened() as store:
+        hand = Hand(store)
+        assert await store.event_newest(hand.actor) is None
+        await hand.turn(state=b"s")
+        assert await store.event_newest(hand.actor) == 0
+        assert await store.events(hand.actor, 0, 9) == []
+        await hand.turn(events=(EventAppend("e", b""),) * 3)
+        assert await store.event_newest(hand.actor) == 3
+        await hand.turn(tombstone=True, events=(EventAppend("deleted", b""),))
+        assert await store.event_newest(hand.actor) is None
+
+
 async def test_a_cursor_from_the_future_is_refused(engine: Engine) -> None:
     async with engine.opened() as store:
         hand = Hand(store)

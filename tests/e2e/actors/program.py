@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kelpie import Actor, State, command, query, ref
+from kelpie import Actor, State, command, query, ref, reminder
 
 
 class Tally(State):
@@ -35,6 +35,20 @@ class Counter(Actor[Tally]):
     @command
     def trip(self, flag: str) -> None:
         """Count, but only with the flag's file."""
+        self._require(flag)
+        self.state.total += 1
+
+    @command
+    def set_alarm(self, flag: str) -> None:
+        """Be reminded now, of something that fails while the flag's file is not there."""
+        self.ctx.remind("alarm", self.ctx.now_ms, self.ring, flag)
+
+    @reminder
+    def ring(self, flag: str) -> None:
+        """Count, but only with the flag's file."""
+        self._require(flag)
+        self.state.total += 1
+
+    def _require(self, flag: str) -> None:
         if not Path(flag).exists():
             raise RuntimeError("the flag is down")
-        self.state.total += 1

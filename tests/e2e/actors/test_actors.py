@@ -82,31 +82,45 @@ def test_an_actor_is_paused_resumed_and_killed_by_its_owner(shared: Node, server
 @pytest.mark.covers("kelpie actors dead-letters", "kelpie actors replay")
 @pytest.mark.covers("GET /v1/dead-letters", "POST /v1/dead-letters/{id}/replay")
 @pytest.mark.timeout(120)
-def test_a_dead_letter_is_kept_with_its_traceback_and_delivered_when_replayed(
+def test_dead_letters_of_both_kinds_are_kept_and_happen_once_when_replayed(
     shared: Node, server: Server
 ) -> None:
     flag = shared.directory / "flag"
-    body = {"other": "poisoned", "flag": str(flag)}
-    server.post("/v1/actors/Counter/sender/tell", body)
+    server.post("/v1/actors/Counter/sender/tell", {"other": "poisoned", "flag": str(flag)})
+    server.post("/v1/actors/Counter/alarmed/set_alarm", {"flag": str(flag)})
     eventually(
-        lambda: server.get("/v1/dead-letters")["dead_letters"],
+        lambda: len(server.get("/v1/dead-letters")["dead_letters"]) == 2,
         within_s=DEAD_S,
-        what="the message to be a dead letter",
+        what="the message and the reminder to be dead letters",
     )
-    (letter,) = shared.ok("actors", "dead-letters")
-    assert (letter["sender"], letter["receiver"]) == ("Counter/sender", "Counter/poisoned")
-    assert "the flag is down" in letter["error"]
-    assert "Traceback" in letter["error"]
-    refused = server.ask("POST", f"/v1/dead-letters/{letter['id']}/replay")
+    letters = {row["receiver"]: row for row in shared.ok("actors", "dead-letters")}
+    message, alarm = letters["Counter/poisoned"], letters["Counter/alarmed"]
+    assert (message["sender"], alarm["sender"]) == ("Counter/sender", "Counter/alarmed")
+    assert alarm["error"].startswith("reminder 'alarm':")
+    for letter in (message, alarm):
+        assert "the flag is down" in letter["error"]
+        assert "Traceback" in letter["error"]
+    refused = server.ask("POST", f"/v1/dead-letters/{message['id']}/replay")
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "key_needed")
     flag.touch()
-    assert shared.ok("actors", "replay", str(letter["id"])) == {"id": letter["id"]}
-    eventually(
-        lambda: server.post("/v1/actors/Counter/poisoned/total")["result"] == 1,
-        within_s=DEAD_S,
-        what="the letter to arrive",
-    )
+    for letter in (message, alarm):
+        assert shared.ok("actors", "replay", str(letter["id"])) == {"id": letter["id"]}
+        again = shared.cli("actors", "replay", str(letter["id"]), "--json")
+        assert (again.status, again.error["code"]) == (MISSING, "not_found")
+    for receiver in ("poisoned", "alarmed"):
+        eventually(
+            partial(reads_one, server, receiver),
+            within_s=DEAD_S,
+            what="the letter to arrive",
+        )
     assert shared.ok("actors", "dead-letters") == []
+
+
+def reads_one(server: Server, key: str) -> bool:
+    """Whether the counter says that one letter reached it."""
+    total = server.post(f"/v1/actors/Counter/{key}/total")["result"]
+    assert total in {0, 1}, "a letter arrived twice"
+    return bool(total)
 
 
 @pytest.mark.covers(
@@ -155,3 +169,13 @@ def test_a_program_that_does_not_load_is_refused_with_its_line(node: Node) -> No
     assert (done.status, done.error["code"]) == (INPUT, "invalid_field")
     assert "broken.py:2 does not load: ValueError: no" in done.error["message"]
     assert done.error["fields"]["line"] == 2
+
+
+def test_a_class_that_cannot_be_hosted_is_refused_with_its_file_and_line(node: Node) -> None:
+    text = Path(PROGRAM).read_text(encoding="utf-8").replace("amount: int", "amount")
+    (node.directory / "wrong.py").write_text(text, encoding="utf-8")
+    done = node.cli("serve", "wrong.py", "--json")
+    assert (done.status, done.error["code"]) == (INPUT, "invalid_field")
+    line = next(n for n, each in enumerate(text.splitlines(), 1) if "def add(" in each) - 1
+    assert f"wrong.py:{line}: Counter.add: parameter 'amount'" in done.error["message"]
+    assert done.error["fields"]["line"] == line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,28 @@ def test_a_store_that_was_tampered_with_is_found_out(node: Node) -> None:
     assert verified.json["problem"]
 
 
+@pytest.mark.requirement("STORE-BLOBS")
+def test_compacting_leaves_what_a_waiting_question_needs(node: Node) -> None:
+    node.script(*conversation())
+    node.serve()
+    (node.workspace / FILE).write_text(BEFORE, encoding="utf-8")
+    node.ok("agents", "create", "ada", "--workspace", "workspace")
+    assert node.cli("messages", "send", "ada", "write").status == 3
+    root = node.data / "kelpie.db.blobs"
+    blobs = list(root.glob("??/*"))
+    assert blobs
+    unnamed = root / "00" / ("0" * 64)
+    unnamed.parent.mkdir(exist_ok=True)
+    unnamed.write_bytes(b"named by nothing")
+    for path in (*blobs, unnamed):
+        os.utime(path, (0, 0))
+    assert node.ok("store", "compact")["blobs_removed"] == 1
+    assert not unnamed.exists()
+    (waiting,) = node.ok("approvals", "list")
+    node.ok("approvals", "approve", waiting["effect_id"])
+    eventually(lambda: (node.workspace / FILE).read_text() == AFTER, within_s=10, what="the write")
+
+
 @pytest.mark.covers("kelpie backup", "kelpie restore", "kelpie store release")
 @pytest.mark.requirement("RESTORE-HELD")
 def test_a_backup_beside_a_server_restores_held_and_goes_on_when_released(node: Node) -> None:
@@ -106,6 +129,11 @@ def test_a_backup_beside_a_server_restores_held_and_goes_on_when_released(node: 
     assert node.ok("restore", "backup")["held"]
     held = node.serve()
     assert json.loads(held.process.out)["held"]
+    refused = node.cli("messages", "send", "ada", "hello", "--json")
+    assert refused.status == CONFLICT, "it waits for an approval, and that comes first"
+    node.ok("agents", "create", "bob")
+    refused = node.cli("messages", "send", "bob", "hello", "--json")
+    assert (refused.status, refused.error["next"]) == (HELD, "kelpie store release")
     (waiting,) = node.ok("approvals", "list")
     node.ok("approvals", "approve", waiting["effect_id"])
     assert held.stats()["effects_open"] == 1

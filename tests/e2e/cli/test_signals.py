@@ -44,6 +44,18 @@ def test_ctrl_c_ends_a_tail_that_follows(node: Node) -> None:
     assert "Traceback" not in tail.err
 
 
+def test_a_command_says_that_the_server_it_waits_for_is_stopped(node: Node) -> None:
+    server = node.serve()
+    server.process.send(signal.SIGSTOP)
+    asking = node.kelpie("agents", "list", "--json")
+    advice = f"is stopped; it answers after: kill -CONT {server.process.pid}"
+    eventually(lambda: advice in asking.err, within_s=30, what="a word about the server")
+    assert asking.out == ""
+    server.process.send(signal.SIGCONT)
+    assert asking.wait() == 0
+    assert json.loads(asking.out) == []
+
+
 class Caller:
     """A request that is under way in a thread of its own."""
 

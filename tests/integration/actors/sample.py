@@ -137,6 +137,19 @@ class Account(Actor[Ledger]):
             return self.ctx.remaining_ms
         return await ref(Account, f"depth-{depth}").descend(depth - 1)
 
+    @command
+    def close(self) -> int:
+        self.ctx.delete()
+        return self.state.total
+
+    @command
+    async def submit_in_a_handler(self, other: str) -> None:
+        await ref(Account, other).add.submit(1)
+
+    @command
+    async def handle_in_a_handler(self, other: str) -> str:
+        return await ref(Account, other).add.handle("call-1").status()
+
     # --- messages, time, events, map ----------------------------------------------------------
 
     @command

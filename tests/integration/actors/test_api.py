@@ -332,19 +332,19 @@ async def test_a_paused_actor_answers_queries_and_goes_on_when_resumed(tmp_path:
     async with opened(tmp_path) as runtime:
         account = runtime.ref(Account, "a")
         await account.add(1)
-        runtime.pause(account)
+        await runtime.pause(account)
         async with asyncio.TaskGroup() as group:
             call = group.create_task(account.add(1))
             await asyncio.sleep(0)
             assert not call.done()
             assert await account.total() == 1
             assert runtime.inspect(account).paused
-            runtime.resume(account)
+            await runtime.resume(account)
         assert call.result() == 2
-        runtime.pause(runtime.ref(Account, "cold"))
+        await runtime.pause(runtime.ref(Account, "cold"))
         with pytest.raises(DeadlineError):
             await runtime.ref(Account, "cold", timeout_s=0.03).add(1)
-        runtime.resume(runtime.ref(Account, "cold"))
+        await runtime.resume(runtime.ref(Account, "cold"))
         assert await runtime.ref(Account, "cold").add(0) == 0
 
 

@@ -59,7 +59,7 @@ async def test_a_saga_books_everything_or_undoes_what_it_booked(tmp_path: Path) 
             await eventually_async(has_ended, within_s=5, what=f"the {name} trip is {end}")
         assert await runtime.ref(saga.Supplier, "boat").left() == 1
         assert await runtime.ref(saga.Supplier, "hotel").left() == 0
-    assert await saga.main(tmp_path / "b.db") in {"booking", "undoing", "undone"}
+    assert await saga.main(tmp_path / "b.db") == "undone"
 
 
 async def test_the_limiter_lets_a_burst_through_and_names_the_wait(tmp_path: Path) -> None:
@@ -68,6 +68,6 @@ async def test_the_limiter_lets_a_burst_through_and_names_the_wait(tmp_path: Pat
     assert all(0 < wait_ms <= 1_001 for wait_ms in told[rate_limiter.TOKENS_MAX :])
 
 
-@pytest.mark.parametrize("count", [1, 500])
+@pytest.mark.parametrize("count", [1, 2_000])
 async def test_every_scheduled_job_runs_once(tmp_path: Path, count: int) -> None:
     assert await scheduler.main(tmp_path / "a.db", count) == count

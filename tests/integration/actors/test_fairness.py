@@ -94,9 +94,9 @@ def test_a_hot_actors_mailbox_lets_others_in_after_a_bounded_number_of_turns(
         async with World().opened(tmp_path, Worker) as runtime:
             hot, cold = runtime.ref(Worker, "hot"), runtime.ref(Worker, "cold")
             await cold.work()
-            runtime.pause(hot)
+            await runtime.pause(hot)
             calls = await queue_up(runtime, [hot.work() for _ in range(4 * TURNS_PER_TICK_MAX)])
-            runtime.resume(hot)
+            runtime.engine.resume(runtime.actor_of(hot))
             await cold.work()
             await asyncio.gather(*calls)
             before = Worker.log.index("cold", 1)
@@ -114,10 +114,10 @@ def test_long_turns_of_a_hot_actor_let_others_in_after_a_bounded_time(tmp_path: 
         async with world.opened(tmp_path, Worker) as runtime:
             hot, cold = runtime.ref(Worker, "hot"), runtime.ref(Worker, "cold")
             await cold.work()
-            runtime.pause(hot)
+            await runtime.pause(hot)
             each_ms = TURNS_MS_PER_TICK_MAX // 2
             calls = await queue_up(runtime, [hot.work(each_ms) for _ in range(200)])
-            runtime.resume(hot)
+            await runtime.resume(hot)
             await cold.work()
             await asyncio.gather(*calls)
             assert 0 < Worker.log.index("cold", 1) <= 10

@@ -180,10 +180,10 @@ def test_a_paused_actors_reminders_wait_and_hold_up_nobody_else(tmp_path: Path) 
         async with world.opened(tmp_path, Diary) as runtime:
             for key in "ab":
                 await runtime.ref(Diary, key).plan(["1", "2"], world.clock.now_ms() + 1_000)
-            runtime.pause(runtime.ref(Diary, "a"))
+            await runtime.pause(runtime.ref(Diary, "a"))
             await world.clock.sleep(5)
             assert (await heard(runtime, "a"), await heard(runtime, "b")) == ([], ["1", "2"])
-            runtime.resume(runtime.ref(Diary, "a"))
+            await runtime.resume(runtime.ref(Diary, "a"))
             await world.clock.sleep(5)
             assert await heard(runtime, "a") == ["1", "2"]
 

@@ -69,6 +69,7 @@ def test_turns_messages_timers_and_hooks_do_what_the_text_says(
         with pytest.raises(ActorFailedError, match="not enough"):
             await purse.spend(6)
         assert await purse.spend(5) == 0
+        assert await tutorial.hand_in(runtime) == 500
         ada = runtime.ref(tutorial.Account, "ada")
         await ada.receive(250)
         await ada.transfer("ben", 100)

@@ -49,6 +49,15 @@ def test_a_file_has_the_name_of_its_content(blobs: BlobStore, tmp_path: Path) ->
     assert list(blobs.digests()) == [digest]
 
 
+def test_a_strangers_file_is_no_blob(blobs: BlobStore) -> None:
+    digest = blobs.put_bytes(b"ours")
+    (blobs.root / "README").write_text("theirs")
+    blobs.path(digest).with_name("notes").write_text("theirs")
+    blobs.path(digest).with_name("0" * 64).write_text("in the wrong place")
+    assert list(blobs.digests()) == [digest]
+    assert blobs.sweep(lambda old: old).blobs == 0
+
+
 @pytest.mark.requirement("STORE-CORRUPTION")
 def test_a_damaged_blob_is_never_served(blobs: BlobStore) -> None:
     digest = blobs.put_bytes(b"precious")

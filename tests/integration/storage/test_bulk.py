@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 import sqlite3
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kelpie.actors.callers import caller_id
 from kelpie.core.digests import digest_bytes
-from kelpie.core.errors import FencedError, KelpieError, VersionConflictError
-from kelpie.core.limits import STATE_CHUNK_BYTES
+from kelpie.core.errors import FencedError, KelpieError, OverloadedError, VersionConflictError
+from kelpie.core.limits import CALLS_KEPT_MAX, STATE_CHUNK_BYTES
 from kelpie.storage.records import (
     AuditAppend,
+    CallEnd,
     Commit,
     EventAppend,
     KvDelete,
@@ -22,13 +25,15 @@ from kelpie.storage.records import (
     ReminderDelete,
     ReminderRow,
     ReplyRecord,
+    Submission,
 )
 from kelpie.storage.sqlite.batch import run_batch
 from kelpie.storage.sqlite.bulk import apply_together
+from kelpie.storage.sqlite.calls import submit_call
 from kelpie.storage.sqlite.engine import connect_writer
 from kelpie.storage.sqlite.migrations import migrate
 from kelpie.storage.sqlite.rows import keep_house
-from kelpie.storage.sqlite.transaction import Transaction
+from kelpie.storage.sqlite.transaction import Member, Transaction
 from tests.contract.store.world import NOW_MS, actor_id
 
 if TYPE_CHECKING:
@@ -45,6 +50,8 @@ TABLES = {
     "replies": "actor, incarnation, method, key",
     "audit": "shard, sequence",
     "state_chunks": "actor, chunk",
+    "calls": "call_id",
+    "call_counts": "tenant",
     "counters": "name",
 }
 
@@ -242,3 +249,61 @@ def test_what_is_not_written_together_leaves_no_trace(
     writer.execute("COMMIT")
     assert dump(writer) == before
     assert transaction.take("message", 1) == 1
+
+
+def submit(number: int) -> Member:
+    """A member that submits a call to one of the actors."""
+    actor = ACTORS[number % len(ACTORS)]
+    submission = Submission(
+        call_id=f"call-{number:02}",
+        actor=actor,
+        method="add",
+        sender=caller_id(actor.tenant, "local"),
+        principal="local",
+        key="",
+        request=digest_bytes(b"%d" % number),
+        body=b"%d" % number,
+        now_ms=NOW_MS,
+    )
+    return partial(submit_call, submission=submission, epoch=1)
+
+
+@pytest.mark.requirement("CALL-ONCE")
+def test_calls_that_end_in_one_batch_end_as_they_would_alone(
+    writers: tuple[sqlite3.Connection, sqlite3.Connection],
+) -> None:
+    together, alone = writers
+    calls = 12
+    for connection in writers:
+        assert not run_batch(connection, list(map(submit, range(calls))), keep_house).has_more
+        connection.execute("DELETE FROM calls WHERE call_id = 'call-05'")  # it was forgotten
+    end = CallEnd("completed", b"result", NOW_MS, NOW_MS + 5)
+    commits = [
+        make(number % 4, number // 4, state=b"%d" % number, consumes=number + 1, call=end)
+        for number in range(calls)
+    ]
+    seen = run_batch(together, commits, keep_house).outcomes
+    assert outcomes_of(seen) == [
+        outcome for commit in commits for outcome in run_batch(alone, [commit], None).outcomes
+    ]
+    assert dump(together) == dump(alone)
+    states = together.execute("SELECT state, body FROM calls").fetchall()
+    assert states == [("completed", b"result")] * (calls - 1)
+    assert together.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+
+
+@pytest.mark.requirement("CALL-EXPIRES")
+def test_a_full_house_forgets_the_oldest_ended_call_or_takes_no_more(
+    writers: tuple[sqlite3.Connection, sqlite3.Connection],
+) -> None:
+    writer, _ = writers
+    run_batch(writer, [submit(1), submit(2)], keep_house)
+    end = CallEnd("completed", b"result", NOW_MS, NOW_MS + 5)
+    run_batch(writer, [make(1, 0, state=b"s", consumes=1, call=end)], keep_house)
+    writer.execute("UPDATE call_counts SET kept = ?", (CALLS_KEPT_MAX,))
+    assert outcomes_of(run_batch(writer, [submit(3)], keep_house).outcomes) != [OverloadedError]
+    kept = writer.execute("SELECT call_id FROM calls ORDER BY call_id").fetchall()
+    assert kept == [("call-02",), ("call-03",)]
+    assert outcomes_of(run_batch(writer, [submit(4)], keep_house).outcomes) == [OverloadedError]
+    assert writer.execute("SELECT kept FROM call_counts").fetchone() == (CALLS_KEPT_MAX,)
+    assert writer.execute("SELECT count(*) FROM outbox").fetchone() == (2,)

@@ -14,6 +14,7 @@ from kelpie.core.limits import ACTOR_STATE_BYTES_MAX, SHARD_COUNT
 from kelpie.storage.holder import read_holder
 from kelpie.storage.records import AuditAppend, KvPut
 from kelpie.storage.sqlite import migrations
+from kelpie.storage.sqlite.engine import connect_writer
 from tests.contract.store.world import Hand, SqliteEngine, actor_id
 from tests.integration.storage.harness import running
 
@@ -214,6 +215,21 @@ async def test_a_newer_store_is_refused_and_an_older_one_only_for_reading(
         with pytest.raises(StoreVersionError, match="newer"):
             await engine.open()
     assert read_holder(engine.path) is None
+
+
+@pytest.mark.requirement("STORE-DURABLE")
+async def test_a_store_of_the_first_schema_is_carried_forward_as_it_is(
+    engine: SqliteEngine,
+) -> None:
+    engine.path.parent.mkdir()
+    with closing(connect_writer(engine.path)) as connection:
+        assert migrations.migrate(connection, migrations.MIGRATIONS[:1]) == 1
+        connection.execute("INSERT INTO meta VALUES ('incarnation', 'kept')")
+    async with engine.opened() as store:
+        assert (await store.stats()).schema_version == migrations.SCHEMA_VERSION
+        assert (await store.stats()).incarnation == "kept"
+        assert await store.pauses() == []
+        await Hand(store).turn(state=b"kept")
 
 
 def test_a_migration_that_fails_leaves_the_schema_before_it(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ async def read_everything(store: SqliteStore) -> None:
     await store.effects(page, states=("waiting",))
     await store.effects(page, actor=actor)
     await store.events(actor, 0, 9)
+    await store.event_newest(actor)
     await store.events_tail(TENANT_DEFAULT, 0, 9)
     await store.list_page("c", page)
     await store.list_item(TENANT_DEFAULT, "c", "i")

@@ -43,6 +43,7 @@ def blobs(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path / "blobs")
 
 
+@pytest.mark.requirement("STORE-BLOBS")
 async def test_compacting_removes_old_blobs_that_no_row_names(tmp_path: Path) -> None:
     engine = SqliteEngine(tmp_path)
     async with engine.opened() as store:
@@ -78,6 +79,7 @@ async def test_compacting_removes_old_blobs_that_no_row_names(tmp_path: Path) ->
         assert (await store.check()).is_sound
 
 
+@pytest.mark.requirement("STORE-BLOBS")
 def test_what_is_put_or_looked_for_again_meanwhile_stays(blobs: BlobStore) -> None:
     asked, put, gone = (put_old(blobs, name) for name in ("asked", "put", "gone"))
 
@@ -112,6 +114,7 @@ def test_what_interrupted_puts_left_goes_once_it_is_old(blobs: BlobStore) -> Non
     assert names_in(incoming) == ["young"]
 
 
+@pytest.mark.requirement("STORE-BLOBS")
 async def test_nothing_is_removed_while_a_backup_is_made(tmp_path: Path) -> None:
     async with SqliteEngine(tmp_path).opened() as store:
         digest = put_old(store.blobs, "in the snapshot of the backup")

@@ -10,7 +10,8 @@ import pytest
 import kelpie
 
 FROZEN = [
-    *("Actor", "Context", "Event", "KelpieError", "Remote", "Runtime", "Settled", "State"),
+    *("Actor", "ApprovalInfo", "CallHandle", "CallInfo", "Context", "Event", "KelpieError"),
+    *("Remote", "RunInfo", "Runtime", "Settled", "State"),
     "__version__",
     *("command", "connect", "outcome", "query", "ref", "reminder", "upcast"),
 ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from kelpie.actors.supervisor import RESTART_DELAY_S_MIN, Supervisor
+from kelpie.core.errors import DrainingError
 from kelpie.sim.telemetry import RecordedTelemetry
 
 
@@ -82,6 +85,53 @@ async def test_nothing_runs_after_closing() -> None:
     supervisor.spawn("test.work", work())
     await asyncio.sleep(0)
     assert (supervisor.task_count, began.is_set()) == (0, False)
+
+
+async def test_finished_work_outlives_its_caller_and_tells_one_who_stays() -> None:
+    telemetry = RecordedTelemetry()
+    supervisor = Supervisor(clock=ImpatientClock(), telemetry=telemetry)
+    began, gate, steps = asyncio.Event(), asyncio.Event(), []
+
+    async def work(result: int) -> int:
+        began.set()
+        await gate.wait()
+        steps.append(result)
+        return 1 // result
+
+    async with asyncio.TaskGroup() as group:
+        leaving = group.create_task(supervisor.finish("test.work", work(1)))
+        await began.wait()
+        leaving.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+    assert await supervisor.finish("test.work", work(1)) == 1
+    with pytest.raises(ZeroDivisionError):
+        await supervisor.finish("test.work", work(0))
+    assert steps == [1, 1, 0]
+    assert telemetry.logs == []
+    await supervisor.close()
+
+
+async def test_work_that_cannot_be_finished_any_more_says_that_the_node_stops() -> None:
+    supervisor = Supervisor(clock=ImpatientClock(), telemetry=RecordedTelemetry())
+    began = asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(_fails_as_draining(supervisor, work()))
+        await began.wait()
+        await supervisor.close()
+    assert waiting.result()
+    assert await _fails_as_draining(supervisor, work())
+
+
+async def _fails_as_draining(supervisor: Supervisor, work: Coroutine[Any, Any, None]) -> bool:
+    with pytest.raises(DrainingError):
+        await supervisor.finish("test.work", work)
+    return True
 
 
 async def test_a_task_without_a_name_is_a_programmers_mistake() -> None:

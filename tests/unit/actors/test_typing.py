@@ -14,7 +14,9 @@ from tests.tidy.tree import ROOT
 HEAD = """\
 from __future__ import annotations
 
-from kelpie import Actor, Runtime, State, command, query, ref, reminder
+from kelpie import (
+    Actor, ApprovalInfo, CallHandle, Remote, RunInfo, Runtime, State, command, query, ref, reminder
+)
 
 
 class Tally(State):
@@ -44,13 +46,22 @@ class Counter(Actor[Tally]):
         return str(taken)
 
 
-async def main(runtime: Runtime) -> None:
+async def main(runtime: Runtime, remote: Remote, question: ApprovalInfo) -> None:
     counter = runtime.ref(Counter, "a")
+    distant = remote.ref(Counter, "a")
 """
 GOOD = [
     "added: int = await counter.add(2)",
     "pulled: str = await counter.pull('b', times=2)",
     "total: int = await counter.total()",
+    "handle: CallHandle[int] = await counter.add.submit(2)",
+    "later: int = await (await counter.add.submit(amount=2)).result(timeout_s=5)",
+    "found: str = await counter.pull.handle('call-1').result()",
+    "far: CallHandle[str] = await distant.pull.submit('b', times=2)",
+    "await (await distant.add.submit(1)).cancel()",
+    "state: str = await (await distant.add.submit(1)).status()",
+    "run: RunInfo = await remote.runs.start('agent-1', 'hello')",
+    "question = await remote.approvals.approve(question, reason=question.card_text())",
     "async for event in runtime.follow(counter): print(event.read(str))",
 ]
 BAD = [
@@ -65,6 +76,18 @@ BAD = [
     "counter.ctx.send(counter.add, 'x')",
     "await counter.ctx.call(counter.add, amount='x')",
     "counter.ctx.remind('later', 1, counter.tick, 5)",
+    "await counter.add.submit('2')",
+    "await counter.add.submit()",
+    "await counter.pull.submit('b', 2)",
+    "unlike: CallHandle[str] = await counter.add.submit(2)",
+    "text: str = await (await counter.add.submit(2)).result()",
+    "text2: str = await counter.add.handle('call-1').result()",
+    "await distant.add.submit('2')",
+    "await distant.add(None)",
+    "afar: CallHandle[str] = await distant.add.submit(2)",
+    "await remote.runs.start(5, 'hello')",
+    "await remote.approvals.approve('effect-1')",
+    "await remote.calls.find(state='running-late')",
     "counter.state.totl",
     "runtime.ref(Tally, 'a')",
 ]

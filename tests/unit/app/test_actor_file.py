@@ -111,3 +111,52 @@ def test_a_program_without_actor_classes_is_refused_with_the_reason(
     tmp_path: Path, text: str, place: str, said: str
 ) -> None:
     assert said in refusal(tmp_path, text, place).message
+
+
+MISDEFINED = """\
+from kelpie import Actor, State, command
+
+class Tally(State):
+    total: int = 0
+
+class Counter(Actor[Tally]):
+    @command
+    def add(self, amount) -> int:
+        return self.state.total
+
+class Silent(Actor[Tally]):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "said", "line"),
+    [
+        (MISDEFINED, "program.py", "program.py:7: Counter.add: parameter 'amount'", 7),
+        (MISDEFINED, "program.py:Silent", "program.py:11: Silent has no @command", 11),
+        (
+            MISDEFINED.replace("amount)", "*amounts: int)"),
+            "program:Counter",
+            "program.py:7: Counter.add: *amounts: int cannot travel",
+            7,
+        ),
+        (
+            MISDEFINED.replace("amount)", "amount: int)").replace("    pass", "    actor_type='x'"),
+            "program.py:Silent",
+            "program.py:11: x has no @command",
+            11,
+        ),
+    ],
+)
+def test_a_class_that_cannot_be_hosted_is_refused_with_its_line(
+    tmp_path: Path, text: str, place: str, said: str, line: int
+) -> None:
+    error = refusal(tmp_path, text, place)
+    assert said in error.message
+    assert error.fields["line"] == line
+
+
+def test_a_type_name_of_kelpies_own_is_refused(tmp_path: Path) -> None:
+    named = CLASSES.replace("class First(Base):", "class First(Base):\n    actor_type = 'kelpie.x'")
+    error = refusal(tmp_path, named, "program.py:First")
+    assert "program.py:9: kelpie.x" in error.message

@@ -67,7 +67,7 @@ def test_the_types_are_shown_with_the_names_of_their_arguments(desk: Desk) -> No
 
 
 def test_lists_are_tables_for_people_and_rows_for_programs(desk: Desk) -> None:
-    row = {"type": "Counter", "key": "a", "version": 3, "incarnation": 1, "updated_ms": 1_000}
+    row = {"type": "Counter", "key": "a", "version": 3, "paused": True, "updated_ms": 1_000}
     letter = {
         "id": 7,
         "sender": "Counter/a",
@@ -79,7 +79,9 @@ def test_lists_are_tables_for_people_and_rows_for_programs(desk: Desk) -> None:
     }
     desk.product.routes["GET", "/v1/actors"] = {"actors": [row], "next_after": None}
     desk.product.routes["GET", "/v1/dead-letters"] = {"dead_letters": [letter]}
-    assert "Counter/a" in desk.type("actors", "list").stdout
+    listed = desk.type("actors", "list").stdout
+    assert "Counter/a" in listed
+    assert "paused" in listed
     assert desk.type("actors", "list", "--json").json() == [row]
     shown = desk.type("actors", "dead-letters").stdout
     assert "it failed" in shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie.cli.text import break_words, display_width
+from kelpie.app.text import break_words, display_width
 
 
 def test_prose_breaks_after_a_space() -> None:

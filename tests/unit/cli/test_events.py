@@ -49,12 +49,15 @@ def test_events_for_people_name_the_actor_once_and_say_what_happened(desk: Desk)
         event(4, "effect.waiting", summary="write a", effect_id="effect-1", note=""),
         event(5, "run.finished", run={"status": "failed", "stop_reason": "error", "error": "no"}),
         event(6, "unit.finished", "plan/p", status="done", path="a", error=""),
-        event(7, "counted", "plan/p", plan_id="p", total=3, empty="", names=["x"]),
+        event(8, "unit.started", "shop/s", message="of another kind"),
+        event(7, "counted", "plan/p", plan_id="p", run_id="r", total=3, empty="", names=["x"]),
     ]
     desk.product.routes["GET", "/v1/events"] = {"events": rows}
     lines = desk.type("events", "tail").stdout.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == [
         "agent/agent-1  2023-11-14",
+        "plan/p  2023-11-14",
+        "shop/s  2023-11-14",
         "plan/p  2023-11-14",
     ]
     said = [line.split(maxsplit=3)[2:] for line in lines if line.startswith(" ")]
@@ -65,7 +68,8 @@ def test_events_for_people_name_the_actor_once_and_say_what_happened(desk: Desk)
         ["effect.waiting", "write a  effect-1"],
         ["run.finished", "failed, error, no"],
         ["unit.finished", "done a"],
-        ["counted", 'total=3 names=["x"]'],
+        ["unit.started", "message=of another kind"],
+        ["counted", 'total=3 names=["x"] run_id=r'],
     ]
 
 

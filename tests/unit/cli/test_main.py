@@ -78,6 +78,16 @@ def test_the_version_is_an_option_too(desk: Desk, option: str) -> None:
     assert (outcome.status, outcome.stdout) == (0, f"kelpie {kelpie.__version__}\n")
 
 
+def test_a_shell_can_complete_commands_and_states() -> None:
+    def complete(words: str, word: int) -> list[str]:
+        asked = {"_KELPIE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(word)}
+        code = "import sys; from kelpie.cli import main; sys.exit(main())"
+        return _python("-c", code, **asked).stdout.split()
+
+    assert complete("kelpie ag", 1) == ["plain,agents"]
+    assert complete("kelpie approvals list --state wai", 4) == ["plain,waiting"]
+
+
 @pytest.mark.parametrize(
     ("words", "meant"),
     [

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -115,8 +118,8 @@ def test_a_server_that_is_none_is_a_typed_error(desk: Desk) -> None:
     url = f"http://127.0.0.1:{server.server_port}/broken"
     with _serving(server):
         outcome = desk.type("agents", "list", "--url", url)
-    assert outcome.status == 70
-    assert "HTTP status 500" in outcome.stderr
+    assert outcome.status == 69
+    assert "HTTP status 500, and not as Kelpie does; is the address right" in outcome.stderr
 
 
 @pytest.mark.parametrize("url", ["localhost:8283", "ftp://x", "http://"])
@@ -251,16 +254,16 @@ def _patience(state: str, *, pid: int = 4242) -> tuple[Patience, list[str]]:
 
 def test_a_holder_that_is_stopped_is_named_once_with_what_makes_it_go_on() -> None:
     patience, said = _patience("T")
-    patience.speak("POST")
-    patience.speak("GET")
+    patience.speak(may_be_long=True)
+    patience.speak(may_be_long=False)
     assert said == ["kelpie: process 4242 is stopped; it answers after: kill -CONT 4242"]
 
 
 def test_a_slow_answer_is_worth_a_line_unless_an_agent_may_be_thinking() -> None:
     patience, said = _patience("S")
-    patience.speak("POST")
+    patience.speak(may_be_long=True)
     assert said == []
-    patience.speak("GET")
+    patience.speak(may_be_long=False)
     assert said == ["kelpie: waiting for process 4242; Ctrl-C ends the wait"]
 
 
@@ -269,7 +272,7 @@ def test_an_answer_in_time_says_nothing_and_a_late_one_a_line(takes_s: float, li
     patience, said = _patience("T")
 
     async def ask() -> None:
-        with patience.during("GET"):
+        with patience.during(may_be_long=False):
             await asyncio.sleep(takes_s)
         await asyncio.sleep(2 * PATIENCE_S)
 
@@ -317,3 +320,22 @@ def test_a_server_that_dies_in_an_answer_is_said_to_have_and_to_act_perhaps(
     assert outcome.status == 69
     expected = "broke off: the connection ended in the middle of an answer; it may still act"
     assert expected in outcome.error()["message"]
+
+
+def test_a_command_that_was_stopped_with_ctrl_z_is_said_to_hold_the_store(desk: Desk) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        desk.holder = Holding(pid=process.pid)
+        outcome = desk.type("agents", "list")
+        process.send_signal(signal.SIGCONT)
+        process.communicate(b"\n")
+    assert outcome.status == 73
+    assert "it is stopped; let it go on (fg in its terminal), or end it" in outcome.stderr
+
+
+def test_a_server_beside_a_command_that_holds_the_store_names_its_process() -> None:
+    held = StoreHeldError("held", store="s", pid=7, address="")
+    assert CommandError.of(held).next_step == "ps -p 7"
+    listening = StoreHeldError("held", store="s", pid=7, address="/s/kelpie.sock")
+    assert CommandError.of(listening).next_step == "kelpie store stats"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie.cli.card import render_card
+from kelpie.app.card import render_card
+from kelpie.app.text import break_lines, clip, display_width, safe_line, safe_text
 from kelpie.cli.output import Terminal
-from kelpie.cli.text import break_lines, clip, display_width, safe_line, safe_text
 from tests.unit.cli.answers import EFFECT
 
 

@@ -34,4 +34,6 @@ def test_a_closed_meter_leaves_no_hook_behind() -> None:
     meter.close()
     meter.close()
     assert gc.callbacks == before
-    assert meter.read().queued_ns == 0
+    heard_ns = meter.read().collecting_ns
+    gc.collect()
+    assert meter.read().collecting_ns == heard_ns, "it hears of no collection any more"

@@ -396,8 +396,24 @@ async def follow(world: World, http: httpx.AsyncClient, last: int) -> list[str]:
     return response.text.split("\n")[:2]
 
 
+async def test_a_held_store_refuses_what_would_wait_for_its_release() -> None:
+    world = World()
+    world.store.held = True
+    async with world.client() as http:
+        agent = (await http.post("/v1/agents", json={})).json()["id"]
+        body = {"messages": [{"role": "user", "content": "hi"}]}
+        sent = await http.post(f"/v1/agents/{agent}/messages", json=body)
+        applied = await http.post("/v1/plans/plan-1/apply")
+        for refused in (sent, applied):
+            error = require_error(refused, 503, "store_held")
+            assert "kelpie store release" in error["message"]
+        later = await http.post(f"/v1/agents/{agent}/messages/async", json=body)
+    assert later.status_code == 200, "it is kept, and nobody waits for it"
+
+
 async def test_the_stores_care_is_for_the_unix_socket_alone() -> None:
     world = World()
+    world.store.held = True
     app = world.app()
 
     async def local(scope: Scope, receive: Receive, send: Send) -> None:

@@ -145,7 +145,7 @@ class MemoryStore:
         self.chunks: list[StreamChunk] = []
         self.links: list[AuditRecord] = []
         self.alive: set[ActorId] = set()
-        self.held = True
+        self.held = False
         self.backups: list[str] = []
 
     async def load(self, actor: ActorId) -> StoredActor | None:
@@ -178,6 +178,9 @@ class MemoryStore:
         if after > self._last(actor):
             raise CursorAheadError(f"after: {after} is ahead", field="after", after=after)
         return [e for e in self.log if e.actor == actor and e.sequence > after][:limit]
+
+    async def event_newest(self, actor: ActorId) -> int | None:
+        return self._last(actor) if actor in self.alive else None
 
     async def events_tail(self, tenant: Tenant, after: int, limit: int) -> list[StoredEvent]:
         if after > len(self.log):

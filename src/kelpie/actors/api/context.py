@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 import msgspec
 
@@ -148,6 +148,29 @@ class Context(msgspec.Struct, eq=False):
         self._ordinal += 1
         assert not self._commands, "a handler calls first and asks then"
         return await scope.call(actor, message, key=key)
+
+    async def submit(
+        self,
+        target: Address,
+        method: Method[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> NoReturn:
+        """Refuse: what a handler submits has to leave with its commit.
+
+        Raises:
+            OrderError: Always.
+        """
+        del target, args, kwargs
+        raise OrderError(f"{self.actor}: use ctx.send to submit {method.name} in a handler")
+
+    def desk(self) -> NoReturn:
+        """Refuse: a handler does not wait for what others submitted.
+
+        Raises:
+            OrderError: Always.
+        """
+        raise OrderError(f"{self.actor}: a handler has no submitted calls; keep the id instead")
 
     def _require_may_call(self, method: Method[Any, Any]) -> Scope:
         if self._scope is None:

@@ -13,6 +13,7 @@ from kelpie.actors.api.method import Method
 from kelpie.actors.api.reference import Address
 from kelpie.actors.api.settled import Settled
 from kelpie.actors.api.upcast import State, StateCodec
+from kelpie.actors.callers import RESERVED_PREFIX
 from kelpie.actors.commands import Message
 from kelpie.core.errors import DefinitionError, OrderError
 
@@ -99,6 +100,8 @@ class Definition:
         self.methods = _methods_of(kind)
         if not self.methods:
             raise DefinitionError(f"{self.type_name} has no @command or @query")
+        if self.type_name.startswith(RESERVED_PREFIX):
+            raise DefinitionError(f"{self.type_name}: names with {RESERVED_PREFIX!r} are Kelpie's")
         if kind.__init__ is not object.__init__:
             raise DefinitionError(f"{self.type_name}.__init__ is never called; use on_activate")
         for method in self.methods.values():

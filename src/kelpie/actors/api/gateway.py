@@ -12,13 +12,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from kelpie.actors.api.definition import Actor, Definition, definition_of
+from kelpie.actors.api.handle import CallDesk, CallHandle, CallLook
 from kelpie.actors.api.method import Kind, Method
 from kelpie.actors.api.reference import Address
 from kelpie.actors.commands import Message
+from kelpie.actors.described import Described
 from kelpie.actors.engine import Engine, Inspection
 from kelpie.actors.hub import EventHub
+from kelpie.actors.pauses import Pauses
+from kelpie.actors.submissions import Submissions, SubmittedCall
 from kelpie.core import limits
-from kelpie.core.errors import InvalidFieldError, NotFoundError
+from kelpie.core.errors import InvalidFieldError, NotFoundError, OrderError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId, Tenant
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import DeadLetter
@@ -81,6 +85,8 @@ class Gateway:
         store: Store,
         hub: EventHub,
         wake_outbox: Callable[[], None],
+        calls: Submissions,
+        pauses: Pauses,
         kinds: Sequence[type[Actor[Any]]],
         principal: str = "local",
         tenant: Tenant = TENANT_DEFAULT,
@@ -89,6 +95,8 @@ class Gateway:
         self._store = store
         self._hub = hub
         self._wake_outbox = wake_outbox
+        self._calls = calls
+        self._pauses = pauses
         self._principal = principal
         self._tenant = tenant
         definitions = [definition_of(kind) for kind in kinds]
@@ -202,6 +210,81 @@ class Gateway:
             raise NotFoundError("method", f"{type_name}.{name}")
         return method
 
+    # --- submitted calls ------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        target: Address,
+        method: Method[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> CallHandle[Any]:
+        """Keep a call for a reference; see `Caller`.
+
+        Raises:
+            OrderError: The method is no command.
+            KelpieError: As `Submissions.submit`.
+        """
+        if method.kind != "command":
+            raise OrderError(f"only commands can be submitted, {method.name} is none")
+        actor = target.actor(self._tenant)
+        self._method(actor.type, method.name)
+        call = await self._calls.submit(
+            actor,
+            method.pack(args, kwargs),
+            principal=self._principal,
+            key=target.idempotency_key,
+        )
+        return CallHandle(call.stored.call_id, method, self)
+
+    def desk(self) -> CallDesk:
+        """Return this: the submitted calls of the tenant are asked about here."""
+        return self
+
+    async def look(self, call_id: str, method: Method[Any, Any], *, wait_s: float) -> CallLook:
+        """Return a call as it is once it ended, or after ``wait_s``; see `CallDesk`.
+
+        Raises:
+            InvalidFieldError: The call is one of another method, whose result has another type.
+        """
+        call = await self._calls.wait(self._tenant, call_id, wait_s)
+        if call.stored.method != method.name:
+            raise InvalidFieldError("call", f"{call_id} is a call of {call.stored.method}")
+        return look_at(call, method.result)
+
+    async def cancel(self, call_id: str) -> None:
+        """Take a call back that has not begun; see `CallDesk`."""
+        await self._calls.cancel(self._tenant, call_id)
+
+    @property
+    def submissions(self) -> Submissions:
+        """The submitted calls of this process's store, by id."""
+        return self._calls
+
+    async def submit_named(
+        self, actor: ActorId, method: str, arguments: bytes, *, principal: str, key: str | None
+    ) -> SubmittedCall:
+        """Keep a call by name with a JSON object of arguments.
+
+        Raises:
+            NotFoundError: No such type, or no such command.
+            InvalidFieldError: The arguments do not fit the method.
+            KelpieError: As `Submissions.submit`.
+        """
+        found = self._method(actor.type, method)
+        if found.kind != "command":
+            raise NotFoundError("command", f"{actor.type}.{method}")
+        message = found.read_json(arguments)
+        return await self._calls.submit(actor, message, principal=principal, key=key)
+
+    def result_json(self, call: SubmittedCall) -> bytes:
+        """Return what a completed call came to as JSON, by its method's type if that is hosted."""
+        assert call.status == "completed", "only a completed call has a result"
+        definition = self._definitions.get(call.stored.actor.type)
+        method = definition.methods.get(call.stored.method) if definition else None
+        kind = Any if method is None else method.result
+        return msgspec.json.encode(look_at(call, kind).value)
+
     # --- what there is --------------------------------------------------------------------------
 
     def types(self) -> tuple[TypeInfo, ...]:
@@ -248,13 +331,22 @@ class Gateway:
         """Return the actor as this process has it."""
         return self.engine.inspect(self.actor_of(actor))
 
-    def pause(self, actor: ActorId | Actor[Any]) -> None:
-        """Let the actor's commands wait until `resume` or the end of this process."""
-        self.engine.pause(self.actor_of(actor))
+    async def pause(self, actor: ActorId | Actor[Any], *, principal: str = "") -> None:
+        """Let the actor's commands wait until `resume`, across restarts; it is audited.
 
-    def resume(self, actor: ActorId | Actor[Any]) -> None:
-        """Give the waiting commands their turns."""
-        self.engine.resume(self.actor_of(actor))
+        Raises:
+            NotFoundError: Its type is not hosted here.
+            StoreError: The pause could not be kept, and does not hold.
+        """
+        await self._pauses.pause(self.actor_of(actor), principal=principal or self._principal)
+
+    async def resume(self, actor: ActorId | Actor[Any], *, principal: str = "") -> None:
+        """Give the waiting commands their turns; it is audited.
+
+        Raises:
+            StoreError: The end of the pause could not be kept, and it holds.
+        """
+        await self._pauses.resume(self.actor_of(actor), principal=principal or self._principal)
 
     def kill(self, actor: ActorId | Actor[Any]) -> bool:
         """Stop the actor's handler and load it anew at its next call; was it in memory?"""
@@ -272,6 +364,23 @@ class Gateway:
         """
         await self._store.replay_dead_letter(self._tenant, message_id)
         self._wake_outbox()
+
+
+def look_at(call: SubmittedCall, result_type: Any) -> CallLook:
+    """Return what a call came to: its result as ``result_type``, or its error."""
+    body = call.stored.body
+    match call.status:
+        case "completed":
+            try:
+                return CallLook(call.status, msgspec.msgpack.decode(body, type=result_type))
+            except msgspec.ValidationError as error:
+                problem = f"{call.stored.method} had another type then: {error}"
+                raise InvalidFieldError("result", problem) from error
+        case "failed" | "dead":
+            described = msgspec.msgpack.decode(body, type=Described)
+            return CallLook(call.status, error=described.restore())
+        case _:
+            return CallLook(call.status)
 
 
 def _type_info(definition: Definition) -> TypeInfo:

@@ -23,6 +23,7 @@ from typing import (
 
 import msgspec
 
+from kelpie.actors.api.handle import CallHandle
 from kelpie.actors.commands import Message
 from kelpie.core.errors import DefinitionError, InvalidFieldError
 
@@ -57,6 +58,25 @@ class Bound(Generic[P, R_co]):
         """
         target = self.target
         return (target.caller or target.resolve()).invoke(target, self.method, args, kwargs)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, CallHandle[R_co]]:
+        """Hand the call in: it is kept, and runs by itself, once, whatever becomes of the caller.
+
+        Calls that one caller submits to one actor have their turns in the order of submission.
+
+        Raises (when awaited):
+            OrderError: The method is no command, or this is a handler: use ``ctx.send`` there.
+            KelpieError: What the runtime refuses.
+        """
+        return self.target.resolve().submit(self.target, self.method, args, kwargs)
+
+    def handle(self, call_id: str) -> CallHandle[R_co]:
+        """Return the handle of a call of this method that was submitted before.
+
+        Raises:
+            OrderError: There is no runtime here, or this is a handler.
+        """
+        return CallHandle(call_id, self.method, self.target.resolve().desk())
 
 
 class Method(Generic[P, R_co]):

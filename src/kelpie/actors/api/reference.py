@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from kelpie.actors.api.definition import Actor
+    from kelpie.actors.api.handle import CallDesk, CallHandle
     from kelpie.actors.api.method import Method
 
 A = TypeVar("A", bound="Actor[Any]")
@@ -28,6 +29,24 @@ class Caller(Protocol):
         kwargs: dict[str, Any],
     ) -> Coroutine[Any, Any, Any]:
         """Call the method of the target and return its result."""
+        ...
+
+    def submit(
+        self,
+        target: Address,
+        method: Method[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Coroutine[Any, Any, CallHandle[Any]]:
+        """Keep a call of the target's method, and return its handle once it is durable."""
+        ...
+
+    def desk(self) -> CallDesk:
+        """Return where submitted calls are asked about.
+
+        Raises:
+            OrderError: Nowhere: a handler does not wait for what others submitted.
+        """
         ...
 
 

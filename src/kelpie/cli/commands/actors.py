@@ -64,8 +64,15 @@ def list_actors(frame: Frame, *, kind: str | None, limit: int, after: str | None
         frame.terminal.data(rows)
         return
     keys = ("version", "updated_ms")
-    cells = [[*(text_of(row, key) for key in keys), f"{row['type']}/{row['key']}"] for row in rows]
-    frame.terminal.table(["VERSION", "CHANGED", "ACTOR"], cells)
+    cells = [
+        [
+            *(text_of(row, key) for key in keys),
+            "paused" if row.get("paused") else "",
+            f"{row['type']}/{row['key']}",
+        ]
+        for row in rows
+    ]
+    frame.terminal.table(["VERSION", "CHANGED", "STATE", "ACTOR"], cells)
 
 
 @actors.command()
@@ -93,19 +100,45 @@ def call(
     timeout_ms: int | None,
 ) -> None:
     """Call METHOD of an actor, type/key, with ARGUMENTS, a JSON object; print its result."""
-    try:
-        body = json.loads(arguments)
-    except ValueError as error:
-        raise CommandError("invalid_field", f"ARGUMENTS: {error}; give a JSON object") from None
-    if not isinstance(body, dict):
-        raise CommandError("invalid_field", "ARGUMENTS: must be a JSON object, by name")
+    named = _read_arguments(arguments)
     headers = {"idempotency-key": key} if key is not None else {}
     if timeout_ms is not None:
         headers["x-kelpie-timeout-ms"] = str(timeout_ms)
     path = _path(actor, verb=method)
-    named = cast("dict[str, Any]", body)
     value = frame.ask(lambda api: api.post(path, named, headers=headers))
     frame.terminal.data(value if frame.as_json else value["result"])
+
+
+@actors.command()
+@framed()
+@click.argument("actor")
+@click.argument("method")
+@click.argument("arguments", default="{}")
+@click.option("--key", metavar="KEY", help="Idempotency key: the call is kept once.")
+def submit(frame: Frame, *, actor: str, method: str, arguments: str, key: str | None) -> None:
+    """Hand in a call of METHOD, as `call` makes one, and print its id; it runs by itself."""
+    named = _read_arguments(arguments)
+    headers = {"prefer": "respond-async"}
+    if key is not None:
+        headers["idempotency-key"] = key
+    path = _path(actor, verb=method)
+    value = frame.ask(lambda api: api.post(path, named, headers=headers))
+    if "call_id" not in value:
+        raise CommandError("invalid_field", f"METHOD: {method[:100]!r} is a query; call it")
+    if frame.as_json:
+        frame.terminal.data(value)
+    else:
+        frame.terminal.line(value["call_id"])
+
+
+def _read_arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text)
+    except ValueError as error:
+        raise CommandError("invalid_field", f"ARGUMENTS: {error}; give a JSON object") from None
+    if not isinstance(arguments, dict):
+        raise CommandError("invalid_field", "ARGUMENTS: must be a JSON object, by name")
+    return cast("dict[str, Any]", arguments)
 
 
 def _administer(frame: Frame, actor: str, verb: str) -> Any:
@@ -117,7 +150,7 @@ def _administer(frame: Frame, actor: str, verb: str) -> Any:
 @framed()
 @click.argument("actor")
 def pause(frame: Frame, *, actor: str) -> None:
-    """Let an actor's commands wait until it is resumed or the server ends."""
+    """Let an actor's commands wait until it is resumed, across restarts."""
     value = _administer(frame, actor, "pause")
     if frame.as_json:
         frame.terminal.data(value)
@@ -151,10 +184,11 @@ def kill(frame: Frame, *, actor: str) -> None:
 
 @actors.command("dead-letters")
 @framed()
+@click.option("--type", "kind", metavar="TYPE", help="Only letters to actors of this type.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, help="At most so many.")
-def dead_letters(frame: Frame, *, limit: int) -> None:
+def dead_letters(frame: Frame, *, kind: str | None, limit: int) -> None:
     """List messages that failed too often, newest first; --json has their tracebacks."""
-    answer = frame.ask(lambda api: api.get("/v1/dead-letters", limit=limit))
+    answer = frame.ask(lambda api: api.get("/v1/dead-letters", type=kind, limit=limit))
     rows = items_of(answer, "dead_letters")
     if frame.as_json:
         frame.terminal.data(rows)

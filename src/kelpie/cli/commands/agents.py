@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 import click
 
+from kelpie.app.text import safe_line
 from kelpie.cli.client import Api, items_of
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import find_agent, find_namesakes, show_fields, text_of
-from kelpie.cli.text import safe_line
 
 
 @click.group()

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import click
 
-from kelpie.cli.card import render_card
+from kelpie.app.card import render_card
 from kelpie.cli.client import Json, items_of
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import show_fields, text_of

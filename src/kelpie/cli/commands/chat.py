@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kelpie.app.text import safe_line
 from kelpie.cli import INTERRUPTED_STATUS
 from kelpie.cli.client import Api, items_of
 from kelpie.cli.commands.agents import agent_body
@@ -16,7 +17,6 @@ from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.interrupts import Interrupts
 from kelpie.cli.rows import find_agent
-from kelpie.cli.text import safe_line
 
 
 @click.command()

@@ -7,11 +7,11 @@ from typing import Final
 
 import click
 
+from kelpie.app.text import break_words, safe_line
 from kelpie.cli import checks
 from kelpie.cli.canary import check_gate
 from kelpie.cli.checks import Check
 from kelpie.cli.frame import Frame, framed, run_async
-from kelpie.cli.text import break_words, safe_line
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 _NAME_WIDTH: Final = 20

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import click
 
+from kelpie.app.text import safe_text
 from kelpie.cli.client import Api, Json, items_of
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import find_agent
 from kelpie.cli.talk import AgentFailedError, line_of
-from kelpie.cli.text import safe_text
 
 WAITING_STATUS: Final = 3
 

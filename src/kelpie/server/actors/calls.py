@@ -9,6 +9,7 @@ from kelpie.core.ids import ActorId
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.server.actors.requests import Arguments
 from kelpie.server.actors.responses import ActorTypeOut, ActorTypes, MethodOut
+from kelpie.server.actors.submitted import submit
 from kelpie.server.http import Response, json_response
 from kelpie.server.operations import Call, Nothing
 
@@ -27,10 +28,17 @@ def named_actor(call: Call[Any, Any]) -> ActorId:
 
 
 async def call_method(call: Call[Nothing, Arguments]) -> Response:
-    """Run a command or a query and return its result once what it says is durable."""
+    """Run a command or a query and return its result once what it says is durable.
+
+    A caller that prefers it gets 202 instead, once the command is kept. What a query answers is
+    there at once, so that preference is not applied to one.
+    """
+    actor, method = named_actor(call), call.path["method"]
+    if call.prefers_async and call.deps.actors.is_command(actor.type, method):
+        return await submit(call, actor)
     result = await call.deps.actors.call(
-        named_actor(call),
-        call.path["method"],
+        actor,
+        method,
         call.raw,
         principal=call.principal,
         key=call.key,

@@ -46,7 +46,7 @@ async def list_actors(call: Call[ActorListQuery, Nothing]) -> Response:
         rows += await call.deps.store.actors(call.tenant, kind, after=key, limit=wanted)
         if len(rows) > query.limit:
             break
-    shown = [_row(row) for row in rows[: query.limit]]
+    shown = [_row(call, row) for row in rows[: query.limit]]
     following = f"{shown[-1].type}/{shown[-1].key}" if len(rows) > query.limit else None
     return json_response(ActorPage(actors=shown, next_after=following))
 
@@ -74,16 +74,16 @@ async def show_actor(call: Plain) -> Response:
 
 
 async def pause(call: Plain) -> Response:
-    """Let the actor's commands wait until it is resumed or the server ends."""
+    """Let the actor's commands wait until it is resumed."""
     actor = _administered(call, "pause")
-    call.deps.actors.pause(actor)
+    await call.deps.actors.pause(actor, principal=call.principal)
     return json_response(await _view(call, actor, must_exist=False))
 
 
 async def resume(call: Plain) -> Response:
     """Give the waiting commands their turns."""
     actor = _administered(call, "resume")
-    call.deps.actors.resume(actor)
+    await call.deps.actors.resume(actor, principal=call.principal)
     return json_response(await _view(call, actor, must_exist=False))
 
 
@@ -94,9 +94,14 @@ async def kill(call: Plain) -> Response:
 
 
 async def list_dead_letters(call: Call[DeadLetterQuery, Nothing]) -> Response:
-    """Return the newest messages that failed too often."""
-    letters = await call.deps.store.dead_letters(call.tenant, call.query.limit)
-    return json_response(DeadLetters(dead_letters=[_letter(each) for each in letters]))
+    """Return the newest messages that failed too often, to whatever type.
+
+    What fails between Kelpie's own types is an operator's business as well, so it is shown; but
+    what it says is those types' own, so its body is not.
+    """
+    query = call.query
+    letters = await call.deps.store.dead_letters(call.tenant, query.limit, type_name=query.type)
+    return json_response(DeadLetters(dead_letters=[_letter(call, each) for each in letters]))
 
 
 async def replay(call: Plain) -> Response:
@@ -145,22 +150,25 @@ async def _view(call: Plain, actor: ActorId, *, must_exist: bool = True) -> Acto
     )
 
 
-def _row(row: ActorRow) -> ActorRowOut:
+def _row(call: Call[Any, Any], row: ActorRow) -> ActorRowOut:
     return ActorRowOut(
         type=row.actor.type,
         key=row.actor.key,
         version=row.version,
         incarnation=row.incarnation,
+        paused=call.deps.actors.is_paused(row.actor),
         updated_ms=row.updated_ms,
     )
 
 
-def _letter(letter: DeadLetter) -> DeadLetterOut:
-    body: Any = msgspec.msgpack.decode(letter.body) if letter.body else None
+def _letter(call: Call[Any, Any], letter: DeadLetter) -> DeadLetterOut:
+    built_in = letter.receiver.type in call.deps.actors.built_in_types
+    body: Any = msgspec.msgpack.decode(letter.body) if letter.body and not built_in else None
     return DeadLetterOut(
         id=letter.message_id,
         sender=actor_name(letter.sender),
         receiver=actor_name(letter.receiver),
+        built_in=built_in,
         attempts=letter.attempts,
         error=letter.error,
         at_ms=letter.at_ms,

@@ -13,6 +13,43 @@ class CallResult(Out, frozen=True, kw_only=True):
     result: Any
 
 
+class CallErrorOut(Out, frozen=True, kw_only=True):
+    """Why a call failed or is dead, as any route says it."""
+
+    code: str
+    message: str
+    retriable: bool
+    fields: dict[str, Any]
+
+
+class CallOut(Out, frozen=True, kw_only=True):
+    """One submitted call.
+
+    ``state`` is ``pending``, ``running``, ``completed``, ``failed`` (its actor refused it),
+    ``cancelled`` or ``dead`` (it failed too often). ``result`` is null unless it completed,
+    ``error`` unless it failed or is dead; lists show neither. ``ended_ms`` and ``expires_ms`` are
+    null while it has not ended; after ``expires_ms`` it is forgotten.
+    """
+
+    call_id: str
+    actor: str
+    method: str
+    state: str
+    principal: str
+    created_ms: int
+    ended_ms: int | None
+    expires_ms: int | None
+    result: Any
+    error: CallErrorOut | None
+
+
+class CallPage(Out, frozen=True, kw_only=True):
+    """Submitted calls by submission; ``next_after`` is null on the last page."""
+
+    calls: list[CallOut]
+    next_after: str | None
+
+
 class ActorRowOut(Out, frozen=True, kw_only=True):
     """One stored actor; ``version`` counts the turns that changed it."""
 
@@ -20,6 +57,7 @@ class ActorRowOut(Out, frozen=True, kw_only=True):
     key: str
     version: int
     incarnation: int
+    paused: bool
     updated_ms: int
 
 
@@ -82,11 +120,16 @@ class ActorTypes(Out, frozen=True, kw_only=True):
 
 
 class DeadLetterOut(Out, frozen=True, kw_only=True):
-    """A message that failed too often; ``error`` ends with the traceback where there was one."""
+    """A message that failed too often; ``error`` ends with the traceback where there was one.
+
+    ``sender`` is ``kelpie.caller/…`` for a submitted call, and an actor otherwise. ``built_in``
+    says that the receiver is of one of Kelpie's own types, whose ``body`` is not shown.
+    """
 
     id: int
     sender: str
     receiver: str
+    built_in: bool
     attempts: int
     error: str
     at_ms: int

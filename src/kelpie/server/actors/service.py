@@ -9,18 +9,54 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from kelpie.actors.api.gateway import TypeInfo
+from kelpie.actors.callers import CallStatus
 from kelpie.actors.engine import Inspection
-from kelpie.core.ids import ActorId
+from kelpie.actors.submissions import SubmittedCall
+from kelpie.core.ids import ActorId, Tenant
+from kelpie.storage.records import Page
+
+
+class CallBook(Protocol):
+    """Submitted calls by id; each is of one tenant."""
+
+    async def wait(self, tenant: Tenant, call_id: str, wait_s: float) -> SubmittedCall:
+        """Return the call once it has ended, or as it is after ``wait_s``.
+
+        Raises:
+            NotFoundError: There is none, or its end is not kept any more.
+        """
+        ...
+
+    async def find(
+        self, page: Page, *, status: CallStatus | None, actor: ActorId | None
+    ) -> list[SubmittedCall]:
+        """Return calls by their submission, oldest first; without their results."""
+        ...
+
+    async def cancel(self, tenant: Tenant, call_id: str) -> SubmittedCall:
+        """Take a call back that has not begun.
+
+        Raises:
+            CallBegunError: It runs, or has ended.
+            NotFoundError: There is none, or its end is not kept any more.
+        """
+        ...
 
 
 class ActorService(Protocol):
     """User-defined actors by name.
 
-    Eight methods, because the command line has a verb for each and they share one registry.
+    More than seven members, because the command line has a verb for each and they share one
+    registry.
     """
 
     def types(self) -> Sequence[TypeInfo]:
         """Return the user-defined types, by name."""
+        ...
+
+    @property
+    def built_in_types(self) -> frozenset[str]:
+        """The types that are Kelpie's own."""
         ...
 
     def hosts(self, type_name: str) -> bool:
@@ -45,15 +81,43 @@ class ActorService(Protocol):
         """
         ...
 
+    @property
+    def calls(self) -> CallBook:
+        """The submitted calls, by id."""
+        ...
+
+    def is_command(self, type_name: str, method: str) -> bool:
+        """Whether this is a method that can be submitted."""
+        ...
+
+    async def submit(
+        self, actor: ActorId, method: str, arguments: bytes, *, principal: str, key: str | None
+    ) -> SubmittedCall:
+        """Keep a call of a command with a JSON object; it runs by itself.
+
+        Raises:
+            NotFoundError: No such type or command.
+            InvalidFieldError: An argument is missing, unknown or of another type.
+        """
+        ...
+
+    def result_json(self, call: SubmittedCall) -> bytes:
+        """Return what a completed call came to, as JSON."""
+        ...
+
+    def is_paused(self, actor: ActorId) -> bool:
+        """Whether the actor's commands wait until somebody resumes it."""
+        ...
+
     def inspect(self, actor: ActorId) -> Inspection:
         """Return the actor as this process has it."""
         ...
 
-    def pause(self, actor: ActorId) -> None:
-        """Let the actor's commands wait."""
+    async def pause(self, actor: ActorId, *, principal: str) -> None:
+        """Let the actor's commands wait, across restarts."""
         ...
 
-    def resume(self, actor: ActorId) -> None:
+    async def resume(self, actor: ActorId, *, principal: str) -> None:
         """Give the waiting commands their turns."""
         ...
 

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from kelpie.server.actors import calls, care
-from kelpie.server.actors.requests import ActorListQuery, Arguments, DeadLetterQuery
+from kelpie.server.actors import calls, care, submitted
+from kelpie.server.actors.requests import (
+    ActorListQuery,
+    Arguments,
+    CallListQuery,
+    CallQuery,
+    DeadLetterQuery,
+)
 from kelpie.server.actors.responses import (
     ActorOut,
     ActorPage,
     ActorTypes,
+    CallOut,
+    CallPage,
     CallResult,
     DeadLetters,
     KillOut,
@@ -34,7 +42,7 @@ _CALL_ERRORS = (
 
 def actor_operations() -> Table:
     """Return the operations on user-defined actors."""
-    return (*_calls(), *_care(), *_letters())
+    return (*_calls(), *_submitted(), *_care(), *_letters())
 
 
 def _calls() -> Table:
@@ -42,12 +50,13 @@ def _calls() -> Table:
         Operation(
             method="POST",
             path="/v1/actors/{type}/{key}/{method}",
-            summary="Call a method of an actor",
+            summary="Call a method of an actor; with Prefer: respond-async, hand the call in",
             tag="actors",
             handler=calls.call_method,
             query=Nothing,
             body=Arguments,
             response=CallResult,
+            accepted=CallOut,
             errors=_CALL_ERRORS,
         ),
         Operation(
@@ -59,6 +68,45 @@ def _calls() -> Table:
             query=Nothing,
             body=Nothing,
             response=ActorTypes,
+        ),
+    )
+
+
+def _submitted() -> Table:
+    return (
+        Operation(
+            method="GET",
+            path="/v1/calls",
+            summary="List submitted calls",
+            tag="calls",
+            handler=submitted.find,
+            query=CallListQuery,
+            body=Nothing,
+            response=CallPage,
+            errors=("not_found",),
+        ),
+        Operation(
+            method="GET",
+            path="/v1/calls/{call_id}",
+            summary="Show a submitted call, or wait for its end",
+            tag="calls",
+            handler=submitted.show,
+            query=CallQuery,
+            body=Nothing,
+            response=CallOut,
+            errors=("not_found",),
+            waits=True,
+        ),
+        Operation(
+            method="POST",
+            path="/v1/calls/{call_id}/cancel",
+            summary="Take back a submitted call that has not begun",
+            tag="calls",
+            handler=submitted.cancel,
+            query=Nothing,
+            body=Nothing,
+            response=CallOut,
+            errors=("not_found", "call_begun"),
         ),
     )
 

@@ -16,6 +16,7 @@ from kelpie.core.ids import ActorId
 from kelpie.core.limits import STREAM_PING_INTERVAL_MS
 from kelpie.effects.messages import ApproveEffect, DenyEffect
 from kelpie.server.errors import PendingApprovalError, RunFailedError
+from kelpie.server.held import require_released
 from kelpie.server.http import Response, Stream, encode_event, json_response
 from kelpie.server.letta.agent_view import view_run
 from kelpie.server.letta.follow import Ended, Follower, Quiet, Shown
@@ -129,10 +130,10 @@ async def _begin(call: Sending) -> _Begun:
 
 
 async def _cursor(call: Sending, agent: ActorId) -> int:
-    stored = await call.deps.store.load(agent)
-    if stored is None or stored.tombstoned:
+    newest = await call.deps.store.event_newest(agent)
+    if newest is None:
         raise NotFoundError("agent", agent.key)
-    return stored.event_sequence
+    return newest
 
 
 async def _start(call: Sending, agent: ActorId, inputs: Any, *, background: bool) -> Run:
@@ -142,6 +143,8 @@ async def _start(call: Sending, agent: ActorId, inputs: Any, *, background: bool
     is_repeat = state.run is not None and state.run.run_id == run_id
     if pending and not is_repeat:
         raise PendingApprovalError(approval_request_id(pending[0].record.effect_id))
+    if not background:
+        require_released(call)
     messages: tuple[InputMessage, ...] = inputs
     message = StartRun(
         run_id=run_id,

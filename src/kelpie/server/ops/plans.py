@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kelpie.core.errors import InvalidFieldError
+from kelpie.server.held import require_released
 from kelpie.server.http import Response, json_response
 from kelpie.server.operations import Call, Nothing
 from kelpie.server.ops.requests import PlanCreate, PlanListQuery
@@ -40,6 +41,7 @@ async def show_plan(call: Call[Nothing, Nothing]) -> Response:
 
 async def apply_plan(call: Call[Nothing, Nothing]) -> Response:
     """Put a plan through the gate as one question; the apply goes on by itself."""
+    require_released(call)
     plan = await call.deps.plans.apply(
         call.path["plan_id"], tenant=call.tenant, principal=call.principal, key=call.key
     )

@@ -186,7 +186,7 @@ def _plans() -> Table:
             query=Nothing,
             body=Nothing,
             response=dict[str, Any],
-            errors=("not_found", "conflict"),
+            errors=("not_found", "conflict", "store_held"),
         ),
     )
 

@@ -29,6 +29,14 @@ _EFFECTS: Final = (
 )
 
 
+_WHOLE: Final = (
+    "SELECT a.incarnation, a.version, a.schema_version, a.event_sequence, a.tombstoned, a.checksum,"
+    " a.chunks, a.state, a.chunks OR EXISTS (SELECT 1 FROM effects e"
+    " WHERE e.actor = a.actor AND e.incarnation = a.incarnation AND e.is_open)"
+    " FROM actors a WHERE a.actor = ?"
+)
+
+
 class Raw(NamedTuple):
     """An actor's rows as they lie in the file, of one snapshot, with its state put together.
 
@@ -39,6 +47,30 @@ class Raw(NamedTuple):
     state: bytes
     pieces: int
     effects: list[Row]
+
+
+class Glance(NamedTuple):
+    """What one statement tells of an actor: all of it in ``raw``, or that there is more to read.
+
+    With ``raw`` None and no more, it never existed.
+    """
+
+    raw: Raw | None
+    has_more: bool
+
+
+def glance_at_actor(connection: sqlite3.Connection, name: str) -> Glance:
+    """Read an actor whose state lies in its row and who has no open effects, as nearly all do.
+
+    One statement is a snapshot of its own, and costs a third of what opening one does.
+    """
+    row = connection.execute(_WHOLE, (name,)).fetchone()
+    if row is None:
+        return Glance(None, has_more=False)
+    assert len(row) == 9, "an actor's columns, and whether there is more"
+    if row[8]:
+        return Glance(None, has_more=True)
+    return Glance(Raw(row[:8], row[7], 0, []), has_more=False)
 
 
 def fetch_actor(connection: sqlite3.Connection, name: str, *, is_aside: bool) -> Raw | None:

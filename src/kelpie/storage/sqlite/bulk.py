@@ -20,6 +20,7 @@ from zlib import crc32
 
 from kelpie.core.limits import STATE_CHUNK_BYTES
 from kelpie.storage.records import Commit, CommitReceipt, KvPut, ReminderRow, ReplyRecord
+from kelpie.storage.sqlite.calls import COMPLETE_CALL, end_values
 from kelpie.storage.sqlite.transaction import Counter, Member, Transaction
 
 BULK_COMMITS_MIN: Final = 3
@@ -100,7 +101,7 @@ class _Plan:
         self.actors = _Table()
         self.replies = _Table()
         self.events = _Table()
-        self.others: tuple[_Table, _Table, _Table] = (_Table(), _Table(), _Table())
+        self.others = (_Table(), _Table(), _Table(), _Table())
         self.now_ms = 0
 
     def add(self, commit: Commit) -> CommitReceipt:
@@ -145,6 +146,8 @@ class _Plan:
             self._add_kv(commit, actor)
         if commit.consumes is not None:
             self.others[0].add(_CONSUME, (commit.consumes, actor))
+            if commit.call is not None:
+                self.others[3].add(COMPLETE_CALL, end_values(commit.consumes, commit.call))
         if commit.fired is not None or commit.reminders:
             self._add_reminders(commit, actor)
         return self._add_sends(commit) if commit.sends else ()
@@ -233,7 +236,15 @@ class _Plan:
 
     def count_replies(self) -> int:
         """Return how many replies it keeps."""
-        return sum(len(statement.rows) for statement in self.replies.statements)
+        return _count_rows(self.replies)
+
+    def count_calls(self) -> int:
+        """Return how many submitted calls it ends."""
+        return _count_rows(self.others[3])
+
+
+def _count_rows(table: _Table) -> int:
+    return sum(len(statement.rows) for statement in table.statements)
 
 
 def take_ordinary(
@@ -249,7 +260,7 @@ def take_ordinary(
     epochs = transaction.read_epochs()
     for index in range(start, len(members)):
         member = members[index]
-        if type(member) is not Commit or epochs.get(member.shard) != member.epoch:
+        if not isinstance(member, Commit) or epochs.get(member.shard) != member.epoch:
             break
         if not _is_ordinary(member):
             break
@@ -300,6 +311,7 @@ def apply_together(
     if not is_first:
         connection.execute("RELEASE together")
     transaction.replies_written += plan.count_replies()
+    transaction.calls_written += plan.count_calls()
     transaction.now_ms = max(transaction.now_ms, plan.now_ms)
     assert len(receipts) == len(commits), "every commit has a receipt"
     return receipts

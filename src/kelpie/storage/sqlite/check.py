@@ -41,6 +41,7 @@ _SEALED: Final = (
     ("lists", "owner", "body"),
     ("streams", "actor", "body"),
     ("replies", "actor", "reply"),
+    ("calls", "actor", "body"),
 )
 
 

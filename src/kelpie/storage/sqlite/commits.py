@@ -25,6 +25,7 @@ from kelpie.storage.records import (
     ReminderRow,
     ReplyRecord,
 )
+from kelpie.storage.sqlite.calls import complete_call
 from kelpie.storage.sqlite.engine import seal
 from kelpie.storage.sqlite.rows import write_audit, write_list_item
 from kelpie.storage.sqlite.transaction import Transaction
@@ -232,6 +233,8 @@ def _write_chunks(transaction: Transaction, commit: Commit, actor: str, state: b
 def _remove_cause(transaction: Transaction, commit: Commit, actor: str) -> None:
     if commit.consumes is not None:
         transaction.execute("DELETE FROM outbox WHERE message_id = ?", (commit.consumes,))
+        if commit.call is not None:
+            complete_call(transaction, commit.consumes, commit.call)
     if commit.fired is not None:
         key = (actor, commit.incarnation, commit.fired[0])
         transaction.execute(_DELETE_REMINDER, key)

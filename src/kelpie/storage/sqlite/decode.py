@@ -12,6 +12,7 @@ from kelpie.storage.records import (
     EffectRow,
     ListItem,
     ReminderRow,
+    StoredCall,
     StoredEvent,
     StoredMessage,
     StreamChunk,
@@ -25,6 +26,12 @@ EFFECT_COLUMNS: Final = (
     " e.created_ms, e.updated_ms, e.checksum, e.body"
 )
 AUDIT_COLUMNS: Final = "shard, sequence, at_ms, actor, kind, principal, body, previous, hash"
+
+CALL_HEAD_COLUMNS: Final = (
+    "c.call_id, c.actor, c.method, c.principal, c.key, c.request, c.message_id, c.state,"
+    " c.created_ms, c.ended_ms, c.expires_ms"
+)
+CALL_COLUMNS: Final = f"{CALL_HEAD_COLUMNS}, c.checksum, c.body"
 
 # Ids repeat from row to row, and parsing one costs more than fetching the row.
 parse_actor = lru_cache(maxsize=16_384)(ActorId.parse)
@@ -69,6 +76,29 @@ def dead_letter(row: Row) -> DeadLetter:
         error=row[4],
         at_ms=row[5],
         body=unseal(row[6], row[7], f"dead letter {row[0]} to {row[2]}"),
+    )
+
+
+def stored_call(row: Row) -> StoredCall:
+    """Return the call in ``CALL_COLUMNS``."""
+    return call_head(row, unseal(row[11], row[12], f"call {row[0]} of {row[1]}"))
+
+
+def call_head(row: Row, body: bytes = b"") -> StoredCall:
+    """Return the call in ``CALL_HEAD_COLUMNS``, without its body."""
+    return StoredCall(
+        call_id=row[0],
+        actor=parse_actor(row[1]),
+        method=row[2],
+        principal=row[3],
+        key=row[4],
+        request=row[5],
+        message_id=row[6],
+        state=row[7],
+        created_ms=row[8],
+        ended_ms=row[9],
+        expires_ms=row[10],
+        body=body,
     )
 
 

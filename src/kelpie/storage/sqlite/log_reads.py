@@ -18,6 +18,20 @@ from kelpie.storage.sqlite.paging import require_limit
 from kelpie.storage.sqlite.reader import LIVING, SqliteReader
 
 _AUDIT_PAGE_ROWS: Final = 500
+# The actor's row comes with every event, and alone when there is none: one statement, one snapshot.
+_EVENTS: Final = (
+    "SELECT a.event_sequence, a.event_floor,"
+    " e.position, e.actor, e.sequence, e.at_ms, e.kind, e.checksum, e.body"
+    " FROM actors a LEFT JOIN events e"
+    " ON e.actor = a.actor AND e.sequence > max(?, a.event_floor)"
+    " WHERE a.actor = ? ORDER BY e.sequence LIMIT ?"
+)
+_TAIL: Final = (
+    "SELECT e.position, e.actor, e.sequence, e.at_ms, e.kind, e.checksum, e.body"
+    " FROM events e CROSS JOIN actors a ON a.actor = e.actor"
+    " WHERE e.tenant = ? AND e.position > ? AND e.sequence > a.event_floor"
+    " ORDER BY e.position LIMIT ?"
+)
 
 
 class LogReads(SqliteReader):
@@ -37,20 +51,20 @@ class LogReads(SqliteReader):
         require_limit(limit, EVENT_PAGE_ROWS_MAX)
         require_integers("after", after)
         name = str(actor)
-        with self._snapshot(name):
-            query = "SELECT event_sequence, event_floor FROM actors WHERE actor = ?"
-            newest, floor = self._fetch_one(query, (name,), name) or (0, 0)
-            _require_cursor(after, newest)
-            if 0 < after < floor:
-                message = f"events up to {floor} of {name} were removed; begin again with 0"
-                raise CursorExpiredError(message, after=after, floor=floor)
-            rows = self._fetch(
-                "SELECT position, actor, sequence, at_ms, kind, checksum, body FROM events"
-                " WHERE actor = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-                (name, max(after, floor), limit),
-                name,
-            )
-        return list(map(decode.stored_event, rows))
+        rows = self._fetch(_EVENTS, (after, name, limit), name)
+        newest, floor = rows[0][:2] if rows else (0, 0)
+        _require_cursor(after, newest)
+        if 0 < after < floor:
+            message = f"events up to {floor} of {name} were removed; begin again with 0"
+            raise CursorExpiredError(message, after=after, floor=floor)
+        return [decode.stored_event(row[2:]) for row in rows if row[2] is not None]
+
+    async def event_newest(self, actor: ActorId) -> int | None:
+        """Return the sequence of a living actor's newest event, 0 if it has none."""
+        name = str(actor)
+        query = "SELECT event_sequence FROM actors WHERE actor = ? AND tombstoned = 0"
+        row = self._fetch_one(query, (name,), name)
+        return None if row is None else int(row[0])
 
     async def events_tail(
         self, tenant: Tenant, after_position: int, limit: int
@@ -62,18 +76,11 @@ class LogReads(SqliteReader):
         """
         require_limit(limit, EVENT_PAGE_ROWS_MAX)
         require_integers("after", after_position)
-        with self._snapshot("events"):
+        rows = self._fetch(_TAIL, (tenant, after_position, limit), "events")
+        if not rows:
             query = "SELECT value FROM counters WHERE name = 'event'"
             (newest,) = self._fetch_one(query, (), "counters") or (0,)
             _require_cursor(after_position, newest)
-            rows = self._fetch(
-                "SELECT e.position, e.actor, e.sequence, e.at_ms, e.kind, e.checksum, e.body"
-                " FROM events e CROSS JOIN actors a ON a.actor = e.actor"
-                " WHERE e.tenant = ? AND e.position > ? AND e.sequence > a.event_floor"
-                " ORDER BY e.position LIMIT ?",
-                (tenant, after_position, limit),
-                "events",
-            )
         return list(map(decode.stored_event, rows))
 
     async def stream(

@@ -167,8 +167,8 @@ def _require_shards(rows: Sequence[tuple[object, object]]) -> None:
     Raises:
         CorruptionError: One is missing, doubled or malformed.
     """
-    shards = [shard for shard, epoch in rows if isinstance(epoch, int) and epoch >= 1]
-    if shards != list(range(SHARD_COUNT)):
+    is_whole = [shard for shard, _ in rows] == list(range(SHARD_COUNT))
+    if not is_whole or not all(isinstance(epoch, int) and epoch >= 1 for _, epoch in rows):
         message = "the store's table of shards is damaged; run a check, then restore a backup"
         raise CorruptionError(message, subject="shards")
 

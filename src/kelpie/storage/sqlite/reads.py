@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from functools import partial
 
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import INTEGER_MIN, KV_KEY_BYTES_MAX, LIST_PAGE_ROWS_MAX
+from kelpie.ports.faults import fault
 from kelpie.storage.bounds import text_bytes
 from kelpie.storage.records import (
     REMINDERS_FIRST,
@@ -22,19 +24,21 @@ from kelpie.storage.records import (
 from kelpie.storage.sqlite import decode
 from kelpie.storage.sqlite.actor_reads import (
     fetch_actor,
+    glance_at_actor,
     is_large,
     read_large_actor,
     stored_actor,
 )
+from kelpie.storage.sqlite.call_reads import CallReads
 from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
-from kelpie.storage.sqlite.engine import unseal
+from kelpie.storage.sqlite.engine import translate_error, unseal
+from kelpie.storage.sqlite.injected import engine_error
 from kelpie.storage.sqlite.log_reads import LogReads
-from kelpie.storage.sqlite.page_reads import PageReads
 from kelpie.storage.sqlite.paging import require_limit
 from kelpie.storage.sqlite.reader import LIVING
 
 
-class SqliteReads(LogReads, PageReads):
+class SqliteReads(LogReads, CallReads):
     """The reading half of the store."""
 
     __slots__ = ()
@@ -51,8 +55,15 @@ class SqliteReads(LogReads, PageReads):
             CorruptionError: Its checksum does not match; the error names the actor.
         """
         name = str(actor)
-        with self._snapshot(name):
-            raw = fetch_actor(self._reader, name, is_aside=False)
+        try:
+            if fault("storage.read_fail"):
+                raise engine_error(sqlite3.SQLITE_IOERR)
+            raw, has_more = glance_at_actor(self._reader, name)
+        except sqlite3.Error as error:
+            raise translate_error(error, name) from error
+        if has_more:
+            with self._snapshot(name):
+                raw = fetch_actor(self._reader, name, is_aside=False)
         if raw is None:
             return None
         if is_large(raw):
@@ -117,12 +128,22 @@ class SqliteReads(LogReads, PageReads):
         query += " FROM outbox WHERE message_id > ? ORDER BY message_id LIMIT ?"
         return list(map(decode.stored_message, self._fetch(query, (after_id, limit), "outbox")))
 
-    async def dead_letters(self, tenant: Tenant, limit: int) -> list[DeadLetter]:
+    async def dead_letters(
+        self, tenant: Tenant, limit: int, *, type_name: str | None = None
+    ) -> list[DeadLetter]:
         """Return the tenant's newest dead letters, newest first. A letter is its receiver's."""
         require_limit(limit, LIST_PAGE_ROWS_MAX)
         query = "SELECT message_id, sender, receiver, attempts, error, at_ms, checksum, body"
-        query += " FROM dead_letters WHERE tenant = ? ORDER BY at_ms DESC, message_id DESC LIMIT ?"
-        return list(map(decode.dead_letter, self._fetch(query, (tenant, limit), "dead letters")))
+        query += " FROM dead_letters WHERE tenant = ?"
+        values: list[object] = [tenant]
+        if type_name is not None:
+            text_bytes("type", type_name)
+            prefix = f"{tenant}/{type_name}/"
+            query += " AND receiver > ? AND receiver < ?"
+            values += [prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)]
+        query += " ORDER BY at_ms DESC, message_id DESC LIMIT ?"
+        rows = self._fetch(query, (*values, limit), "dead letters")
+        return list(map(decode.dead_letter, rows))
 
     async def reminders_due(
         self, now_ms: int, limit: int, *, after: ReminderCursor = REMINDERS_FIRST

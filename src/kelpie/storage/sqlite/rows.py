@@ -14,7 +14,15 @@ from kelpie.core.errors import ConflictError, NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import COMPACT_SLICE_PAGES, LIST_CURSOR_TTL_MS, PURGE_SLICE_ROWS
 from kelpie.storage.audit import AuditHead, link_record
-from kelpie.storage.records import Commit, ListDelete, ListPut, ReminderRow, StreamChunk
+from kelpie.storage.records import (
+    AuditAppend,
+    Commit,
+    ListDelete,
+    ListPut,
+    ReminderRow,
+    StreamChunk,
+)
+from kelpie.storage.sqlite.calls import expire_calls, revive_call
 from kelpie.storage.sqlite.engine import seal
 from kelpie.storage.sqlite.transaction import Transaction
 
@@ -54,25 +62,33 @@ def write_list_item(
 def write_audit(transaction: Transaction, commit: Commit) -> None:
     """Link the commit's audit records into its shard's chain."""
     for append in commit.audit:
-        head = transaction.audit_head(commit.shard)
-        record = link_record(
-            head,
-            at_ms=commit.now_ms,
-            actor=commit.actor,
-            kind=append.kind,
-            principal=append.principal,
-            body=append.body,
-        )
-        assert record.previous == head.hash, "a record names the one before it"
-        transaction.execute(
-            "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(record.shard, record.sequence, commit.actor.tenant, commit.epoch),
-                *(record.at_ms, str(record.actor), record.kind, record.principal),
-                *(record.body, record.previous, record.hash),
-            ),
-        )
-        transaction.advance_audit(AuditHead(record.shard, record.sequence, record.hash))
+        link_audit(transaction, commit.actor, append, epoch=commit.epoch, at_ms=commit.now_ms)
+
+
+def link_audit(
+    transaction: Transaction, actor: ActorId, append: AuditAppend, *, epoch: int, at_ms: int
+) -> None:
+    """Link one record into the chain of the actor's shard."""
+    head = transaction.audit_head(actor.shard)
+    record = link_record(
+        head,
+        at_ms=at_ms,
+        actor=actor,
+        kind=append.kind,
+        principal=append.principal,
+        body=append.body,
+    )
+    assert record.shard == actor.shard, "a record lies in its actor's chain"
+    assert record.previous == head.hash, "a record names the one before it"
+    transaction.execute(
+        "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(record.shard, record.sequence, actor.tenant, epoch),
+            *(record.at_ms, str(record.actor), record.kind, record.principal),
+            *(record.body, record.previous, record.hash),
+        ),
+    )
+    transaction.advance_audit(AuditHead(record.shard, record.sequence, record.hash))
 
 
 def append_stream(
@@ -184,6 +200,7 @@ def revive_message(transaction: Transaction, tenant: Tenant, message_id: int) ->
     removed = transaction.execute(query, (message_id,)).rowcount
     assert revived == removed == 1, "a message is either waiting or a dead letter"
     assert revived_id > message_id, "ids grow"
+    revive_call(transaction, message_id, revived_id)
     return revived_id
 
 
@@ -220,6 +237,8 @@ def keep_house(transaction: Transaction) -> bool:
             " (SELECT rowid FROM replies WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?)",
             (transaction.now_ms, 2 * transaction.replies_written),
         )
+    if transaction.calls_written:
+        expire_calls(transaction)
     if transaction.list_deletions:
         assert transaction.now_ms > 0, "an item was removed at some time"
         transaction.execute(

@@ -20,20 +20,31 @@ from typing import TypeVar
 
 from kelpie.core.errors import KelpieError, StoreError, StoreHeldError
 from kelpie.core.ids import ActorId, Tenant
-from kelpie.core.limits import COMPACT_SLICE_PAGES
+from kelpie.core.limits import COMPACT_SLICE_PAGES, FAILURE_BYTES_MAX
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.storage.blobs import BlobStore, Swept, blobs_path
-from kelpie.storage.bounds import commit_bytes, require_integers, stream_bytes, text_bytes
+from kelpie.storage.bounds import (
+    body_bytes,
+    commit_bytes,
+    require_integers,
+    stream_bytes,
+    submission_bytes,
+    text_bytes,
+)
 from kelpie.storage.protocol import Compaction, StoreStats
 from kelpie.storage.records import (
+    CallEnd,
     Commit,
     CommitReceipt,
     ReminderRow,
     ShardGrant,
+    StoredCall,
+    StoredPause,
     StreamChunk,
+    Submission,
 )
-from kelpie.storage.sqlite import rows
+from kelpie.storage.sqlite import calls, pauses, rows
 from kelpie.storage.sqlite.backup import write_backup
 from kelpie.storage.sqlite.batch import Work
 from kelpie.storage.sqlite.check import (
@@ -211,7 +222,7 @@ class SqliteStore(SqliteReads):
         Harmless when the message was consumed meanwhile.
         """
         require_integers("message", message_id, retry_at_ms or 0, now_ms)
-        size_bytes = text_bytes("error", error)
+        size_bytes = text_bytes("error", error, FAILURE_BYTES_MAX)
         await self._submit(
             partial(
                 rows.fail_message,
@@ -248,6 +259,56 @@ class SqliteStore(SqliteReads):
         revived_id: int = await self._submit(revive, 0)
         assert revived_id > message_id, "ids grow"
         return revived_id
+
+    async def submit_call(self, submission: Submission, *, epoch: int) -> StoredCall:
+        """Keep a call and its message; durable when it returns.
+
+        A key that came before with the same request gives the call of that time.
+
+        Raises:
+            FencedError: The shard's epoch has moved.
+            KeyReusedError: The key came before with another request.
+            OverloadedError: The tenant has too many calls that have not ended.
+        """
+        size_bytes = submission_bytes(submission)
+        member = partial(calls.submit_call, submission=submission, epoch=epoch)
+        stored: StoredCall = await self._submit(member, size_bytes)
+        assert stored.request == submission.request, "a key stands for one request"
+        return stored
+
+    async def end_call(self, message_id: int, end: CallEnd, *, error: str = "") -> bool:
+        """End the call of a waiting message without a turn; return whether it was pending.
+
+        The message goes; that of a ``dead`` call becomes a dead letter with ``error``.
+        """
+        require_integers("call", message_id, end.at_ms, end.expires_ms)
+        size_bytes = body_bytes("call", end.body) + text_bytes("error", error, FAILURE_BYTES_MAX)
+        member = partial(calls.end_call, message_id=message_id, end=end, error=error)
+        was_pending: bool = await self._submit(member, size_bytes)
+        return was_pending
+
+    async def pause_actor(self, pause: StoredPause, *, epoch: int) -> bool:
+        """Note a pause, and return whether the actor was not paused before.
+
+        Raises:
+            FencedError: The shard's epoch has moved.
+            OverloadedError: Too many actors are paused.
+        """
+        size_bytes = text_bytes("principal", pause.principal)
+        member = partial(pauses.pause_actor, pause=pause, epoch=epoch)
+        is_new: bool = await self._submit(member, size_bytes)
+        return is_new
+
+    async def resume_actor(self, pause: StoredPause, *, epoch: int) -> bool:
+        """Note the end of a pause, and return whether there was one.
+
+        Raises:
+            FencedError: The shard's epoch has moved.
+        """
+        size_bytes = text_bytes("principal", pause.principal)
+        member = partial(pauses.resume_actor, pause=pause, epoch=epoch)
+        was_paused: bool = await self._submit(member, size_bytes)
+        return was_paused
 
     async def release(self) -> None:
         """End the held state; harmless when it has ended."""

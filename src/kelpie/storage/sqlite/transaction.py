@@ -32,6 +32,7 @@ class Transaction:
         "_epochs",
         "_has_epochs",
         "_heads",
+        "calls_written",
         "connection",
         "execute",
         "list_deletions",
@@ -44,6 +45,7 @@ class Transaction:
         self.execute = connection.execute
         self.replies_written = 0
         self.list_deletions = 0
+        self.calls_written = 0
         self.now_ms = 0
         self._has_epochs = False
         self._epochs: dict[int, int] = {}

@@ -160,16 +160,17 @@ class GroupWriter:
             batch = list(queue)
             queue.clear()
             return batch
-        batch, taken_bytes = [], 0
-        while queue and len(batch) < COMMIT_BATCH_ROWS_MAX:
+        taken: list[_Queued] = []
+        taken_bytes = 0
+        while queue and len(taken) < COMMIT_BATCH_ROWS_MAX:
             size_bytes = queue[0][1]
-            if batch and taken_bytes + size_bytes > COMMIT_BATCH_BYTES_MAX:
+            if taken and taken_bytes + size_bytes > COMMIT_BATCH_BYTES_MAX:
                 break
             taken_bytes += size_bytes
-            batch.append(queue.popleft())
+            taken.append(queue.popleft())
         self._queued_bytes -= taken_bytes
         self._running_bytes = taken_bytes
-        return batch
+        return taken
 
     def _finish(self, job: asyncio.Future[BatchResult]) -> None:
         batch, self._running = self._running, None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from kelpie.cli.text import break_lines, break_words, safe_line, safe_text
+from kelpie.app.text import break_lines, break_words, safe_line, safe_text
 
 Paint = Callable[[str, str], str]
 """``paint(text, style)`` returns the text in a style of `kelpie.cli.output`, or unchanged."""
