@@ -234,16 +234,6 @@ MUTANTS: Final = (
         scenario="agent_day",
     ),
     Mutant(
-        name="unit-does-not-wait",
-        file="infra/run.py",
-        before=(
-            "    if any(runs[name].status in UNIT_STATUSES_OPEN for name in unit.depends_on):\n"
-        ),
-        after="    if not state.units:\n",
-        family="plans",
-        scenario="plans",
-    ),
-    Mutant(
         name="another-plan-is-applied",
         file="infra/wishes.py",
         before='        "changes": [msgspec.to_builtins(unit.change)],\n',

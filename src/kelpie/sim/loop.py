@@ -442,8 +442,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             return []  # before Python 3.12 every task begins with a step
         waiting: list[Any] = [task for task in asyncio.all_tasks(self) if not task.done()]
         mine = [task for task in waiting if task.get_context().get(INCARNATION) is node]
-        fresh = [task for task in mine if task not in self._unwound]
-        self._unwound.update(fresh)
+        known = self._unwound
+        fresh = [task for task in mine if task not in known]
+        known.update(fresh)
         return sorted(fresh, key=lambda task: str(task.get_name()))
 
     # --- what asyncio asks of a loop ------------------------------------------------------------

@@ -82,7 +82,7 @@ class NoMessageIsDropped:
 
 
 class RemindersFireAsSet:
-    """A reminder fires as it was last set, once, not before its time; at rest none is overdue."""
+    """A reminder fires as it was last set, and once; at rest none is overdue."""
 
     name = "reminder-fires-as-set"
 
