@@ -81,8 +81,8 @@ async def serve(world: SimulatedWorld, *actors: type[Actor[Any]], host: str = "n
 
     The invariants of every store are checked from then on.
     """
-    if not world.invariants:
-        world.invariants.extend(basic_invariants())
+    known = {each.name for each in world.invariants}
+    world.invariants.extend(each for each in basic_invariants() if each.name not in known)
     machine = world.add_host(host, actors=actors)
     await world.unleash()
     assert machine.is_serving, "a machine serves before its clients ask"
