@@ -117,7 +117,8 @@ class Book:
 
     Attributes:
         rows: The tables.
-        unnumbered: Messages of commits whose writer died before it heard their numbers.
+        unnumbered: Messages that may be there under a number that nobody heard: of commits whose
+            writer died before, and of submitted calls.
         audit: What was to be linked, by shard and in order.
         now_ms: The newest time in a commit, by which the store forgets replies.
     """
@@ -170,9 +171,26 @@ class Book:
         assert all(number > 0 for number in found), "messages are counted from one"
         assert len(self.unnumbered) <= waiting, "a message gets one number"
 
+    def expect(self, letter: Letter) -> None:
+        """Take into account that a message may be stored from now on: a submitted call."""
+        assert letter.body, "a call is a message with a body"
+        self.unnumbered.append(letter)
+        assert letter in self.unnumbered
+
+    def release(self, number: int) -> None:
+        """Take into account that a message may leave from now on without a turn: an ended call."""
+        assert number > 0, "messages are counted from one"
+        letter = self.rows.outbox.pop(number, None)
+        if letter is not None:
+            self.unnumbered.append(letter)
+        assert number not in self.rows.outbox
+
     def _note_causes(self, commit: Commit, actor: str) -> None:
         if commit.consumes is not None:
-            self.rows.outbox.pop(commit.consumes, None)
+            known = self.rows.outbox.pop(commit.consumes, None)
+            unheard = [each for each in self.unnumbered if each.receiver == actor]
+            if known is None and unheard:
+                self.unnumbered.remove(unheard[0])
         if commit.fired is not None:
             self.rows.reminders.pop((actor, commit.incarnation, commit.fired[0]), None)
 

@@ -26,7 +26,7 @@ from kelpie.ports.clock import Clock
 from kelpie.ports.network import NetworkError
 from kelpie.ports.rng import Rng
 from kelpie.settings import Settings, load_settings
-from kelpie.sim.book import StoreSeen, read_store
+from kelpie.sim.book import Book, StoreSeen, read_store
 from kelpie.sim.clock import NANOSECONDS_PER_MS, MachineClock, SimulatedClock
 from kelpie.sim.edge import HttpAnswer, ask
 from kelpie.sim.faults.plan import FaultPlan
@@ -112,6 +112,10 @@ class Surroundings(Protocol):
 
     def released(self, host: str) -> None:
         """Take into account that a restored store may drive its work now."""
+        ...
+
+    def book_of(self, host: str) -> Book:
+        """Return what a machine's store should hold."""
         ...
 
     def answered(self, seen: AnswerSeen) -> None:
@@ -216,6 +220,7 @@ class SimulatedHost:
             loaded=partial(self._world.loaded, self.name),
             commits=self._world.commits_seen,
             released=partial(self._world.released, self.name),
+            book=partial(self._world.book_of, self.name),
         )
         with self._world.plan.calm():
             await observed.recover()

@@ -16,8 +16,16 @@ from typing import Any
 
 from kelpie.core.errors import CommitUnknownError, KelpieError
 from kelpie.core.ids import ActorId
+from kelpie.sim.book import Book, Letter
 from kelpie.sim.loop import observing
-from kelpie.storage.records import Commit, CommitReceipt, StoredActor
+from kelpie.storage.records import (
+    CallEnd,
+    Commit,
+    CommitReceipt,
+    StoredActor,
+    StoredCall,
+    Submission,
+)
 from kelpie.storage.sqlite.store import SqliteStore
 
 Landed = Callable[[str, Commit, CommitReceipt | None], None]
@@ -73,6 +81,7 @@ class ObservedStore:
         loaded: Loaded,
         commits: Callable[[], int],
         released: Callable[[], None],
+        book: Callable[[], Book],
     ) -> None:
         self._inner = inner
         self._in_flight = in_flight
@@ -80,6 +89,7 @@ class ObservedStore:
         self._loaded = loaded
         self._commits = commits
         self._released = released
+        self._book = book
         self._context = observing()
 
     def __getattr__(self, name: str) -> Any:
@@ -104,6 +114,17 @@ class ObservedStore:
         """End the held state, and report it before anything can follow from it."""
         self._released()
         await self._inner.release()
+
+    async def submit_call(self, submission: Submission, *, epoch: int) -> StoredCall:
+        """Hand a call on, and report first that its message may be stored from now on."""
+        sender, receiver = str(submission.sender), str(submission.actor)
+        self._book().expect(Letter(sender, receiver, submission.body))
+        return await self._inner.submit_call(submission, epoch=epoch)
+
+    async def end_call(self, message_id: int, end: CallEnd, *, error: str = "") -> bool:
+        """Hand an end on, and report first that its message may be gone from now on."""
+        self._book().release(message_id)
+        return await self._inner.end_call(message_id, end, error=error)
 
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         """Hand the commit on and report it once it is durable."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from kelpie.core.ids import ActorId
-from kelpie.sim.book import StoreSeen
+from kelpie.sim.book import Book, StoreSeen
 from kelpie.sim.chaos import Chaos
 from kelpie.sim.clock import NANOSECONDS_PER_SECOND
 from kelpie.sim.faults.plan import FaultPlan, Injection
@@ -232,6 +232,10 @@ class SimulatedWorld:
         assert host in self.hosts, "a machine of this world"
         self.view.released.add(host)
         assert not self.view.is_over, "a run that is over changes nothing"
+
+    def book_of(self, host: str) -> Book:
+        """Return what a machine's store should hold."""
+        return self.view.book_of(host)
 
     def answered(self, seen: AnswerSeen) -> None:
         """Check every invariant over what a client was told."""

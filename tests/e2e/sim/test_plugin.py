@@ -63,13 +63,20 @@ def test_the_tutorial_shows_what_its_commands_print(desk: Desk) -> None:
     page = PAGE.read_text(encoding="utf-8")
     found = desk.pytest("--sim-seed", "1")
     ((_, token),) = REPLAY.findall(found.stdout)
-    seed = token.partition(":")[0]
-    assert f"--sim-replay {seed}:" in page
-    done = desk.kelpie("sim", "shrink", TEST, seed)
-    assert f"$ kelpie sim shrink {TEST} {seed}\n{done.stdout}" in page
-    story = desk.kelpie("sim", "explain", done.stdout.splitlines()[-1].split()[-1]).stdout
-    printed = page.partition("```text\n")[2].partition("```")[0]
-    assert printed in story
+    done = desk.kelpie("sim", "shrink", TEST, token)
+    story = desk.kelpie("sim", "explain", done.stdout.splitlines()[-1].split()[-1])
+    shown = _shapes(found.stdout + done.stdout + story.stdout)
+    printed = page.partition("$ kelpie sim shrink ")[2].partition("```")[0].splitlines()[1:]
+    printed += page.partition("```text\n")[2].partition("```")[0].splitlines()
+    lines = [line for line in printed if not line.startswith(("  starve", "$"))]
+    assert len(lines) > 12
+    assert _shapes("\n".join(lines)) <= shown
+
+
+def _shapes(text: str) -> set[str]:
+    """The lines of a text with its numbers taken out: which seed fails first is no promise."""
+    words = re.sub(r"\d+(\.\d+)?", "N", text)
+    return {re.sub(r"(host|client|operation)s\b", r"\1", line) for line in words.splitlines()}
 
 
 def test_a_seed_is_drawn_and_printed_and_can_be_given(desk: Desk) -> None:

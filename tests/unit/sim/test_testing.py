@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kelpie.core.errors import ConflictError, OrderError
+from kelpie.sim.invariants import every_invariant
 from kelpie.sim.run import run
 from kelpie.sim.scenarios.bank import Books, Vault
 from kelpie.sim.subject import subject_of
@@ -14,7 +15,11 @@ from kelpie.sim.world import SimulatedWorld
 
 
 async def trade(world: SimulatedWorld) -> None:
+    world.always("nothing is wrong", lambda _: None)
     client = await serve(world, Vault)
+    names = [each.name for each in world.invariants]
+    assert {"nothing is wrong", *(each.name for each in every_invariant())} <= set(names)
+    assert len(names) == len(set(names))
     assert await client.ref(Vault, "a").bring(500) == 500
     again = client.ref(Vault, "a", idempotency_key="once")
     assert [await again.bring(1), await again.bring(1)] == [501, 501]

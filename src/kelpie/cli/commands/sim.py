@@ -383,5 +383,6 @@ def _describe(tally: Tally, gaps: list[str]) -> dict[str, Any]:
 
 def _sizes(small: SmallRun) -> str:
     config = small.config
-    sizes = {"host": config.hosts, "client": config.clients, "operation of each": config.operations}
-    return ", ".join(f"{count} {name}" for name, count in sizes.items())
+    counts = {"host": config.hosts, "client": config.clients, "operation": config.operations}
+    parts = [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items()]
+    return f"{', '.join(parts)} each"
