@@ -13,7 +13,7 @@ from kelpie.core.errors import ConflictError, DeadlineError, DiskFullError
 from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
 from kelpie.server.auth import LOCAL_SCOPE
 from kelpie.server.errors import error_response
-from kelpie.server.http import Receive, Scope, Send
+from kelpie.server.http import Receive, Scope, Send, encode_event
 from kelpie.server.ports import ApiKey
 from tests.unit.server.world import World, agent_id_of, make_record, require_error
 
@@ -488,3 +488,11 @@ def test_an_error_with_a_text_that_no_json_takes_is_answered_all_the_same() -> N
     assert response.status == 409
     assert error["message"] == "no \\ud800"
     assert error["fields"] == {"name": "\\ud800", "size": str(1 << 80)}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_the_kind_of_an_event_forges_no_line_of_the_stream(end: str) -> None:
+    event = encode_event({"n": 1}, kind=f"k{end}{end}id: 99{end}data: forged", cursor=3)
+    lines = event.decode().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["id", "event", "data", ""]
+    assert lines[0] == "id: 3"
