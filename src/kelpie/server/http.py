@@ -27,6 +27,7 @@ T = TypeVar("T")
 JSON: Final = b"application/json"
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 
+_ONE_LINE: Final = {0: " ", 10: " ", 13: " "}  # what ends a line, or is ignored, in an event stream
 _HEADERS: Final = "kelpie.headers"  # in the scope: headers by name, for a request asks often
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -63,12 +64,15 @@ def json_response(value: object, status: int = 200) -> Response:
 
 
 def encode_event(value: object, *, kind: str = "", cursor: int | None = None) -> bytes:
-    """Return one server-sent event that carries ``value`` as JSON."""
+    """Return one server-sent event that carries ``value`` as JSON.
+
+    A ``kind`` is an actor's own text: a line of it must not pass for a line of the stream.
+    """
     head = b""
     if cursor is not None:
         head += b"id: %d\n" % cursor
     if kind:
-        head += b"event: " + kind.encode() + b"\n"
+        head += b"event: " + kind.translate(_ONE_LINE).encode() + b"\n"
     return head + b"data: " + _encode(value) + b"\n\n"
 
 

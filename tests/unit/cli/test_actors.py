@@ -43,6 +43,8 @@ def test_a_call_carries_its_arguments_its_key_and_its_deadline(desk: Desk) -> No
         (("show", "/a"), "ACTOR"),
         (("call", "Counter/a", "add", "[1]"), "ARGUMENTS"),
         (("call", "Counter/a", "add", "{"), "ARGUMENTS"),
+        (("call", "Counter/a", "add", '{"amount": "\udcff"}'), "ARGUMENTS"),
+        (("submit", "Counter/a", "add", r'{"amount": "\ud800"}'), "ARGUMENTS"),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_sent(

@@ -10,11 +10,14 @@ import pytest
 
 from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import ConflictError, DeadlineError, DiskFullError
-from kelpie.core.limits import REQUEST_BODY_BYTES_MAX
+from kelpie.core.ids import TENANT_DEFAULT, ActorId
+from kelpie.core.limits import EVENT_BYTES_MAX, EVENT_PAGE_ROWS_MAX, REQUEST_BODY_BYTES_MAX
 from kelpie.server.auth import LOCAL_SCOPE
 from kelpie.server.errors import error_response
-from kelpie.server.http import Receive, Scope, Send
+from kelpie.server.http import Receive, Scope, Send, encode_event
+from kelpie.server.ops.events import count_ahead
 from kelpie.server.ports import ApiKey
+from kelpie.storage.records import StoredEvent
 from tests.unit.server.world import World, agent_id_of, make_record, require_error
 
 IMAGE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
@@ -488,3 +491,23 @@ def test_an_error_with_a_text_that_no_json_takes_is_answered_all_the_same() -> N
     assert response.status == 409
     assert error["message"] == "no \\ud800"
     assert error["fields"] == {"name": "\\ud800", "size": str(1 << 80)}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_the_kind_of_an_event_forges_no_line_of_the_stream(end: str) -> None:
+    event = encode_event({"n": 1}, kind=f"k{end}{end}id: 99{end}data: forged", cursor=3)
+    lines = event.decode().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["id", "event", "data", ""]
+    assert lines[0] == "id: 3"
+
+
+def test_a_reader_of_large_events_gets_few_at_once_and_one_of_small_events_more_and_more() -> None:
+    def page(count: int, size_bytes: int) -> list[StoredEvent]:
+        actor = ActorId(TENANT_DEFAULT, "a", "b")
+        return [StoredEvent(1, actor, 1, 0, "k", bytes(size_bytes))] * count
+
+    assert count_ahead([]) == 4
+    assert count_ahead(page(4, EVENT_BYTES_MAX - 1)) == 1
+    assert count_ahead(page(16, 100)) == 32
+    assert count_ahead(page(800, 100)) == EVENT_PAGE_ROWS_MAX
+    assert count_ahead(page(500, 10_000)) == 104

@@ -134,6 +134,7 @@ def submit(frame: Frame, *, actor: str, method: str, arguments: str, key: str | 
 def _read_arguments(text: str) -> dict[str, Any]:
     try:
         arguments = json.loads(text)
+        json.dumps(arguments, ensure_ascii=False).encode()  # else half a pair, or no text at all
     except ValueError as error:
         raise CommandError("invalid_field", f"ARGUMENTS: {error}; give a JSON object") from None
     if not isinstance(arguments, dict):

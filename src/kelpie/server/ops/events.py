@@ -19,6 +19,8 @@ from kelpie.server.ops.responses import EventOut, EventPage
 from kelpie.storage.records import StoredEvent
 
 LOOK_INTERVAL_S: Final = 1.0
+FOLLOW_ROWS_FIRST: Final = 4  # read ahead for one reader before their size is known
+FOLLOW_BYTES_AIM: Final = 1024 * 1024  # and more and more of them, as long as they are small
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 _decode: Final = msgspec.msgpack.Decoder().decode
@@ -35,7 +37,8 @@ async def read_events(call: Reading) -> Response | Stream:
     actor = parse_actor(call, query.actor) if query.actor is not None else None
     follows = query.follow or call.accepts_events
     cursor = _cursor(call) if follows else query.after
-    events = await _read(call, actor, cursor, query.limit)
+    limit = min(query.limit, FOLLOW_ROWS_FIRST) if follows else query.limit
+    events = await _read(call, actor, cursor, limit)
     if follows:
         return Stream(chunks=_follow(call, actor, cursor, events))
     following = _position(events[-1], actor) if events else cursor
@@ -60,9 +63,22 @@ async def _follow(
                 elif clock.boot_ns() - quiet_since_ns >= STREAM_PING_INTERVAL_MS * 1_000_000:
                     quiet_since_ns = clock.boot_ns()
                     yield KEEP_ALIVE
-                events = await _read(call, actor, cursor, EVENT_PAGE_ROWS_MAX)
+                events = await _read(call, actor, cursor, count_ahead(events))
         except KelpieError as error:
             yield encode_event(error_body(error), kind="error")
+
+
+def count_ahead(events: list[StoredEvent]) -> int:
+    """Return how many events to read after these, so that a slow reader holds little memory.
+
+    Thousands may follow at once, and what is read waits here until its reader takes it.
+    """
+    if not events:
+        return FOLLOW_ROWS_FIRST
+    size_bytes = sum(len(event.body) for event in events) // len(events) + 1
+    rows = min(FOLLOW_BYTES_AIM // size_bytes, len(events) * 2, EVENT_PAGE_ROWS_MAX)
+    assert rows <= EVENT_PAGE_ROWS_MAX, "a page is bounded"
+    return max(1, rows)
 
 
 async def _read(call: Reading, actor: ActorId | None, after: int, limit: int) -> list[StoredEvent]:
