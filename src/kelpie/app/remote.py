@@ -50,8 +50,8 @@ class Remote:
         approvals: What waits for a person.
     """
 
-    def __init__(self, http: httpx.AsyncClient, url: str) -> None:
-        self._wire = ServerWire(http, url)
+    def __init__(self, wire: ServerWire) -> None:
+        self._wire = wire
         self.calls = RemoteCalls(self._wire)
         self.runs = RemoteRuns(self._wire)
         self.approvals = RemoteApprovals(self._wire)
@@ -169,4 +169,4 @@ async def connect(url: str, key: str = "") -> AsyncGenerator[Remote]:
         # A proxy of the environment knows nothing of this machine's own loopback.
         trust_env=parts.hostname not in _LOOPBACK,
     ) as http:
-        yield Remote(http, url)
+        yield Remote(ServerWire(http, url))

@@ -6,6 +6,7 @@ Knows only what it was told, as a real one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 from kelpie.ports.network import NetworkError
@@ -22,7 +23,13 @@ class GaveUpError(AssertionError):
 
 
 async def insist(
-    host: SimulatedHost, method: str, target: str, body: Any = None, *, key: str | None = None
+    host: SimulatedHost,
+    method: str,
+    target: str,
+    body: Any = None,
+    *,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> HttpAnswer:
     """Return the first answer that is final, asking again under the same key until there is one.
 
@@ -35,7 +42,7 @@ async def insist(
     answer = None
     for _ in range(ATTEMPTS_MAX):
         try:
-            answer = await host.request(method, target, body, key=key)
+            answer = await host.request(method, target, body, key=key, headers=headers)
         except NetworkError:
             answer = None
         if answer is not None and not is_passing(answer):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -28,6 +30,7 @@ async def ask(
     body: Any = None,
     *,
     key: str | None = None,
+    headers: Mapping[str, str] | None = None,
     left: asyncio.Event | None = None,
 ) -> HttpAnswer:
     """Send one request and return the whole answer.
@@ -37,18 +40,19 @@ async def ask(
     left = left or asyncio.Event()
     path, _, query = target.partition("?")
     data = b"" if body is None else msgspec.json.encode(body)
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    lines = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    lines.extend((name.encode(), value.encode()) for name, value in (headers or {}).items())
     if key is not None:
-        headers.append((b"idempotency-key", key.encode()))
+        lines.append((b"idempotency-key", key.encode()))
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": method,
-        "path": path,
+        "path": unquote(path),
         "raw_path": path.encode(),
         "query_string": query.encode(),
-        "headers": headers,
+        "headers": lines,
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
         "scheme": "http",

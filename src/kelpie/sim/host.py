@@ -393,7 +393,13 @@ class SimulatedHost:
     # --- asked over HTTP ------------------------------------------------------------------------
 
     async def request(
-        self, method: str, target: str, body: Any = None, *, key: str | None = None
+        self,
+        method: str,
+        target: str,
+        body: Any = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> HttpAnswer:
         """Ask the product as a client would and return the whole answer.
 
@@ -405,7 +411,10 @@ class SimulatedHost:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._world.network.links.pass_through(OUTSIDE, self.name)
-                answer = await self._exchange(method, target, body, key)
+                work = partial(
+                    ask, method=method, target=target, body=body, key=key, headers=headers
+                )
+                answer = await self._exchange(method, work)
                 await self._world.network.links.pass_through(self.name, OUTSIDE)
         except TimeoutError:
             raise NetworkError(f"{self.name} is silent", sent=True) from None
@@ -414,14 +423,16 @@ class SimulatedHost:
         self._world.answered(seen)
         return answer
 
-    async def _exchange(self, method: str, target: str, body: Any, key: str | None) -> HttpAnswer:
+    async def _exchange(
+        self, method: str, send: Callable[..., Awaitable[HttpAnswer]]
+    ) -> HttpAnswer:
         incarnation, service = self.incarnation, self.service
         if incarnation is None or service is None:
             raise NetworkError(f"{self.name} refuses connections", sent=False)
         loop = self._world.loop
         caller: asyncio.Future[HttpAnswer] = loop.create_future()
         left = asyncio.Event()
-        work = partial(ask, service.asgi, method, target, body, key=key, left=left)
+        work = partial(send, service.asgi, left=left)
         self._callers[caller] = loop.create_task(
             _serve(work, caller), name=f"request:{method}", context=incarnation.context()
         )

@@ -14,21 +14,21 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
 
 from kelpie.actors.api.definition import Actor, definition_of
-from kelpie.actors.api.method import Method
-from kelpie.actors.api.reference import Address
 from kelpie.actors.api.upcast import State
-from kelpie.app.remote import error_of
+from kelpie.app.remote import Remote
+from kelpie.app.wire import ServerWire, error_of
+from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.sim.client import insist
 from kelpie.sim.host import SimulatedHost
-from kelpie.sim.invariants.basic import basic_invariants
+from kelpie.sim.invariants import every_invariant
 from kelpie.sim.plugin import Seeds
 from kelpie.sim.scenarios.heal import settle
 from kelpie.sim.subject import SIMULATED, SWARM, Workload, require_faults
@@ -81,52 +81,64 @@ async def serve(world: SimulatedWorld, *actors: type[Actor[Any]], host: str = "n
     The invariants of every store are checked from then on.
     """
     if not world.invariants:
-        world.invariants.extend(basic_invariants())
+        world.invariants.extend(every_invariant())
     machine = world.add_host(host, actors=actors)
     await world.unleash()
     assert machine.is_serving, "a machine serves before its clients ask"
     return WorldClient(machine)
 
 
-class WorldClient:
+class SimulatedWire(ServerWire):
+    """Requests to a simulated machine, each repeated under its key until it is answered for good."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self.url = f"http://{host.name}.sim"
+        self._host = host
+        self._numbers = itertools.count(1)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_ms: int = INVOCATION_TIMEOUT_MS,
+    ) -> httpx.Response:
+        """Return a response that is no refusal; see `ServerWire.send`.
+
+        Raises:
+            KelpieError: What the server refuses for good, by its code.
+        """
+        del timeout_ms  # a repeated request has all the time of the world
+        sent = dict(headers or {})
+        key = sent.pop("idempotency-key", None)
+        if key is None and method != "GET":
+            key = f"call-{next(self._numbers)}"
+        target = f"{path}?{urlencode(parameters)}" if parameters else path
+        body = None if content is None else msgspec.Raw(content)
+        answer = await insist(self._host, method, target, body, key=key, headers=sent)
+        request = httpx.Request(method, f"{self.url}{target}")
+        response = httpx.Response(answer.status, content=answer.body, request=request)
+        if response.status_code >= 300:
+            raise error_of(response)
+        return response
+
+
+class WorldClient(Remote):
     """A client of one machine's actors that repeats each call until somebody answers it.
 
-    Calls have a key each, so a repeated one happens once. Implements `Caller`.
+    The client that ships, over the simulated network. Calls have a key each, so a repeated one
+    happens once.
 
     Attributes:
         host: The machine.
     """
 
     def __init__(self, host: SimulatedHost) -> None:
+        super().__init__(SimulatedWire(host))
         self.host = host
-        self._numbers = itertools.count(1)
-
-    def ref(self, kind: type[A], key: str, *, idempotency_key: str | None = None) -> A:
-        """Return a typed reference: ``await shop.ref(Buyer, "o1").buy(500)``."""
-        address = Address(kind.type_name(), key, caller=self, idempotency_key=idempotency_key)
-        return kind.at(address)
-
-    async def invoke(
-        self,
-        target: Address,
-        method: Method[Any, Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Call a method for a reference; see `Caller`.
-
-        Raises:
-            KelpieError: What the actor or the product refuses for good.
-        """
-        message = method.pack(args, kwargs)
-        values = {name: getattr(message, name) for name in message.__struct_fields__}
-        names = (target.type_name, target.key, method.name)
-        path = "/v1/actors/" + "/".join(quote(name, safe="") for name in names)
-        key = target.idempotency_key or f"call-{next(self._numbers)}"
-        answer = await insist(self.host, "POST", path, values, key=key)
-        if answer.status != 200:
-            raise error_of(httpx.Response(answer.status, content=answer.body))
-        return msgspec.convert(answer.json()["result"], method.result, strict=False)
 
 
 def states(view: View, kind: type[Actor[S]]) -> dict[str, S]:

@@ -14,6 +14,7 @@ import pytest
 
 from kelpie import Actor, Remote, State, command, connect, query, ref
 from kelpie.app.opened import App, open_app
+from kelpie.app.wire import ServerWire
 from kelpie.core import limits
 from kelpie.core.errors import (
     ActorFailedError,
@@ -278,10 +279,10 @@ async def test_a_taken_type_name_is_refused_before_anything_is_served(
 
 async def test_references_over_http_are_the_same_as_in_process(tmp_path: Path) -> None:
     async with opened(tmp_path) as app, client(app) as http:
-        counter = Remote(http, BASE).ref(Counter, "a")
+        counter = Remote(ServerWire(http, BASE)).ref(Counter, "a")
         assert await counter.add(2, note="x") == 2
         assert await counter.notes() == ("x",)
-        once = Remote(http, BASE).ref(Counter, "a", idempotency_key="k")
+        once = Remote(ServerWire(http, BASE)).ref(Counter, "a", idempotency_key="k")
         assert [await once.add(1), await once.add(1)] == [3, 3]
         with pytest.raises(KeyReusedError):
             await once.add(2)
@@ -293,9 +294,9 @@ async def test_references_over_http_are_the_same_as_in_process(tmp_path: Path) -
         with pytest.raises(ActorFailedError):
             await counter.fail()
         with pytest.raises(DeadlineError):
-            await Remote(http, BASE).ref(Counter, "b", timeout_s=0.02).linger()
+            await Remote(ServerWire(http, BASE)).ref(Counter, "b", timeout_s=0.02).linger()
         with pytest.raises(NotFoundError):
-            await Remote(http, BASE).ref(Agentlike, "a").touch()
+            await Remote(ServerWire(http, BASE)).ref(Agentlike, "a").touch()
 
 
 async def test_errors_over_http_keep_their_class_or_at_least_their_code() -> None:
@@ -309,7 +310,7 @@ async def test_errors_over_http_keep_their_class_or_at_least_their_code() -> Non
     )
     transport = httpx.MockTransport(lambda _: next(answers))
     async with httpx.AsyncClient(transport=transport, base_url=BASE) as http:
-        counter = Remote(http, BASE).ref(Counter, "a")
+        counter = Remote(ServerWire(http, BASE)).ref(Counter, "a")
         with pytest.raises(ModelError) as known:
             await counter.fail()
         assert (known.value.reason, known.value.message) == ("auth", "m")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from kelpie import Remote
+from kelpie.app.wire import ServerWire
 from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import (
     ActorFailedError,
@@ -146,7 +147,7 @@ async def test_calls_are_listed_by_cursor_actor_and_state(tmp_path: Path) -> Non
 
 async def test_handles_over_http_are_the_same_as_in_process(tmp_path: Path) -> None:
     async with opened(tmp_path, drive=True) as app, client(app, local=True) as http:
-        remote = Remote(http, BASE)
+        remote = Remote(ServerWire(http, BASE))
         counter = remote.ref(Counter, "a")
         handle = await counter.add.submit(2, note="x")
         assert await handle.result() == 2
@@ -183,7 +184,7 @@ async def test_a_call_that_failed_too_often_is_dead_with_its_error_and_its_lette
     tmp_path: Path,
 ) -> None:
     async with opened(tmp_path, drive=True) as app, client(app) as http:
-        handle = await Remote(http, BASE).ref(Counter, "a").fail.submit()
+        handle = await Remote(ServerWire(http, BASE)).ref(Counter, "a").fail.submit()
         with pytest.raises(ActorFailedError):
             await handle.result(timeout_s=60)
         shown = (await http.get(f"/v1/calls/{handle.call_id}")).json()

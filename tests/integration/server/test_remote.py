@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from kelpie import ApprovalInfo, Remote, RunInfo
+from kelpie.app.wire import ServerWire
 from kelpie.core.errors import (
     AlreadyDecidedError,
     ConflictError,
@@ -41,7 +42,7 @@ async def ask_to_rewrite(
 ) -> tuple[Remote, RunInfo, ApprovalInfo]:
     """An agent that waits for a yes, seen by a connected program."""
     agent_id = await make_agent(http, workspace)
-    remote = Remote(http, BASE)
+    remote = Remote(ServerWire(http, BASE))
     run = await remote.runs.start(agent_id, "please rewrite it", idempotency_key="r")
     assert (await remote.runs.start(agent_id, "please rewrite it", idempotency_key="r")) == run
     stopped = await remote.runs.wait(run.id, timeout_s=RUN_S)
@@ -53,7 +54,7 @@ async def ask_to_rewrite(
 async def test_a_run_is_started_waited_for_and_shown(tmp_path: Path, workspace: Path) -> None:
     async with opened(tmp_path) as http:
         agent_id = await make_agent(http, workspace)
-        remote = Remote(http, BASE)
+        remote = Remote(ServerWire(http, BASE))
         run = await remote.runs.start(agent_id, "hello")
         assert (run.agent_id, run.is_over) == (agent_id, False)
         ended = await remote.runs.wait(run.id, timeout_s=RUN_S)
@@ -114,4 +115,4 @@ async def test_a_wait_for_a_run_ends_at_its_deadline() -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json=going_on))
     async with httpx.AsyncClient(transport=transport, base_url=BASE) as http:
         with pytest.raises(DeadlineError, match="goes on"):
-            await Remote(http, BASE).runs.wait("run-1", timeout_s=0)
+            await Remote(ServerWire(http, BASE)).runs.wait("run-1", timeout_s=0)

@@ -9,7 +9,7 @@ import pytest
 from kelpie.core.errors import InvalidFieldError
 from kelpie.sim.debug import Debugger, drive
 from kelpie.sim.faults.plan import FaultRule
-from kelpie.sim.invariants.basic import basic_invariants
+from kelpie.sim.invariants import every_invariant
 from kelpie.sim.run import RunReport, run
 from kelpie.sim.scenarios.counters import SimCounter, SimTally
 from kelpie.sim.shrink import Shrinker, SmallRun, cut_down
@@ -139,7 +139,7 @@ def test_the_story_says_what_went_on_when_a_fault_happened(small: SmallRun) -> N
     assert shown.startswith("pause n1 ")
     assert " s " in shown
     assert "at-most-two" in timeline.verdict
-    assert {each.name for each in basic_invariants()} < set(timeline.invariants)
+    assert {each.name for each in every_invariant()} < set(timeline.invariants)
 
 
 def test_the_debugger_moves_within_the_run_and_shows_where_it_stands(small: SmallRun) -> None:
