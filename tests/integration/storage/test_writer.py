@@ -367,9 +367,11 @@ async def test_an_abandoned_store_can_be_taken_at_once(tmp_path: Path) -> None:
     store = await engine.open()
     hand = Hand(store)
     await hand.turn(state=b"durable")
+    on_its_way = store.commit(Hand(store, "bob").prepare())  # begins at once, being alone
     lost = store.commit(hand.prepare(state=b"lost", kv=(KvPut("k", b""),)))
     store.abandon()
     store.abandon()
+    assert (await on_its_way).version == 1
     with pytest.raises(asyncio.CancelledError):
         await lost
     async with engine.opened() as again:

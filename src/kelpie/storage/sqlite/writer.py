@@ -1,7 +1,7 @@
 """Group commit: members queue on the event loop, a batch at a time runs in the executor.
 
 While one batch is on its way to the disk the next one gathers, so that a busy store syncs once
-for many commits and an idle one adds a single turn of the loop. Batches are chained by callbacks;
+for many commits; where they come one by one, each begins at once. Batches are chained by callbacks;
 there is no task and no thread of the writer's own, so a simulated loop can run them inline.
 
 Checkpoints run between batches, in the same executor, once the batch before has been answered.
