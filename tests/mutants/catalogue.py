@@ -163,8 +163,8 @@ MUTANTS: Final = (
     Mutant(
         name="checksum-is-skipped",
         file="storage/sqlite/engine.py",
-        before="    if zlib.crc32(data) != checksum:\n",
-        after="    if zlib.crc32(data) < 0:\n",
+        before="    if not isinstance(data, bytes) or zlib.crc32(data) != checksum:\n",
+        after="    if not isinstance(data, bytes):\n",
         family="recovery",
         scenario="bank",
         faults=("storage.corruption",),

@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "oracles.md"
 def names_in(title: str) -> list[str]:
     """Return the first column of the first table below a title."""
     part = PAGE.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
-    table = part.split("|---|")[1].split("\n\n")[0]
+    table = part.split("---|\n")[1].split("\n\n")[0]
     return re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
 
 
