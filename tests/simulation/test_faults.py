@@ -51,7 +51,7 @@ def rules_for(kind: FaultKind, rate: float) -> tuple[FaultRule, ...]:
 
 
 @pytest.mark.requirement(
-    "K-08", "K-09", "SIM-FAULT-BY-FAULT", "ACTOR-EVICTION", "STORE-UNKNOWN-COMMIT"
+    "K-08", "K-09", "SIM-FAULT-BY-FAULT", "ACTOR-EVICTION", "ACTOR-ROLLBACK", "STORE-UNKNOWN-COMMIT"
 )
 @pytest.mark.parametrize("kind", built(), ids=lambda kind: kind.name)
 def test_each_fault_happens_and_no_promise_breaks(kind: FaultKind) -> None:

@@ -45,7 +45,14 @@ def test_every_scenario_has_its_seeds() -> None:
     assert sum(SEEDS.values()) >= 200
 
 
-@pytest.mark.requirement("SIM-SEED-REPEATS", "SIM-HEALS", "ACTOR-TRANSFER-CONSERVES")
+@pytest.mark.requirement(
+    "SIM-SEED-REPEATS",
+    "SIM-HEALS",
+    "ACTOR-FIFO",
+    "ACTOR-MAILBOX-BOUND",
+    "ACTOR-TRANSFER-CONSERVES",
+    "STORE-RESTORE-HELD",
+)
 @pytest.mark.parametrize("part", range(SLICES))
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_every_promise_holds_under_any_seed_and_the_seed_repeats(name: str, part: int) -> None:

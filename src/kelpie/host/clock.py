@@ -18,7 +18,8 @@ class HostClock:
             twice, so it is the system's function itself and no method around it.
     """
 
-    boot_ns: Final = staticmethod(partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME))
+    def __init__(self) -> None:
+        self.boot_ns = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
 
     def now_ms(self) -> int:
         """Return wall time in milliseconds since 1970 UTC; may jump either way."""

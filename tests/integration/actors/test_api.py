@@ -364,7 +364,7 @@ async def test_arguments_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> 
             await call(actor, "tick", b'{"name": "x"}', principal="t")
         with pytest.raises(NotFoundError, match="marked @reminder, and only the runtime"):
             await untyped.tick("x")
-        stranger = ActorId(TENANT_DEFAULT, "Acount", "a")
+        stranger = ActorId(TENANT_DEFAULT, "Counter", "a")
         with pytest.raises(NotFoundError, match="hosted here: Account"):
             await call(stranger, "add", b'{"amount": 2}', principal="t")
         number: Any = 17
