@@ -90,8 +90,12 @@ MUTANTS: Final = (
         file="actors/turns.py",
         before=(
             "        except KelpieError as error:\n            self.discard(activation, error)\n"
+            "        except KeyboardInterrupt:\n"
         ),
-        after="        except KelpieError:\n            self._install(activation, None)\n",
+        after=(
+            "        except KelpieError:\n            self._install(activation, None)\n"
+            "        except KeyboardInterrupt:\n"
+        ),
         family="histories",
         scenario="crowd",
         faults=("storage.read_fail", "crash.after_write"),

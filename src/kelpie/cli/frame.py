@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -87,12 +89,23 @@ def run_async(work: Awaitable[R]) -> R:
     """Run one coroutine in a loop of its own; a lone error comes out of its task groups bare."""
 
     async def run() -> R:
+        _wake_for_signals()
         return await work
 
     try:
         return asyncio.run(run())
     except BaseExceptionGroup as group:
         raise bare_error(group) from None
+
+
+def _wake_for_signals() -> None:
+    """Let a Ctrl-C end the loop's wait whenever it comes.
+
+    asyncio's own handling of it misses one that arrives right before the loop begins to wait. A
+    handler of any signal gives the loop a descriptor that every signal wakes it by.
+    """
+    if threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, lambda: None)
 
 
 def framed(
