@@ -18,9 +18,11 @@
     ├── BusyError                  try again later; nothing changed
     │   ├── OverloadedError        a bounded queue is full
     │   ├── DrainingError          the node is shutting down
+    │   ├── NotOwnerError          another node owns the actor's shard, or nobody does yet
     │   └── DeadlineError          the caller's deadline passed; the outcome may follow
     ├── StoreError                 the store refused or failed
     │   ├── FencedError            this node no longer owns the actor's shard
+    │   ├── SessionEndedError      this node's session has ended; it must begin another
     │   ├── VersionConflictError   another turn committed first
     │   ├── MessageGoneError       the message was consumed before
     │   ├── StoreHeldError         another process holds the store, or it is held after a restore
@@ -212,6 +214,15 @@ class DrainingError(BusyError):
     code = "draining"
 
 
+class NotOwnerError(BusyError):
+    """Another node owns the actor's shard, or nobody does yet.
+
+    ``fields["owner"]`` is the owner's address as far as this node knows, empty when it does not.
+    """
+
+    code = "not_owner"
+
+
 class DeadlineError(BusyError):
     """The caller's deadline passed; the turn's outcome may still follow."""
 
@@ -228,6 +239,13 @@ class FencedError(StoreError):
     """This node no longer owns the actor's shard."""
 
     code = "fenced"
+    retriable = True
+
+
+class SessionEndedError(StoreError):
+    """This node's session has ended for good; the node stops, and may join with another."""
+
+    code = "session_ended"
     retriable = True
 
 
@@ -362,9 +380,11 @@ STATUS: Final[dict[str, Status]] = {
     "busy": Status(503, 75),
     "overloaded": Status(429, 75),
     "draining": Status(503, 75),
+    "not_owner": Status(503, 75),
     "deadline_exceeded": Status(504, 75),
     "store_failed": Status(500, 74),
     "fenced": Status(503, 75),
+    "session_ended": Status(503, 75),
     "version_conflict": Status(503, 75),
     "message_gone": Status(409, 5),
     "store_held": Status(503, 73),

@@ -1,0 +1,100 @@
+"""Which shards this node may write, under which epochs, and until when it may answer.
+
+One object that everything which writes or answers shares. Whoever keeps the session's lease tells
+it what was gained and lost; what listens begins and ends its work for those shards. A store with
+one holder grants every shard at once and for good.
+
+Invariants: a lost shard has no epoch from that moment; nothing is both gained and lost in one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from kelpie.core.errors import NotOwnerError
+from kelpie.storage.records import ShardGrant
+
+FOREVER_NS: Final = 2**63 - 1
+
+ShardListener = Callable[[frozenset[int]], None]
+"""Told of shards, once they are gained or lost."""
+
+
+class Ownership:
+    """The shards of this node.
+
+    Attributes:
+        until_ns: The boot time from which on nothing may be answered any more.
+    """
+
+    __slots__ = ("_epochs", "_gained", "_lost", "_owners", "until_ns")
+
+    def __init__(self, grants: Iterable[ShardGrant] = (), *, until_ns: int = FOREVER_NS) -> None:
+        self._epochs = {grant.shard: grant.epoch for grant in grants}
+        self._owners: dict[int, str] = {}
+        self._gained: list[ShardListener] = []
+        self._lost: list[ShardListener] = []
+        self.until_ns = until_ns
+
+    def listen(
+        self, *, gained: ShardListener | None = None, lost: ShardListener | None = None
+    ) -> None:
+        """Tell a listener of every shard that is gained, or lost, from now on."""
+        assert gained is not None or lost is not None, "a listener listens to something"
+        if gained is not None:
+            self._gained.append(gained)
+        if lost is not None:
+            self._lost.append(lost)
+
+    def owns(self, shard: int) -> bool:
+        """Return whether this node may write to ``shard``."""
+        return shard in self._epochs
+
+    def epoch(self, shard: int) -> int:
+        """Return the epoch that a commit to ``shard`` must carry.
+
+        Raises:
+            NotOwnerError: This node does not own the shard; the error names who does, if known.
+        """
+        epoch = self._epochs.get(shard)
+        if epoch is None:
+            owner = self._owners.get(shard, "")
+            raise NotOwnerError(
+                f"shard {shard} is not served here; ask its owner, or again in a moment",
+                shard=shard,
+                owner=owner,
+            )
+        return epoch
+
+    def grants(self) -> tuple[ShardGrant, ...]:
+        """Return what is owned now, by shard."""
+        return tuple(ShardGrant(shard, epoch) for shard, epoch in sorted(self._epochs.items()))
+
+    def owner(self, shard: int) -> str:
+        """Return the address of the node that owns ``shard`` elsewhere, empty when unknown."""
+        return self._owners.get(shard, "")
+
+    def point(self, owners: dict[int, str]) -> None:
+        """Note who owns the shards that are owned elsewhere."""
+        self._owners = {shard: address for shard, address in owners.items() if address}
+        assert all(self._owners.values()), "an owner has an address"
+
+    def gain(self, grants: Sequence[ShardGrant]) -> None:
+        """Own shards from now on; listeners begin their work."""
+        for grant in grants:
+            assert grant.epoch > self._epochs.get(grant.shard, 0), "an epoch only grows"
+            self._epochs[grant.shard] = grant.epoch
+        fresh = frozenset(grant.shard for grant in grants)
+        for listener in self._gained if fresh else ():
+            listener(fresh)
+        assert all(shard in self._epochs for shard in fresh)
+
+    def lose(self, shards: Iterable[int]) -> None:
+        """Own shards no longer; listeners drop what belongs to them."""
+        gone = frozenset(shard for shard in shards if shard in self._epochs)
+        for shard in gone:
+            del self._epochs[shard]
+        for listener in self._lost if gone else ():
+            listener(gone)
+        assert not any(shard in self._epochs for shard in gone)
