@@ -423,3 +423,22 @@ async def test_the_engine_report_names_version_mode_and_latency(tmp_path: Path) 
     assert (report.journal_mode, report.synchronous) == ("wal", "full")
     assert 0 < report.fsync_us_median <= report.fsync_us_max
     assert names_in(tmp_path / "store") == ["kelpie.db", "kelpie.db.holder"]
+
+
+async def test_the_writing_connection_is_lent_between_batches_alone(
+    connection: sqlite3.Connection,
+) -> None:
+    executor = HeldExecutor()
+    writer = GroupWriter(connection, executor)
+    await run_jobs(executor)
+    lent = [writer.free_connection]
+    kept = writer.submit(log("kept"), 1)
+    await asyncio.sleep(0)
+    assert executor.jobs, "the batch runs"
+    lent.append(writer.free_connection)
+    await run_jobs(executor)
+    assert kept.result() == "kept"
+    lent.append(writer.free_connection)
+    await writer.close()
+    lent.append(writer.free_connection)
+    assert lent == [connection, None, connection, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -12,13 +13,14 @@ from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import ConflictError, DeadlineError, DiskFullError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
 from kelpie.core.limits import EVENT_BYTES_MAX, EVENT_PAGE_ROWS_MAX, REQUEST_BODY_BYTES_MAX
+from kelpie.server.app import REQUEST_ID_BYTES, REQUEST_IDS_DRAWN
 from kelpie.server.auth import LOCAL_SCOPE
 from kelpie.server.errors import error_response
 from kelpie.server.http import Receive, Scope, Send, encode_event
 from kelpie.server.ops.events import count_ahead
 from kelpie.server.ports import ApiKey
 from kelpie.storage.records import StoredEvent
-from tests.unit.server.world import World, agent_id_of, make_record, require_error
+from tests.unit.server.world import FakeRng, World, agent_id_of, make_record, require_error
 
 IMAGE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
 AGENT = "agent-00000000-0000-4000-8000-000000000000"
@@ -240,6 +242,21 @@ async def test_a_client_may_repeat_only_what_cannot_have_happened() -> None:
     assert "r-7" in require_error(bug, 500, "internal")["message"]
     assert bug.headers["x-request-id"] == "r-7"
     assert world.telemetry.logs[0]["event"] == "http.request_failed"
+
+
+class SpreadRng(FakeRng):
+    """Bytes that differ at every place, as those of a real generator do."""
+
+    def bytes(self, count: int) -> bytes:
+        return hashlib.shake_128(super().bytes(16)).digest(count)
+
+
+async def test_every_request_has_an_id_of_its_own() -> None:
+    async with World(rng=SpreadRng()).client() as http:
+        answers = [await http.get("/v1/health/") for _ in range(3 * REQUEST_IDS_DRAWN)]
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    assert len(ids) == len(answers)
+    assert {len(each) for each in ids} == {2 * REQUEST_ID_BYTES}
 
 
 async def test_a_failed_run_is_a_typed_answer_that_must_not_be_repeated() -> None:
