@@ -28,7 +28,6 @@ REMINDERS = 100_000
 CALLS = {1: 1_000, 64: 6_000}
 LOAD_S_MAX = 10.0
 BARE = "bare SQLite loop"
-FLOOR = "bare asyncio server"
 COUNTERS = str(Path(__file__).with_name("counter.py"))
 
 Peers = tuple[RayFigures | None, Mapping[int, HttpFigures]]
@@ -96,9 +95,13 @@ async def _measure_http(place: Path) -> Figures:
         await until_healthy(server.port)
         for run in range(RUNS + 1):
             kept = figures if run else defaultdict(list)
-            await _measure_load(floor, kept, "http.floor", 64, CALLS[64], run=run)
             for clients, count in CALLS.items():
-                await _measure_load(server, kept, f"http.{clients}", clients, count, run=run)
+                name = f"http.{clients}"
+                await _measure_load(floor, kept, f"{name}.floor", clients, count, run=run)
+                await _measure_load(server, kept, name, clients, count, run=run)
+                for figure in ("rate", "cpu"):
+                    ours, least = kept[f"{name}.{figure}"][-1], kept[f"{name}.floor.{figure}"][-1]
+                    kept[f"{name}.above_floor.{figure}"].append(ours / least)
             await _measure_load(server, kept, "http.hot", 64, CALLS[64], run=run, is_hot=True)
             if run:
                 figures["http.hot.share"].append(
@@ -228,20 +231,26 @@ def _http_rows(found: Found, restate: Mapping[int, HttpFigures]) -> list[Row]:
                     peer_value=peer_values.get(figure),
                 )
             )
-    for figure, unit in (("rate", "calls/s"), ("cpu", "us/call")):
-        rows.append(
-            Row(
-                id=f"http.64.above_floor.{figure}",
-                runs=found[f"http.64.{figure}"],
-                unit=unit,
-                op=">=" if figure == "rate" else "<=",
-                peer=FLOOR,
-                peer_value=statistics.median(found[f"http.floor.{figure}"]),
-            )
-        )
+        rows += _floor_rows(found, name, peer)
     share = found["http.hot.share"]
     rows.append(Row(id="http.hot.rate", runs=found["http.hot.rate"], unit="calls/s", op=">="))
     rows.append(Row(id="http.hot.share", runs=share, unit="of many", target=0.4, op=">="))
+    return rows
+
+
+def _floor_rows(found: Found, name: str, peer: HttpFigures | None) -> list[Row]:
+    """Return what the bare server came to, and ours as a multiple of it in the same run."""
+    floor_rates, floor_cpus = found[f"{name}.floor.rate"], found[f"{name}.floor.cpu"]
+    rates, cpus = found[f"{name}.above_floor.rate"], found[f"{name}.above_floor.cpu"]
+    rows = [
+        Row(id=f"{name}.floor.rate", runs=floor_rates, unit="calls/s", op=">="),
+        Row(id=f"{name}.floor.cpu", runs=floor_cpus, unit="us/call"),
+        Row(id=f"{name}.above_floor.rate", runs=rates, unit="of floor", op=">="),
+        Row(id=f"{name}.above_floor.cpu", runs=cpus, unit="x floor"),
+    ]
+    if peer is not None:
+        ratios = [value / peer.rate for value in floor_rates]
+        rows.insert(0, Row(id=f"{name}.floor.ratio", runs=ratios, unit="x Restate", op=">="))
     return rows
 
 
