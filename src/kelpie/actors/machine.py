@@ -26,10 +26,11 @@ class Turn(msgspec.Struct, kw_only=True, eq=False, gc=False):
     Attributes:
         actor: Whose turn it is.
         now_ms: Wall time at the turn's start, constant through the turn.
-        seed: Random bytes of this turn alone; ids derive from it.
+        seed: Random bytes; with ``number`` they are this turn's alone.
         principal: Who caused the turn: ``system``, ``actor:<id>`` or a caller's identity.
         request_id: Names the request across attempts (a client's key, a stored message, a fired
             reminder); empty when the turn cannot happen again.
+        number: Which of the turns that share the seed, from 1; 0 when the seed is this turn's own.
     """
 
     actor: ActorId
@@ -37,15 +38,23 @@ class Turn(msgspec.Struct, kw_only=True, eq=False, gc=False):
     seed: bytes
     principal: str
     request_id: str = ""
+    number: int = 0
     _ordinal: int = 0
+
+    def material(self) -> bytes:
+        """Return bytes that no other turn has; ids and random numbers derive from them.
+
+        Put together here, because few turns ask for any.
+        """
+        assert self.seed, "a turn has a seed"
+        return self.seed + self.number.to_bytes(8, "big") if self.number else self.seed
 
     def new_uuid(self) -> str:
         """Return the turn's next id; the n-th call of a turn gives the same id in a re-run."""
         ordinal = self._ordinal
         assert ordinal >= 0, "ordinals count from zero"
         self._ordinal = ordinal + 1
-        assert self.seed, "a turn has a seed"
-        return derive_uuid(self.seed, ordinal)
+        return derive_uuid(self.material(), ordinal)
 
     def new_id(self, prefix: str) -> str:
         """Return ``<prefix>-<uuid4>``."""

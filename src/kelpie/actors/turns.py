@@ -251,6 +251,7 @@ class Turns:
         for envelope in activation.mailbox or ():
             envelope.fail(error)
         activation.mailbox = None
+        assert self.residents.get(activation.actor) is not activation, "what is gone is not found"
         self.deactivate(activation)
 
     def retire(self) -> None:
@@ -268,6 +269,7 @@ class Turns:
         activation.phase = "settling"
         self._stop_handler(activation)
         self._renew_when_settled(activation)
+        assert activation.phase != "ready", "no turn before it is loaded again"
 
     def _stop_handler(self, activation: Activation) -> None:
         running = activation.running
@@ -319,17 +321,15 @@ class Turns:
 
     def new_turn(self, envelope: Envelope) -> Turn:
         """Return the world as the envelope's turn will see it."""
-        number = self._turn_count + 1
-        assert 0 < number < 1 << 64, "a turn's number fits its seed"
-        self._turn_count = number
-        assert self._seed, "turns of two processes differ"
+        number = self._turn_count = self._turn_count + 1
         is_once = envelope.key is None and envelope.message_id is None and envelope.fired is None
         return Turn(
             actor=envelope.actor,
             now_ms=self._now_ms(),
-            seed=self._seed + number.to_bytes(8, "big"),
+            seed=self._seed,
             principal=envelope.principal,
             request_id="" if is_once else envelope.request_id(),
+            number=number,
         )
 
     def decide(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from time import time_ns
 from typing import Final
 
 _NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
@@ -23,7 +24,7 @@ class HostClock:
 
     def now_ms(self) -> int:
         """Return wall time in milliseconds since 1970 UTC; may jump either way."""
-        return time.time_ns() // _NANOSECONDS_PER_MILLISECOND
+        return time_ns() // _NANOSECONDS_PER_MILLISECOND
 
     async def sleep(self, seconds: float) -> None:
         """Return after at least ``seconds`` (>= 0)."""

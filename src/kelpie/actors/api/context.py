@@ -85,7 +85,7 @@ class Context(msgspec.Struct, eq=False):
     def idempotency_key(self) -> str:
         """A name of this request that is the same in every attempt at it; for systems outside."""
         turn = self._turn
-        cause = f"{turn.actor}\n{turn.request_id}".encode() if turn.request_id else turn.seed
+        cause = f"{turn.actor}\n{turn.request_id}".encode() if turn.request_id else turn.material()
         return derive_uuid(KEY_MATERIAL + cause[-limits.ACTOR_ID_BYTES_MAX * 2 :], 0)
 
     @property

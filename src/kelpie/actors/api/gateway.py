@@ -21,9 +21,13 @@ from kelpie.actors.engine import Engine, Inspection
 from kelpie.actors.hub import EventHub
 from kelpie.actors.pauses import Pauses
 from kelpie.actors.submissions import Submissions, SubmittedCall
-from kelpie.core import limits
 from kelpie.core.errors import InvalidFieldError, NotFoundError, OrderError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId, Tenant
+from kelpie.core.limits import (
+    EVENT_PAGE_ROWS_MAX,
+    INVOCATION_TIMEOUT_MS,
+    INVOCATION_TIMEOUT_MS_MAX,
+)
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import DeadLetter
 
@@ -147,20 +151,19 @@ class Gateway:
         message = method.constant
         if message is None or args or kwargs:
             message = method.pack(args, kwargs)
-        timeout_ms = target.timeout_ms or limits.INVOCATION_TIMEOUT_MS
-        principal = self._principal
+        timeout_ms = target.timeout_ms or INVOCATION_TIMEOUT_MS
         key = target.idempotency_key
-        is_query = method.kind == "query"
-        if key is not None or not (is_query or method.kind == "command"):
+        if key is not None or not method.is_open:
             return await self._call(
-                actor, method, message, key=key, timeout_ms=timeout_ms, principal=principal
+                actor, method, message, key=key, timeout_ms=timeout_ms, principal=self._principal
             )
-        envelope = self.engine.begin(
-            actor, message, principal=principal, timeout_ms=timeout_ms, is_query=is_query
+        engine = self.engine
+        envelope = engine.begin(
+            actor, message, self._principal, timeout_ms, is_query=method.is_query
         )
-        if envelope.error is None and self.engine.may_go_on(envelope):
+        if envelope.error is None and engine.may_go_on(envelope):
             return envelope.value
-        return await self.engine.answer(envelope, timeout_ms)
+        return await engine.answer(envelope, timeout_ms)
 
     async def call(
         self,
@@ -170,7 +173,7 @@ class Gateway:
         *,
         principal: str,
         key: str | None = None,
-        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
+        timeout_ms: int = INVOCATION_TIMEOUT_MS,
     ) -> bytes:
         """Call a method by name with a JSON object of arguments; return its result as JSON.
 
@@ -180,8 +183,8 @@ class Gateway:
             KelpieError: As the engine's ``call`` and ``query``.
         """
         found = self.method(actor.type, method)
-        if not 1 <= timeout_ms <= limits.INVOCATION_TIMEOUT_MS_MAX:
-            bound = limits.INVOCATION_TIMEOUT_MS_MAX
+        if not 1 <= timeout_ms <= INVOCATION_TIMEOUT_MS_MAX:
+            bound = INVOCATION_TIMEOUT_MS_MAX
             raise InvalidFieldError("timeout_ms", f"must be 1 to {bound:,}")
         message = found.read_json(arguments)
         value = await self._call(
@@ -330,7 +333,7 @@ class Gateway:
         name = self.actor_of(actor)
         with self._hub.watch(name) as watch:
             while True:
-                page = await self.events(name, after=after, limit=limits.EVENT_PAGE_ROWS_MAX)
+                page = await self.events(name, after=after, limit=EVENT_PAGE_ROWS_MAX)
                 for event in page:
                     after = event.sequence
                     yield event

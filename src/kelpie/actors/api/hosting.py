@@ -149,14 +149,14 @@ class ActorMachine:
             KelpieError: What the method raised on purpose.
         """
         method = self._by_message.get(type(message))
-        if method is None or method.kind == "query":
+        if method is None or method.is_query:
             if isinstance(message, HandlerEnded):
                 return self._decision(state, message.encoded, message.commands, message.value)
             method, message = self._route(message)
             if method is None:
                 return Decision(state=state)
         context = Context(turn, "command", self._effects)
-        if isinstance(state, bytes):  # `_instance`, in place
+        if type(state) is bytes:  # `_instance`, in place
             instance = self._new()
             instance.state = self._decode(state)
         else:

@@ -90,6 +90,8 @@ class Method(Generic[P, R_co]):
         arguments: The message type of a call, made when the class is first used.
         payload: The same fields without a tag, as strangers send them.
         result: The annotated type of the result.
+        is_query: Whether its kind is ``query``.
+        is_open: Whether anybody may call it: a command or a query.
         constant: The one message of a method without arguments.
         fields: The names of the arguments.
     """
@@ -98,6 +100,8 @@ class Method(Generic[P, R_co]):
         self.kind: Kind = kind
         self.handler = handler
         self.is_async = inspect.iscoroutinefunction(handler)
+        self.is_query = kind == "query"
+        self.is_open = kind in {"command", "query"}
         self.name = handler.__name__
         self.arguments: type[Message] = Message
         self.payload: type[msgspec.Struct] = msgspec.Struct

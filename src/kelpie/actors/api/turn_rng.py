@@ -19,7 +19,7 @@ class TurnRng:
     def bytes(self, count: int) -> bytes:
         """Return ``count`` random bytes (1 to 1,024)."""
         assert 1 <= count <= 1_024, "1 to 1,024 bytes at once"
-        drawn = hashlib.shake_128(self._turn.seed + b"rng" + self._count.to_bytes(8, "big"))
+        drawn = hashlib.shake_128(self._turn.material() + b"rng" + self._count.to_bytes(8, "big"))
         self._count += 1
         assert self._count > 0
         return drawn.digest(count)
