@@ -48,6 +48,10 @@ from kelpie.server.ports import Deps
 from kelpie.server.routing import Router
 
 REQUEST_ID_CHARS_MAX: Final = 128  # what a caller may have echoed back to it
+REQUEST_ID_BYTES: Final = 8
+# Drawn for so many requests at once: who asks the kernel lets go of the interpreter, and under load
+# waits to get it back for longer than most of a request takes.
+REQUEST_IDS_DRAWN: Final = 64
 
 
 def create_app(deps: Deps) -> AsgiApp:
@@ -65,12 +69,13 @@ def _route_all(version: str) -> Router:
 
 
 class App:
-    """Serves requests; keeps nothing between them but the count of open streams."""
+    """Serves requests; keeps nothing between them but the count of open streams and unused ids."""
 
     def __init__(self, *, deps: Deps, router: Router) -> None:
         self._deps = deps
         self._router = router
         self._streams = 0
+        self._request_ids: list[bytes] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request.
@@ -152,7 +157,11 @@ class App:
         given = header(scope, b"x-request-id")
         if given and len(given) <= REQUEST_ID_CHARS_MAX and given.isascii():
             return given
-        return self._deps.rng.bytes(8).hex().encode()
+        if not self._request_ids:
+            drawn = self._deps.rng.bytes(REQUEST_ID_BYTES * REQUEST_IDS_DRAWN).hex().encode()
+            step = 2 * REQUEST_ID_BYTES
+            self._request_ids = [drawn[at : at + step] for at in range(0, len(drawn), step)]
+        return self._request_ids.pop()
 
     async def _report(self, exchange: _Exchange, error: Exception) -> None:
         self._deps.telemetry.log(

@@ -24,7 +24,9 @@ from kelpie.storage.sqlite.calls import COMPLETE_CALL, end_values
 from kelpie.storage.sqlite.transaction import Counter, Member, Transaction
 
 BULK_COMMITS_MIN: Final = 3
-"""Fewer commits than this are not worth a plan."""
+"""Behind other members fewer commits than this are not worth a savepoint."""
+EPOCHS_READ_MIN: Final = 16
+"""From so many members on, one statement that reads every shard's epoch is the shorter way."""
 
 Row = tuple[Any, ...]
 
@@ -252,15 +254,17 @@ def take_ordinary(
 ) -> list[Commit]:
     """Return the commits from ``start`` on, up to the first member that must run for itself.
 
-    Returns nothing when too few members are left to be worth it.
+    Returns nothing when too few are left behind others to be worth it. A commit whose epoch is
+    another is no ordinary one.
     """
     commits: list[Commit] = []
-    if len(members) - start < BULK_COMMITS_MIN:
+    if start and len(members) - start < BULK_COMMITS_MIN:
         return commits
-    epochs = transaction.read_epochs()
+    if len(members) - start >= EPOCHS_READ_MIN:
+        transaction.read_epochs()
     for index in range(start, len(members)):
         member = members[index]
-        if not isinstance(member, Commit) or epochs.get(member.shard) != member.epoch:
+        if not isinstance(member, Commit) or transaction.epoch_of(member.shard) != member.epoch:
             break
         if not _is_ordinary(member):
             break

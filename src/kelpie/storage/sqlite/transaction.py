@@ -61,17 +61,22 @@ class Transaction:
         assert len(self._epochs) <= SHARD_COUNT, "there are no other shards"
         return self._epochs
 
+    def epoch_of(self, shard: int) -> int:
+        """Return the shard's epoch, 0 when nobody ever owned it; reads it once."""
+        current = self._epochs.get(shard)
+        if current is None:
+            row = self.execute("SELECT epoch FROM shards WHERE shard = ?", (shard,)).fetchone()
+            current = self._epochs[shard] = row[0] if row else 0
+        assert current >= 0, "an epoch never goes back"
+        return current
+
     def require_epoch(self, shard: int, epoch: int) -> None:
         """Return if ``epoch`` is the shard's own.
 
         Raises:
             FencedError: It is another.
         """
-        current = self._epochs.get(shard)
-        if current is None:
-            row = self.execute("SELECT epoch FROM shards WHERE shard = ?", (shard,)).fetchone()
-            current = self._epochs[shard] = row[0] if row else 0
-        assert current >= 0, "an epoch never goes back"
+        current = self.epoch_of(shard)
         if current != epoch:
             raise FencedError(
                 f"shard {shard} is at epoch {current}, this commit carries {epoch}; "
