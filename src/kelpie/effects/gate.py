@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
+from kelpie.actors import commands as c
 from kelpie.actors.commands import Message
 from kelpie.actors.machine import Decision, Extras, Machine, Scope, Turn, extras_of
 from kelpie.core.errors import NotFoundError
@@ -44,6 +45,8 @@ GATE_MESSAGES = (
 )
 
 _GATE_TYPES = frozenset(get_args(GATE_MESSAGES))
+# Commands that pass as they are. Exactly these: of what is not named here, the gate decides.
+_FREE = frozenset({c.Reply, c.Emit, c.Send, c.Remind, c.Forget, c.PutKv, c.DeleteKv})
 _decoder = msgspec.msgpack.Decoder(EffectRecord)
 
 
@@ -104,11 +107,16 @@ class Gated(Generic[S]):
 
     def decide(self, state: GatedState[S], message: Message, turn: Turn) -> Decision[GatedState[S]]:
         """Advance the effect that ``message`` is about, or give it to the inner machine."""
-        work = GateTurn(self._inner, self._rules, state.inner, state.effects, turn)
         if type(message) in _GATE_TYPES:
+            work = GateTurn(self._inner, self._rules, state.inner, state.effects, turn)
             advance(work, message)
         else:
-            work.feed(message)
+            found = self._inner.decide(state.inner, message, turn)
+            if not state.effects and _FREE.issuperset(map(type, found.commands)):
+                kept = state if found.state is state.inner else GatedState(found.state, {})
+                return Decision(state=kept, commands=found.commands)
+            work = GateTurn(self._inner, self._rules, state.inner, state.effects, turn)
+            work.take(found)
         inner, effects, commands = work.end()
         if inner is state.inner and effects is state.effects:
             return Decision(state=state, commands=commands)

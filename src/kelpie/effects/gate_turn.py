@@ -22,7 +22,7 @@ from kelpie.actors.commands import (
     Reply,
     WriteEffect,
 )
-from kelpie.actors.machine import Machine, Turn
+from kelpie.actors.machine import Decision, Machine, Turn
 from kelpie.core import limits
 from kelpie.core.digests import Digest
 from kelpie.effects import lifecycle
@@ -81,7 +81,10 @@ class GateTurn(Generic[S]):
 
     def feed(self, message: Message) -> None:
         """Give ``message`` to the inner machine and take its commands, in order."""
-        decision = self._machine.decide(self._inner, message, self.turn)
+        self.take(self._machine.decide(self._inner, message, self.turn))
+
+    def take(self, decision: Decision[S]) -> None:
+        """Take what the inner machine came to."""
         self._inner = decision.state
         for command in decision.commands:
             match command:

@@ -55,16 +55,33 @@ class SqliteReader:
         finally:
             executor.shutdown(wait=False)
 
-    def _fetch(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
+    @property
+    def _nearest(self) -> sqlite3.Connection:
+        """The connection for one statement outside a snapshot."""
+        return self._reader
+
+    def _fetch(
+        self,
+        query: str,
+        values: Sequence[object],
+        subject: str,
+        connection: sqlite3.Connection | None = None,
+    ) -> list[Row]:
         try:
             if fault("storage.read_fail"):
                 raise engine_error(sqlite3.SQLITE_IOERR)
-            return self._reader.execute(query, values).fetchall()
+            return (connection or self._reader).execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise translate_error(error, subject) from error
 
-    def _fetch_one(self, query: str, values: Sequence[object], subject: str) -> Row | None:
-        rows = self._fetch(query, values, subject)
+    def _fetch_one(
+        self,
+        query: str,
+        values: Sequence[object],
+        subject: str,
+        connection: sqlite3.Connection | None = None,
+    ) -> Row | None:
+        rows = self._fetch(query, values, subject, connection)
         assert len(rows) <= 1, "the query names one row"
         return rows[0] if rows else None
 

@@ -81,6 +81,7 @@ class SqliteReads(LogReads, CallReads):
             " WHERE r.actor = ? AND r.method = ? AND r.key = ? AND r.expires_ms > ?",
             (name, method, key, self._clock.now_ms()),
             name,
+            self._nearest,
         )
         if row is None:
             return None

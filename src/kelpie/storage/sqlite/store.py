@@ -1,7 +1,8 @@
 """The embedded engine: the whole Store protocol over one SQLite file and a directory of blobs.
 
 One connection writes, in batches, in an executor's single thread; another reads, on the loop's
-thread. The object belongs to the event loop that opened it.
+thread. Between two batches a single statement may read on the writing one, which alone keeps its
+pages over a commit. The object belongs to the event loop that opened it.
 
 Invariants: while it is open for writing, no other process can write to the file; what a resolved
 commit wrote, the next read sees.
@@ -315,6 +316,12 @@ class SqliteStore(SqliteReads):
         await self._submit(rows.release_store, 0)
         self._held = False
         self.check_invariants()
+
+    @property
+    def _nearest(self) -> sqlite3.Connection:
+        """The writing connection while it is free: a commit empties the cache of every other."""
+        connection = self._writer.free_connection if self._writer is not None else None
+        return self._reader if connection is None else connection
 
     def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[T]:
         if self._writer is None:

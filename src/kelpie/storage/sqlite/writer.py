@@ -88,6 +88,12 @@ class GroupWriter:
         """Why nothing is written any more; None while all is well."""
         return self._failure
 
+    @property
+    def free_connection(self) -> sqlite3.Connection | None:
+        """The connection, for one read in this very callback; None while anything else has it."""
+        is_busy = self._running is not None or self._is_closed or self._failure is not None
+        return None if is_busy else self._connection
+
     def submit(self, member: Work, size_bytes: int) -> asyncio.Future[Any]:
         """Queue ``member`` and return the future of its value; never blocks, never raises.
 
