@@ -269,7 +269,7 @@ class Turns:
         activation.phase = "settling"
         self._stop_handler(activation)
         self._renew_when_settled(activation)
-        assert activation.phase != "ready", "no turn before it is loaded again"
+        assert not activation.open, "no turn before it is loaded again"
 
     def _stop_handler(self, activation: Activation) -> None:
         running = activation.running
