@@ -27,6 +27,7 @@ class OpenCommits:
         before = self._counts.get(actor, 0)
         assert before >= 0, "commits are counted up from zero"
         self._counts[actor] = before + 1
+        assert actor in self._counts, "whoever loads it waits"
 
     def end(self, actor: ActorId) -> None:
         """Count a commit that has its outcome."""
@@ -39,6 +40,7 @@ class OpenCommits:
         waiting = self._waiting.pop(actor, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
+        assert actor not in self._waiting, "nobody waits for what has ended"
 
     async def settled(self, actor: ActorId) -> None:
         """Return once no commit of the actor is on its way."""
