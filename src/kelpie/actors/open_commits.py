@@ -48,5 +48,6 @@ class OpenCommits:
             waiting = self._waiting.get(actor)
             if waiting is None:
                 waiting = self._waiting[actor] = asyncio.get_running_loop().create_future()
+            assert not waiting.done(), "a wait that ended is forgotten"
             await asyncio.shield(waiting)
         assert actor not in self._counts, "an outcome is still open"
