@@ -5,8 +5,8 @@ discarding. `handlers` runs the turns that need a task; `engine` is what the res
 calls.
 
 Invariants: no answer leaves before its version is durable; at most one activation per actor; a
-failed load fails its callers and never becomes an empty state; nothing that was queued is dropped
-without an answer.
+failed load fails its callers and never becomes an empty state; nothing is loaded while a commit of
+the actor is on its way; nothing that was queued is dropped without an answer.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from kelpie.actors.commit import Drafted, draft_commit
 from kelpie.actors.failures import find_place
 from kelpie.actors.hosted import Hosted
 from kelpie.actors.machine import Decision, Turn
+from kelpie.actors.open_commits import OpenCommits
 from kelpie.actors.residents import Residents
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core import limits
@@ -84,6 +85,7 @@ class Turns:
         self.blocking = BlockingWatch(
             clock=ports.clock, telemetry=ports.telemetry, meter=ports.meter
         )
+        self._open_commits = OpenCommits()
         self._unsettled = 0
         self._rest: asyncio.Future[None] | None = None
 
@@ -159,6 +161,7 @@ class Turns:
 
     async def _load_or_fail(self, activation: Activation) -> None:
         try:
+            await self._open_commits.settled(activation.actor)
             stored = await self.ports.store.load(activation.actor)
             if fault("concurrency.data_race"):
                 await asyncio.sleep(0)
@@ -446,6 +449,7 @@ class Turns:
         except KelpieError as error:
             self._refused(activation, envelope, error)
             return
+        self._open_commits.begin(activation.actor)
         outcome.add_done_callback(lambda done: self._committed(activation, envelope, drafted, done))
 
     def _committed(
@@ -455,6 +459,7 @@ class Turns:
         drafted: Drafted,
         done: asyncio.Future[CommitReceipt],
     ) -> None:
+        self._open_commits.end(activation.actor)
         if done.cancelled():
             message = f"the commit of {activation.actor} was abandoned; read before you retry"
             self._refused(activation, envelope, CommitUnknownError(message))

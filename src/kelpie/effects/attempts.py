@@ -19,8 +19,7 @@ def start(work: GateTurn[Any], record: EffectRecord, session: str) -> None:
         return
     now_ms = work.turn.now_ms
     if record.due_ms and now_ms >= record.due_ms:
-        note = "approved, but not started before the approval expired"
-        work.settle(lifecycle.move(record, "expired", now_ms, note=note, due_ms=0))
+        _expire(work, record)
         work.reply(record.effect_id)
         return
     verdict = work.rules.policy.classify(record, now_ms)
@@ -32,6 +31,25 @@ def start(work: GateTurn[Any], record: EffectRecord, session: str) -> None:
     else:
         work.save(lifecycle.start(record, session=session, now_ms=now_ms))
     work.reply(record.effect_id)
+
+
+def _expire(work: GateTurn[Any], record: EffectRecord) -> None:
+    """End an approved effect whose approval has: untouched, or cut short by the attempts it had."""
+    now_ms, is_cut = work.turn.now_ms, record.attempt > 0 and record.promise != "reconcilable"
+    note = "approved, but not started before the approval expired"
+    if is_cut:
+        error = f"attempt {record.attempt} was interrupted, and the approval has expired since"
+        outcome = Outcome(status="failed", error=error)
+        work.settle(lifecycle.move(record, "failed", now_ms, outcome=outcome, due_ms=0))
+    else:
+        work.settle(lifecycle.move(record, "expired", now_ms, note=note, due_ms=0))
+
+
+def _ends_ms(record: EffectRecord) -> int:
+    """Return when the yes to an interrupted effect ends, 0 for one that does not."""
+    approval, preparation = record.approval, record.preparation
+    is_answer = approval is not None and approval.by != "policy" and not approval.grant
+    return preparation.card.expires_ms if is_answer and preparation is not None else 0
 
 
 def finish(work: GateTurn[Any], record: EffectRecord, attempt: int, outcome: Outcome) -> None:
@@ -59,7 +77,8 @@ def recover(work: GateTurn[Any], record: EffectRecord, message: m.RecoverEffect)
         )
     else:
         note = f"attempt {record.attempt} was interrupted; running again ({record.promise})"
-        work.save(lifecycle.move(record, "approved", work.turn.now_ms, note=note, due_ms=0))
+        due_ms = _ends_ms(record)
+        work.save(lifecycle.move(record, "approved", work.turn.now_ms, note=note, due_ms=due_ms))
 
 
 def _recover_once(work: GateTurn[Any], record: EffectRecord, message: m.RecoverEffect) -> None:

@@ -120,6 +120,7 @@ class Book:
         unnumbered: Messages that may be there under a number that nobody heard: of commits whose
             writer died before, and of submitted calls.
         audit: What was to be linked, by shard and in order.
+        buried: Reminders that may have left without a turn, as dead letters.
         now_ms: The newest time in a commit, by which the store forgets replies.
     """
 
@@ -127,6 +128,7 @@ class Book:
         self.rows = Rows()
         self.unnumbered: list[Letter] = []
         self.audit: dict[int, list[tuple[str, str, bytes]]] = {}
+        self.buried: set[Owned] = set()
         self.now_ms = 0
         self.commits = 0
 
@@ -170,6 +172,21 @@ class Book:
                 self.rows.outbox[number] = letter
         assert all(number > 0 for number in found), "messages are counted from one"
         assert len(self.unnumbered) <= waiting, "a message gets one number"
+
+    def bury(self, reminder: ReminderRow) -> None:
+        """Take into account that a reminder may leave from now on without a turn."""
+        assert reminder.name, "a reminder has a name"
+        place = (str(reminder.actor), reminder.name)
+        self.buried |= {key for key in self.rows.reminders if (key[0], key[2]) == place}
+        assert self.buried <= self.rows.reminders.keys() | self.buried
+
+    def adopt_burials(self, found: dict[Owned, ReminderHeld]) -> None:
+        """Learn which reminders left as dead letters."""
+        for place in sorted(self.buried - found.keys()):
+            self.buried.discard(place)
+            self.rows.reminders.pop(place, None)
+        assert self.buried <= found.keys(), "what is not there has left"
+        assert not self.buried - self.rows.reminders.keys() - found.keys()
 
     def expect(self, letter: Letter) -> None:
         """Take into account that a message may be stored from now on: a submitted call."""

@@ -15,13 +15,15 @@ from functools import partial
 from typing import Any
 
 from kelpie.core.errors import CommitUnknownError, KelpieError
-from kelpie.core.ids import ActorId
+from kelpie.core.ids import ActorId, Tenant
+from kelpie.core.limits import DEAD_LETTERS_PAGE_MAX
 from kelpie.sim.book import Book, Letter
 from kelpie.sim.loop import observing
 from kelpie.storage.records import (
     CallEnd,
     Commit,
     CommitReceipt,
+    ReminderRow,
     StoredActor,
     StoredCall,
     Submission,
@@ -126,6 +128,21 @@ class ObservedStore:
         self._book().release(message_id)
         return await self._inner.end_call(message_id, end, error=error)
 
+    async def bury_reminder(
+        self, reminder: ReminderRow, *, attempts: int, error: str, now_ms: int
+    ) -> None:
+        """Hand a burial on, and report first that the reminder may be gone from now on."""
+        self._book().bury(reminder)
+        await self._inner.bury_reminder(reminder, attempts=attempts, error=error, now_ms=now_ms)
+
+    async def replay_dead_letter(self, tenant: Tenant, message_id: int) -> int:
+        """Hand the wish on, and report first that the message may be stored from now on."""
+        for letter in await self._inner.dead_letters(tenant, DEAD_LETTERS_PAGE_MAX):
+            if letter.message_id == message_id:
+                sender, receiver = str(letter.sender), str(letter.receiver)
+                self._book().expect(Letter(sender, receiver, letter.body))
+        return await self._inner.replay_dead_letter(tenant, message_id)
+
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         """Hand the commit on and report it once it is durable."""
         session = self._inner.session
@@ -164,6 +181,7 @@ class ObservedStore:
 
 
 def _has_landed(commit: Commit, incarnation: int, version: int) -> bool:
-    if commit.tombstone:
-        return incarnation > commit.incarnation or version == 0
+    if commit.tombstone:  # its life is over, or a later one has begun
+        is_over = incarnation == commit.incarnation and version == 0
+        return is_over or incarnation > commit.incarnation
     return incarnation == commit.incarnation and version > commit.expected_version

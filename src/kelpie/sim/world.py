@@ -223,6 +223,7 @@ class SimulatedWorld:
         if not book.commits and seen.rows.actors and seen.is_held:
             book.begin_with(seen)
         book.adopt_numbers(seen.rows.outbox)
+        book.adopt_burials(seen.rows.reminders)
         self.view.look = seen
         self.check()
         self.view.look = None

@@ -10,11 +10,13 @@ from typing import ClassVar
 import pytest
 
 from kelpie import Actor, Runtime, State, command, query, ref
-from kelpie.core.errors import KeyReusedError
+from kelpie.core.errors import KeyReusedError, OverloadedError, VersionConflictError
 from kelpie.core.limits import IDEMPOTENCY_TTL_MS
+from kelpie.ports.faults import faults_from
 from kelpie.sim.loop import SimulatedLoop
 from kelpie.sim.schedule import RandomScheduler
 from tests.integration.actors.simulated import World, simulate
+from tests.integration.failing import Failing
 
 
 class Sum(State):
@@ -112,6 +114,37 @@ def test_a_caller_cancelled_at_every_await_of_its_call_tears_no_turn(
     ended = simulate(main, loop=loop)
     assert not any(ended[:48])
     assert ended[-1], "the last one comes too late"
+
+
+async def add_until_kept(runtime: Runtime, amount: int) -> None:
+    """Add, and add again when the addition was refused: nothing of a refused turn is kept."""
+    while True:
+        try:
+            await runtime.ref(Slow, "a").add(amount)
+        except (OverloadedError, VersionConflictError):
+            await asyncio.sleep(0)
+        else:
+            return
+
+
+@pytest.mark.requirement("ACTOR-ROLLBACK")
+@pytest.mark.parametrize("seed", range(24))
+def test_no_refused_turn_is_built_upon_while_an_earlier_commit_is_on_its_way(
+    tmp_path: Path, seed: int
+) -> None:
+    async def main() -> int:
+        async with World().opened(tmp_path, Slow) as runtime:
+            await runtime.ref(Slow, "a").add(1)
+            with faults_from(Failing("resource.commit_queue_full", after=1)):
+                amounts = [2**power for power in range(1, 10)]
+                async with asyncio.TaskGroup() as callers:
+                    for amount in amounts:
+                        callers.create_task(add_until_kept(runtime, amount))
+            return await runtime.ref(Slow, "a").total()
+
+    assert simulate(main, loop=SimulatedLoop(scheduler=RandomScheduler(random.Random(seed)))) == (
+        2**10 - 1
+    )
 
 
 @pytest.mark.requirement("ACTOR-CANCELLATION")

@@ -8,6 +8,7 @@ from typing import Final
 
 from kelpie.app.opened import App
 from kelpie.core.ids import TENANT_DEFAULT
+from kelpie.core.limits import DEAD_LETTERS_PAGE_MAX, MESSAGE_ATTEMPTS_MAX
 from kelpie.sim.client import insist
 from kelpie.sim.host import SimulatedHost
 from kelpie.sim.world import SimulatedWorld
@@ -24,6 +25,8 @@ async def settle(world: SimulatedWorld) -> None:
     """Heal the world; its pending work must end within a bound, and its stores be sound."""
     await world.heal()
     for host in world.hosts.values():
+        if world.plan.injected["migration.upcast_fail"] >= MESSAGE_ATTEMPTS_MAX:
+            await _replay_dead_letters(host)
         await world.eventually(
             f"{host.name} comes to rest", partial(_rests, host), within_s=LIVENESS_S
         )
@@ -31,6 +34,14 @@ async def settle(world: SimulatedWorld) -> None:
         while host.is_writing:  # noqa: ASYNC110  what writes is the machine, not this task
             await asyncio.sleep(REST_S)
         host.look(is_rest=True)
+
+
+async def _replay_dead_letters(host: SimulatedHost) -> None:
+    """Do what a person does once a broken up-cast is mended."""
+    node = host.service.node
+    for letter in await node.store.dead_letters(TENANT_DEFAULT, DEAD_LETTERS_PAGE_MAX):
+        await node.store.replay_dead_letter(TENANT_DEFAULT, letter.message_id)
+    node.outbox.wake()
 
 
 async def _rests(host: SimulatedHost) -> bool:
