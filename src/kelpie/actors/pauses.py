@@ -7,10 +7,11 @@ was resumed is not.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 
 from kelpie.actors.engine import Engine
 from kelpie.actors.pump import PumpDeps
-from kelpie.core.errors import FencedError, KelpieError
+from kelpie.core.errors import KelpieError
 from kelpie.core.ids import ActorId
 from kelpie.storage.records import StoredPause
 
@@ -24,15 +25,17 @@ class Pauses:
         self._clock = deps.clock
         self._supervisor = deps.supervisor
         self._changing = asyncio.Lock()  # so that memory and store change in the same order
-        self._epochs = {grant.shard: grant.epoch for grant in deps.store.grants()}
+        self._ownership = deps.runtime.ownership
 
-    async def load(self) -> None:
+    async def load(self, shards: Container[int] | None = None) -> None:
         """Pause what the store says is paused; to be done before anything is delivered.
 
-        Actors of types that are not hosted here have no turns here.
+        With ``shards`` these alone are looked at: those that the store has granted and that are to
+        be gained next. Actors of types that are not hosted here have no turns here.
         """
         for pause in await self._store.pauses():
-            if self._engine.hosts(pause.actor.type):
+            is_ours = shards is None or pause.actor.shard in shards
+            if is_ours and self._engine.hosts(pause.actor.type):
                 self._engine.pause(pause.actor)
                 assert self._engine.is_paused(pause.actor)
 
@@ -41,6 +44,7 @@ class Pauses:
 
         Raises:
             NotFoundError: Its type is not hosted here.
+            NotOwnerError: Its shard is not served here.
             OverloadedError: Too many actors are paused.
             StoreError: The pause could not be kept, and does not hold.
         """
@@ -48,11 +52,12 @@ class Pauses:
 
     async def _pause(self, actor: ActorId, principal: str) -> None:
         async with self._changing:
+            epoch = self._ownership.epoch(actor.shard)
             was_paused = self._engine.is_paused(actor)
             self._engine.pause(actor)
             note = self._note(actor, principal)
             try:
-                await self._store.pause_actor(note, epoch=self._epoch(actor))
+                await self._store.pause_actor(note, epoch=epoch)
             except KelpieError:
                 if not was_paused:
                     self._engine.resume(actor)
@@ -62,21 +67,17 @@ class Pauses:
         """Give the waiting commands their turns, once the pause's end is durable.
 
         Raises:
+            NotOwnerError: Its shard is not served here.
             StoreError: The end could not be kept, and the pause holds.
         """
         await self._supervisor.finish("actors.resume", self._resume(actor, principal))
 
     async def _resume(self, actor: ActorId, principal: str) -> None:
         async with self._changing:
+            epoch = self._ownership.epoch(actor.shard)
             note = self._note(actor, principal)
-            await self._store.resume_actor(note, epoch=self._epoch(actor))
+            await self._store.resume_actor(note, epoch=epoch)
             self._engine.resume(actor)
 
     def _note(self, actor: ActorId, principal: str) -> StoredPause:
         return StoredPause(actor, principal, self._clock.now_ms())
-
-    def _epoch(self, actor: ActorId) -> int:
-        epoch = self._epochs.get(actor.shard)
-        if epoch is None:
-            raise FencedError(f"this node does not own the shard of {actor}")
-        return epoch

@@ -60,6 +60,7 @@ INTEGER_MAX: Final = 2**63 - 1
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 5_000
 LEASE_DURATION_MS: Final = 30_000
+HAND_OVER_TURN_MS_MAX: Final = 2_000  # a handler that waits longer holds its shard up: run it again
 DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's usual length
 
 # --- storage ----------------------------------------------------------------------------------
