@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from kelpie.actors.activation import Envelope
 from kelpie.actors.commands import Message
-from kelpie.actors.output import CommitListener
 from kelpie.core.ids import ActorId
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 
@@ -19,10 +18,6 @@ class Calls(Protocol):
 
     def accepting(self) -> bool:
         """Whether new calls are taken."""
-        ...
-
-    def listen(self, listener: CommitListener) -> None:
-        """Tell ``listener`` of every durable commit of this node from now on."""
         ...
 
     async def call(

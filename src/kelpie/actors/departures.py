@@ -4,7 +4,7 @@ A shard that is handed over takes no new call from that moment; the turn that ru
 written settles, and what waits is told to ask the next owner. A shard that is lost ends at once.
 
 Invariants: nothing that waits is dropped without an answer; of a handler that was stopped nothing
-leaves; after a hand-over, as after a loss, no actor of these shards is in memory.
+leaves; after a hand-over, as after a loss, no actor of these shards is in memory or comes into it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Departures:
         self._turns.deactivate(activation)
         if self._departing.pop(activation, self) is None:
             self._left.set()
+        assert activation.mailbox is None, "nobody waits for what is gone"
 
     def renew(self, activation: Activation) -> None:
         """Load the actor again before its next turn, once what it wrote is durable."""
@@ -109,7 +110,7 @@ class Departures:
         """Serve ``shards`` no longer, and return once nothing of them is on its way.
 
         What waits for a turn fails as not owned here, as does a handler that does not end within
-        ``HAND_OVER_TURN_MS_MAX``. Then the shards are lost, and may be released in the store.
+        ``HAND_OVER_TURN_MS_MAX``. They are owned until they are lost, which comes next.
         """
         self._ownership.leave(shards)
         going = [each for each in self._residents if each.shard in shards]
@@ -122,8 +123,7 @@ class Departures:
             for activation in going:
                 self._stop(activation)
             await self._until_gone(going)
-        self._ownership.lose(shards)
-        assert not any(self._ownership.owns(shard) for shard in shards), "handed over is lost"
+        assert not any(each.shard in shards for each in self._residents), "somebody stayed"
 
     def _depart(self, activation: Activation) -> None:
         """Take nothing more for an actor, and let it go once its turn has ended and settled."""
@@ -156,6 +156,8 @@ class Departures:
             if activation.running is not None:
                 activation.running.envelope.fail(refusal)
             self.discard(activation, refusal)
+        for shard in shards & self._turns.holds.keys():
+            del self._turns.holds[shard]
         kept = {actor for actor in self._turns.paused if actor.shard not in shards}
         self._turns.paused.intersection_update(kept)
         assert not any(each.shard in shards for each in self._residents), "a lost actor stayed"

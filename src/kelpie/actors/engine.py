@@ -18,12 +18,13 @@ from typing import Any
 
 import msgspec
 
-from kelpie.actors.activation import Activation, Envelope
+from kelpie.actors.activation import Envelope
+from kelpie.actors.care import KeyCare
 from kelpie.actors.commands import Message
 from kelpie.actors.deadlines import Deadlines
 from kelpie.actors.handlers import Handlers
 from kelpie.actors.hosted import Hosted
-from kelpie.actors.inspection import Inspection, inspect_activation
+from kelpie.actors.inspection import Inspection
 from kelpie.actors.keyed import KeyedCalls
 from kelpie.actors.machine import Machine
 from kelpie.actors.output import CommitListener
@@ -39,7 +40,6 @@ from kelpie.core.errors import (
     InvalidFieldError,
     KelpieError,
     NotFoundError,
-    VersionConflictError,
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
@@ -51,7 +51,7 @@ from kelpie.storage.protocol import Store
 __all__ = ["CommitListener", "Engine", "Inspection"]
 
 
-class Engine:
+class Engine(KeyCare):
     """The actors of one process."""
 
     def __init__(
@@ -68,7 +68,6 @@ class Engine:
         resident_bytes_max: int = limits.RESIDENT_BYTES_MAX,
     ) -> None:
         self.ownership = ownership
-        self._clock = clock
         ports = Ports(
             store=store,
             clock=clock,
@@ -78,15 +77,14 @@ class Engine:
             ownership=ownership,
             meter=meter,
         )
-        self._residents = Residents(count_max=resident_max, bytes_max=resident_bytes_max)
-        self._turns = Turns(ports, self._residents)
+        residents = Residents(count_max=resident_max, bytes_max=resident_bytes_max)
+        super().__init__(Turns(ports, residents))
         self._handlers = Handlers(self._turns, self)
         self._turns.begin_handler = self._handlers.begin
         self._keyed = KeyedCalls(self._turns)
         self._deadlines = Deadlines()
         self._ticks = TickBudget(clock)
         self.may_go_on: Callable[[Envelope], bool] = self._ticks.may_go_on
-        self._resume_listeners: list[Callable[[ActorId], None]] = []
         self._accepting = True
 
     # --- set-up and state -----------------------------------------------------------------------
@@ -107,12 +105,6 @@ class Engine:
         assert listener not in self._turns.output.listeners, "a listener is told once"
         self._turns.output.listeners.append(listener)
         assert self._turns.output.listeners
-
-    def listen_resumed(self, listener: Callable[[ActorId], None]) -> None:
-        """Tell ``listener`` of every actor that is resumed from now on."""
-        assert listener not in self._resume_listeners, "a listener is told once"
-        self._resume_listeners.append(listener)
-        assert self._resume_listeners
 
     @property
     def resident_count(self) -> int:
@@ -148,11 +140,29 @@ class Engine:
         """Refuse calls to ``shards`` from this moment, and return when nothing of them is left.
 
         The turn that runs may end and what was written settles; what waits for its turn fails as
-        retriable. Then the shards are lost here, and whoever keeps them may release them.
+        retriable. The shards stay owned, and refused, until `Ownership.lose`.
         """
         gone = frozenset(shards)
+        assert gone, "something is handed over"
         await self._turns.departures.hand_over(gone)
-        assert not any(self.ownership.owns(shard) for shard in gone), "handed over is lost"
+        assert not any(self.ownership.serves(shard) for shard in gone), "nothing is served again"
+
+    def hold(self, shards: Iterable[int], until: asyncio.Event) -> None:
+        """Let actors of shards that were just gained wait for ``until`` before their first turn."""
+        self._turns.holds.update(dict.fromkeys(shards, until))
+        assert not until.is_set(), "what is held waits"
+
+    def holding(self, until: asyncio.Event) -> frozenset[int]:
+        """Return the shards that wait for ``until``."""
+        holds = self._turns.holds
+        return frozenset(shard for shard, event in holds.items() if event is until)
+
+    def release(self, until: asyncio.Event) -> None:
+        """Go on with whatever still waits for ``until``."""
+        for shard in self.holding(until):
+            del self._turns.holds[shard]
+        until.set()
+        assert not self.holding(until), "nothing waits for it any more"
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -333,98 +343,6 @@ class Engine:
         if not self.may_go_on(envelope):
             await self._ticks.rest()
         return envelope.result()
-
-    # --- care of single keys --------------------------------------------------------------------
-
-    def pause(self, actor: ActorId) -> None:
-        """Let commands, messages and reminders of ``actor`` wait; queries are still answered.
-
-        A pause lasts until `resume`; `Pauses` keeps it in the store. Harmless when paused before.
-
-        Raises:
-            NotFoundError: The actor's type is not hosted here.
-        """
-        hosted = self._hosted(actor)
-        assert hosted.machine.type_name == actor.type, "a type has one machine"
-        self._turns.paused.add(actor)
-        activation = self._residents.get(actor)
-        if activation is not None:
-            activation.paused = True
-        assert activation is None or not activation.open, "a paused actor takes no command"
-        assert actor in self._turns.paused
-
-    def resume(self, actor: ActorId) -> None:
-        """Give the waiting calls of a paused actor their turns; harmless when not paused."""
-        self._turns.paused.discard(actor)
-        activation = self._residents.get(actor)
-        if activation is not None and activation.paused:
-            activation.paused = False
-            self._turns.run_mailbox(activation)
-        for listener in self._resume_listeners:
-            listener(actor)
-        assert activation is None or not activation.paused
-        assert actor not in self._turns.paused
-
-    def kill(self, actor: ActorId) -> bool:
-        """Stop the actor's handler, fail what waits for it, and load it anew at the next call.
-
-        What was durable stays, and what is on its way to the disk is answered as it comes out.
-        Returns whether the actor was in memory.
-        """
-        activation = self._residents.get(actor)
-        if activation is None or activation.phase == "gone":
-            return False
-        error = VersionConflictError(f"{actor} was killed; try again", actor=str(actor))
-        queued, activation.mailbox = activation.mailbox, None
-        for envelope in queued or ():
-            envelope.fail(error)
-        self._turns.departures.renew(activation)
-        assert not activation.open, "a killed actor takes no turn before it is loaded again"
-        assert activation.mailbox is None
-        return True
-
-    def is_paused(self, actor: ActorId) -> bool:
-        """Whether the actor's commands wait until somebody resumes it."""
-        return actor in self._turns.paused
-
-    def is_running(self, actor: ActorId, message_id: int) -> bool:
-        """Whether the actor's handler runs for this stored message now."""
-        activation = self._residents.get(actor)
-        running = activation.running if activation is not None else None
-        return running is not None and running.envelope.message_id == message_id
-
-    def withdraw(self, actor: ActorId, message_id: int) -> bool:
-        """Take a stored message out of the mailbox, where it waits for its turn to begin.
-
-        Whoever delivered it is told to try again. Returns whether it was there.
-        """
-        activation = self._residents.get(actor)
-        mailbox = activation.mailbox if activation is not None else None
-        if mailbox is None:
-            return False
-        found = [envelope for envelope in mailbox if envelope.message_id == message_id]
-        for envelope in found:
-            mailbox.remove(envelope)
-            text = f"message {message_id} to {actor} was withdrawn"
-            envelope.fail(VersionConflictError(text, actor=str(actor)))
-        assert all(envelope.message_id != message_id for envelope in mailbox)
-        assert all(envelope.is_answered for envelope in found)
-        return bool(found)
-
-    def inspect(self, actor: ActorId) -> Inspection:
-        """Return the actor as this process has it."""
-        activation = self._residents.get(actor)
-        if activation is not None:
-            return inspect_activation(activation, activation.phase, now_ns=self._clock.boot_ns())
-        absent = Activation(actor, self._hosted(actor))
-        absent.paused = actor in self._turns.paused
-        return inspect_activation(absent, "absent", now_ns=0)
-
-    def _hosted(self, actor: ActorId) -> Hosted:
-        hosted = self._turns.types.get(actor.type)
-        if hosted is None:
-            raise NotFoundError("actor type", actor.type)
-        return hosted
 
     def check_invariants(self) -> None:
         """Assert what holds between turns, over every resident actor."""

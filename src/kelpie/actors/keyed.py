@@ -42,6 +42,7 @@ class KeyedCalls:
         if not 1 <= len(key.encode()) <= limits.IDEMPOTENCY_KEY_BYTES_MAX:
             bound = limits.IDEMPOTENCY_KEY_BYTES_MAX
             raise InvalidFieldError("Idempotency-Key", f"must be 1 to {bound} bytes")
+        assert envelope.key is None, "one call has one key"
         method = tag_of(envelope.message)
         request = digest_bytes(encode_message(envelope.message))
         scope = (envelope.actor, method, key)

@@ -49,6 +49,7 @@ class Ownership:
             self._gained.append(gained)
         if lost is not None:
             self._lost.append(lost)
+        assert self._gained or self._lost
 
     @property
     def is_whole(self) -> bool:
@@ -92,6 +93,7 @@ class Ownership:
 
     def point(self, owners: dict[int, str]) -> None:
         """Note who owns the shards that are owned elsewhere."""
+        assert all(0 <= shard < SHARD_COUNT for shard in owners), "there are no other shards"
         self._owners = {shard: address for shard, address in owners.items() if address}
         assert all(self._owners.values()), "an owner has an address"
 
@@ -107,6 +109,7 @@ class Ownership:
 
     def leave(self, shards: Iterable[int]) -> None:
         """Serve shards no longer, and own them until they are lost: they are being handed over."""
+        assert self._leaving <= self._epochs.keys()
         self._leaving.update(shard for shard in shards if shard in self._epochs)
         assert self._leaving <= self._epochs.keys(), "only what is owned is handed over"
 
@@ -119,9 +122,11 @@ class Ownership:
         for listener in self._lost if gone else ():
             listener(gone)
         assert not any(shard in self._epochs for shard in gone)
+        assert not self._leaving & gone, "what is lost has left"
 
     def fence(self, shard: int, epoch: int) -> None:
         """Lose a shard whose write under ``epoch`` was refused, unless it was gained anew since."""
+        assert epoch > 0, "what was written carried an epoch"
         if self._epochs.get(shard) == epoch:
             self.lose((shard,))
         assert self._epochs.get(shard) != epoch, "what the store refused is lost"

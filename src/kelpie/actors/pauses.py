@@ -7,10 +7,9 @@ was resumed is not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container
 
 from kelpie.actors.engine import Engine
-from kelpie.actors.pump import PumpDeps
+from kelpie.actors.pump import RETRY_DELAY_MS_MIN, PumpDeps
 from kelpie.core.errors import KelpieError
 from kelpie.core.ids import ActorId
 from kelpie.storage.records import StoredPause
@@ -23,21 +22,44 @@ class Pauses:
         self._store = deps.store
         self._engine: Engine = deps.runtime
         self._clock = deps.clock
+        self._telemetry = deps.telemetry
         self._supervisor = deps.supervisor
         self._changing = asyncio.Lock()  # so that memory and store change in the same order
         self._ownership = deps.runtime.ownership
+        self._ownership.listen(gained=self._gained)
 
-    async def load(self, shards: Container[int] | None = None) -> None:
+    async def load(self) -> None:
         """Pause what the store says is paused; to be done before anything is delivered.
 
-        With ``shards`` these alone are looked at: those that the store has granted and that are to
-        be gained next. Actors of types that are not hosted here have no turns here.
+        Actors of types that are not hosted here have no turns here.
         """
         for pause in await self._store.pauses():
-            is_ours = shards is None or pause.actor.shard in shards
-            if is_ours and self._engine.hosts(pause.actor.type):
-                self._engine.pause(pause.actor)
-                assert self._engine.is_paused(pause.actor)
+            self._take(pause)
+
+    def _take(self, pause: StoredPause) -> None:
+        if self._engine.hosts(pause.actor.type):
+            self._engine.pause(pause.actor)
+            assert self._engine.is_paused(pause.actor)
+
+    def _gained(self, shards: frozenset[int]) -> None:
+        """Let the actors of a gained shard wait until it is known which of them are paused."""
+        known = asyncio.Event()
+        self._engine.hold(shards, known)
+        self._supervisor.spawn("actors.pauses", self._load_gained(known))
+
+    async def _load_gained(self, known: asyncio.Event) -> None:
+        stored: list[StoredPause] | None = None
+        while stored is None:
+            try:
+                stored = await self._store.pauses()
+            except KelpieError as error:
+                self._telemetry.log("warning", "pauses.unread", error=error.message)
+                await self._clock.sleep(RETRY_DELAY_MS_MIN / 1000)
+        shards = self._engine.holding(known)  # without those that were lost or gained anew since
+        for pause in stored:
+            if pause.actor.shard in shards:
+                self._take(pause)
+        self._engine.release(known)
 
     async def pause(self, actor: ActorId, *, principal: str) -> None:
         """Let the actor's commands wait until `resume`; durable when it returns.

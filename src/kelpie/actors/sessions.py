@@ -54,6 +54,7 @@ class EndedSessions:
             return False
         self._asked_ns.pop(session, None)
         self._known[session] = None
+        assert session not in self._asked_ns, "what has ended is asked about no more"
         return True
 
     def _forget(self) -> None:

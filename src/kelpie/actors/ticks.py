@@ -39,14 +39,16 @@ class TickBudget:
 
     def may_go_on(self, envelope: Envelope) -> bool:
         """Return whether the answer is there and its caller may have it within this tick."""
-        if not envelope.is_answered or self._streak >= self._quota:
+        streak = self._streak + 1
+        if streak > self._quota or not envelope.is_answered:
             return False
-        self._streak += 1
-        assert self._streak <= self._quota, "no more answers in a tick than it has"
+        self._streak = streak
+        assert streak > 0, "answers are counted from one"
         return True
 
     async def rest(self) -> None:
         """Let the loop go round: answers that are there at once would otherwise never yield."""
+        assert self._streak <= max(self._quota, self._budget), "no more answers than the tick has"
         self._left -= self._streak
         self._streak = 0
         self._quota = self._share if self._left >= self._share else limits.TURNS_PER_STEP_MIN

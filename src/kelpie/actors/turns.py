@@ -21,6 +21,7 @@ from kelpie.actors.activation import Activation, Envelope
 from kelpie.actors.blocking import BLOCKING_NS_MAX, NANOSECONDS_PER_MS, BlockingWatch
 from kelpie.actors.commands import Message, Reply
 from kelpie.actors.commit import Drafted, draft_commit
+from kelpie.actors.deadlines import too_late
 from kelpie.actors.departures import Departures
 from kelpie.actors.failures import FailureLog
 from kelpie.actors.hosted import Hosted
@@ -33,7 +34,6 @@ from kelpie.actors.supervisor import Supervisor
 from kelpie.core import limits
 from kelpie.core.errors import (
     ActorFailedError,
-    DeadlineError,
     KelpieError,
     NotFoundError,
     OverloadedError,
@@ -69,6 +69,7 @@ class Turns:
         self.residents = residents
         self.types: dict[str, Hosted] = {}
         self.paused: set[ActorId] = set()
+        self.holds: dict[int, asyncio.Event] = {}
         self._ownership = ports.ownership
         self.begin_handler: Callable[[Activation, Envelope], None] | None = None
         self._seed = ports.rng.bytes(16)
@@ -176,6 +177,9 @@ class Turns:
         except Exception as error:  # noqa: BLE001  whatever it was, callers must not hang
             self._fail_load(activation, error)
             return
+        while (hold := self.holds.get(activation.shard)) is not None:
+            await hold.wait()
+            activation.paused = activation.actor in self.paused
         if activation.phase != "loading":
             return  # its shard went meanwhile
         try:
@@ -246,7 +250,7 @@ class Turns:
 
     def _run(self, activation: Activation, envelope: Envelope) -> None:
         if envelope.deadline_ns and self._boot_ns() >= envelope.deadline_ns:
-            envelope.fail(self.late(envelope.actor))
+            envelope.fail(too_late(envelope.actor))
             return
         message, hosted = envelope.message, activation.hosted
         needs_task = hosted.are_async.get(type(message))
@@ -257,12 +261,6 @@ class Turns:
             self.begin_handler(activation, envelope)
             return
         self.decide(activation, envelope, message, self.new_turn(envelope))
-
-    def late(self, actor: ActorId) -> DeadlineError:
-        """Return the error of a call whose deadline passed before its turn began."""
-        return DeadlineError(
-            f"{actor} was busy until the deadline of this call; nothing happened", actor=str(actor)
-        )
 
     def new_turn(self, envelope: Envelope) -> Turn:
         """Return the world as the envelope's turn will see it."""
@@ -284,7 +282,8 @@ class Turns:
     ) -> None:
         """Run the transition for ``message``, commit what follows, and answer the envelope."""
         assert activation.running is None, "two turns of one actor at once"
-        began_ns = self._boot_ns()
+        boot_ns = self._boot_ns
+        began_ns = boot_ns()
         if began_ns >= self.blocking.look_ns:
             self.blocking.look(began_ns)
         try:
@@ -306,12 +305,12 @@ class Turns:
             self.departures.renew(activation)
             return
         finally:
-            ended_ns = self._boot_ns()
+            ended_ns = boot_ns()
             if ended_ns - began_ns > BLOCKING_NS_MAX:
                 self.blocking.report(ended_ns - began_ns, activation.actor, message)
         if drafted is None:
-            is_durable = activation.durable_version >= activation.version
-            if is_durable and ended_ns < self._ownership.until_ns:
+            owned = self._ownership
+            if ended_ns < owned.until_ns and activation.durable_version >= activation.version:
                 envelope.succeed(value)
             else:
                 self.output.answer(activation, envelope, value, read_ns=ended_ns)
@@ -349,7 +348,8 @@ class Turns:
         needs_task = hosted.are_async.get(type(message))
         if needs_task is None:
             needs_task = hosted.is_async(message)
-        began_ns = self._boot_ns()
+        boot_ns = self._boot_ns
+        began_ns = boot_ns()
         if began_ns >= self.blocking.look_ns:
             self.blocking.look(began_ns)
         try:
@@ -370,11 +370,11 @@ class Turns:
             envelope.fail(self.failures.fail(activation, error))
             return
         finally:
-            ended_ns = self._boot_ns()
+            ended_ns = boot_ns()
             if ended_ns - began_ns > BLOCKING_NS_MAX:
                 self.blocking.report(ended_ns - began_ns, activation.actor, message)
-        is_durable = activation.durable_version >= activation.version
-        if is_durable and ended_ns < self._ownership.until_ns:
+        owned = self._ownership
+        if ended_ns < owned.until_ns and activation.durable_version >= activation.version:
             envelope.succeed(value)
         else:
             self.output.answer(activation, envelope, value, read_ns=ended_ns)

@@ -198,6 +198,7 @@ class _Parts:
         self._dispatcher = Dispatcher(
             store=store,
             runtime=self.engine,
+            listen=self.engine.listen,
             ownership=ownership,
             sessions=EndedSessions(clock=world.clock),
             hub=self.hub,

@@ -178,6 +178,7 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     dispatcher = Dispatcher(
         store=store,
         runtime=runtime,
+        listen=runtime.listen,
         ownership=ownership,
         sessions=EndedSessions(clock=world.clock),
         hub=hub,

@@ -8,13 +8,14 @@ only for a started record with its decision. At most one attempt of an effect ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Container, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from kelpie.actors.calls import Calls
 from kelpie.actors.hub import EventHub
+from kelpie.actors.output import CommitListener
 from kelpie.actors.ownership import Ownership
 from kelpie.actors.sessions import LOOK_INTERVAL_S, EndedSessions
 from kelpie.actors.supervisor import Supervisor
@@ -48,6 +49,7 @@ class Dispatcher:
         *,
         store: Store,
         runtime: Calls,
+        listen: Callable[[CommitListener], None],
         ownership: Ownership,
         sessions: EndedSessions,
         hub: EventHub,
@@ -73,7 +75,7 @@ class Dispatcher:
         self._open = False
         self._idle = asyncio.Event()
         self._idle.set()
-        runtime.listen(self._on_commit)
+        listen(self._on_commit)
         ownership.listen(gained=self._gained)
 
     @property

@@ -244,7 +244,9 @@ async def test_of_two_processes_that_host_an_actor_only_the_owner_has_any_effect
             )
             assert all(isinstance(end, NotOwnerError) for end in ends)
             assert isinstance(ends[0], NotOwnerError)
-            assert isinstance(ends[0].__cause__, FencedError), "the turn ran, its commit was refused"
+            assert isinstance(ends[0].__cause__, FencedError), (
+                "the turn ran, its commit was refused"
+            )
             assert not told
             assert await owner.add("a", 10) == 21
             stats = await owner.store.stats()

@@ -121,6 +121,7 @@ async def run_node(path: Path, executor: BreakingExecutor) -> AsyncIterator[Node
     dispatcher = Dispatcher(
         store=store,
         runtime=runtime,
+        listen=runtime.listen,
         ownership=ownership,
         sessions=EndedSessions(clock=clock),
         hub=EventHub(),

@@ -161,7 +161,8 @@ class Gateway:
         envelope = self._runtime.begin(
             actor, message, principal=principal, timeout_ms=timeout_ms, is_query=is_query
         )
-        if envelope.error is None and self._runtime.may_go_on(envelope):
+        may_go_on = self._runtime.may_go_on  # looked up as a value, which an engine's is
+        if envelope.error is None and may_go_on(envelope):
             return envelope.value
         return await self._runtime.answer(envelope, timeout_ms)
 
