@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import NotOwnerError
 from kelpie.core.ids import ActorId
-from kelpie.core.limits import SHARD_COUNT
+from kelpie.core.limits import INTEGER_MAX, SHARD_COUNT
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Executor
 from kelpie.sim.clock import SimulatedClock
@@ -35,6 +35,7 @@ from kelpie.storage.records import (
     ReminderRow,
     ShardGrant,
     StoredMessage,
+    StoredReply,
     StreamChunk,
 )
 from kelpie.storage.sqlite.store import SqliteStore
@@ -55,7 +56,8 @@ class SharedStore:
         self.pause_gate = asyncio.Event()
         self.pause_gate.set()
         self.written: list[Commit] = []
-        self.before_write: Callable[[], Awaitable[Any]] | None = None
+        self.hidden: set[int] = set()  # messages of transactions that are still open
+        self.replies_read = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -74,7 +76,18 @@ class SharedStore:
 
     async def outbox(self, after_id: int, limit: int) -> list[StoredMessage]:
         rows = await self._store.outbox(after_id, EVERYTHING)
-        return [row for row in rows if row.receiver.shard in self.owned][:limit]
+        shown = [row for row in rows if row.message_id not in self.hidden]
+        return [row for row in shown if row.receiver.shard in self.owned][:limit]
+
+    async def everything(self) -> list[StoredMessage]:
+        return await self._store.outbox(0, EVERYTHING)
+
+    async def horizon(self) -> int:
+        return min(self.hidden, default=INTEGER_MAX) - 1
+
+    async def reply(self, actor: ActorId, method: str, key: str) -> StoredReply | None:
+        self.replies_read += 1
+        return await self._store.reply(actor, method, key)
 
     async def reminders_due(self, now_ms: int, _: int, **__: Any) -> list[ReminderRow]:
         rows = await self._store.reminders_due(now_ms, EVERYTHING)
@@ -96,7 +109,13 @@ class SharedNode:
     """One node: an engine with its pumps, over its view of the store."""
 
     def __init__(
-        self, name: str, store: SqliteStore, machines: Sequence[Any], executors: Sequence[Executor]
+        self,
+        name: str,
+        store: SqliteStore,
+        machines: Sequence[Any],
+        executors: Sequence[Executor],
+        *,
+        is_ordered: bool = False,
     ) -> None:
         self.name = name
         self.clock = SimulatedClock()
@@ -135,6 +154,7 @@ class SharedNode:
             telemetry=self.telemetry,
             supervisor=self.supervisor,
             is_one_of_several=True,
+            horizon=self.store.horizon if is_ordered else None,
         )
         self.outbox = OutboxPump(deps)
         self.calls = Submissions(deps, self.outbox, rng=SimulatedRng(7))
@@ -208,7 +228,11 @@ class Anywhere:
 
 @asynccontextmanager
 async def nodes(
-    path: Path, *names: str, machines: Callable[[], Sequence[Any]], executors: Any = ()
+    path: Path,
+    *names: str,
+    machines: Callable[[], Sequence[Any]],
+    executors: Any = (),
+    is_ordered: bool = False,
 ) -> AsyncGenerator[list[SharedNode]]:
     """Open nodes that own nothing yet; at the end each is drained."""
     async with AsyncExitStack() as stack:
@@ -217,7 +241,7 @@ async def nodes(
         )
         stack.push_async_callback(store.close)
         opened = [
-            SharedNode(name, store, machines(), executors[index : index + 1])
+            SharedNode(name, store, machines(), executors[index : index + 1], is_ordered=is_ordered)
             for index, name in enumerate(names)
         ]
         for node in opened:

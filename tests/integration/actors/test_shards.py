@@ -64,6 +64,10 @@ class Walker(Actor[Steps]):
         self.state.total += 100
         return self.state.total
 
+    @command
+    def peek(self) -> int:
+        return self.state.total
+
     @query
     async def ponder(self, seconds: float) -> int:
         await asyncio.sleep(seconds)
@@ -113,7 +117,7 @@ def test_nothing_of_a_shard_that_is_not_owned_is_loaded_and_the_refusal_names_it
             for refusal in (refusals[0], refusals[1], refusals[2], refusals[4], refusals[5]):
                 assert isinstance(refusal, NotOwnerError)
                 assert refusal.fields == {"shard": A.shard, "owner": "two:1"}
-            assert one.engine.resident_count == 0
+            assert one.engine.resident_count == one.store.replies_read == 0
             assert not one.engine.is_paused(A)
             await one.gain(A.shard)
             assert await one.call(A, Add(2)) == 2
@@ -134,9 +138,13 @@ def test_past_the_lease_no_answer_leaves_that_the_store_did_not_prove(tmp_path: 
             with pytest.raises(NotOwnerError):
                 await total(one)
             with pytest.raises(NotOwnerError):
+                await one.call(WALKER, walker_message("peek"))
+            with pytest.raises(NotOwnerError):
                 await one.call(A, Break())  # what it refuses was read of its state too
             assert await one.call(A, Add(1)) == 2, "a commit proves its own answer"
-            assert isinstance((await asyncio.gather(slow, return_exceptions=True))[0], NotOwnerError)
+            assert isinstance(
+                (await asyncio.gather(slow, return_exceptions=True))[0], NotOwnerError
+            )
             one.ownership.until_ns = one.clock.boot_ns() + 1_000_000_000
             assert await total(one) == 2
 
@@ -238,6 +246,7 @@ def test_of_a_handler_whose_shard_is_lost_nothing_leaves(tmp_path: Path) -> None
             await asyncio.sleep(1)
             one.lose(*ALL_SHARDS)
             await asyncio.sleep(0)
+            assert running.done(), "its caller does not wait for a handler that will not stop"
             assert all(isinstance(end, NotOwnerError) for end in await ends(running, queued))
             await one.free(*ALL_SHARDS)
             await two.gain(*ALL_SHARDS)
@@ -304,11 +313,13 @@ def test_a_handler_that_does_not_end_holds_a_hand_over_up_for_a_bounded_time(
 
 
 @pytest.mark.requirement("ACTOR-MESSAGE-ONCE", "ACTOR-FIFO")
+@pytest.mark.parametrize("is_ordered", [False, True])
 def test_messages_that_wait_for_a_shard_have_their_turns_once_and_in_order(
-    tmp_path: Path,
+    tmp_path: Path, *, is_ordered: bool
 ) -> None:
     async def run() -> None:
-        async with nodes(tmp_path, "one", "two", machines=machines) as (one, two):
+        opened = nodes(tmp_path, "one", "two", machines=machines, is_ordered=is_ordered)
+        async with opened as (one, two):
             await one.gain(A.shard)
             await two.gain(B.shard)
             labels = [f"{number}" for number in range(40)]
@@ -328,6 +339,52 @@ def test_messages_that_wait_for_a_shard_have_their_turns_once_and_in_order(
             assert (await one.engine.query(B, Show())).seen == tuple(labels)
             assert await one.store.outbox(0, 10) == []
             assert two.outbox.backlog == 0
+
+    simulate(run)
+
+
+@pytest.mark.requirement("ACTOR-FIFO")
+def test_a_message_whose_transaction_was_slow_is_not_overtaken_by_its_senders_next(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        opened = nodes(tmp_path, "one", "two", machines=machines, is_ordered=True)
+        async with opened as (one, two):
+            await one.gain(A.shard, counter("c").shard)
+            await two.gain(B.shard)
+            await one.call(A, PassOn("b", ("first",)))
+            (slow,) = await one.store.everything()
+            two.store.hidden.add(slow.message_id)
+            await one.call(counter("c"), PassOn("b", ("other",)))
+            await asyncio.sleep(3)
+            assert (await two.engine.query(B, Show())).seen == ("other",)
+            await one.call(A, PassOn("b", ("second",)))
+            two.store.hidden.clear()
+            two.outbox.wake_from(slow.message_id)
+            await asyncio.sleep(3)
+            assert (await two.engine.query(B, Show())).seen == ("other", "first", "second")
+
+    simulate(run)
+
+
+def test_a_reminder_that_was_on_its_way_when_its_shard_was_lost_is_the_next_owners(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        async with nodes(tmp_path, "one", "two", machines=machines) as (one, two):
+            await one.gain(A.shard)
+            await one.call(A, Later(one.clock.now_ms() + 1_000, "soon"))
+            one.store.gate.clear()
+            await asyncio.sleep(1.5)
+            one.lose(A.shard)
+            await one.free(A.shard)
+            one.store.gate.set()
+            await asyncio.sleep(1)
+            await two.gain(A.shard)
+            await asyncio.sleep(5)
+            assert (await two.engine.query(A, Show())).seen == ("soon",)
+            logged = [event for _, event, _ in one.telemetry.logs]
+            assert "reminder.failed" not in logged, "it is not one's own any more"
 
     simulate(run)
 
@@ -372,7 +429,9 @@ def test_a_pause_holds_at_the_next_owner_before_its_first_turn(tmp_path: Path) -
             await asyncio.sleep(1)
             assert two.engine.is_paused(A)
             assert not call.done()
-            assert await two.store.pauses() == [StoredPause(A, "somebody", one.clock.now_ms() - 2_000)]
+            assert await two.store.pauses() == [
+                StoredPause(A, "somebody", one.clock.now_ms() - 2_000)
+            ]
             await two.pauses.resume(A, principal="somebody")
             assert await call == 2
 
@@ -445,7 +504,8 @@ def test_an_effect_ends_where_it_began_though_its_shard_moved(
 
 @pytest.mark.requirement("EFFECT-ONCE-UNKNOWN")
 @pytest.mark.parametrize(
-    ("promise", "end", "executed"), [("once", "e unknown", [1, 0]), ("repeatable", "e done", [1, 1])]
+    ("promise", "end", "executed"),
+    [("once", "e unknown", [1, 0]), ("repeatable", "e done", [1, 1])],
 )
 def test_an_effect_is_recovered_by_its_promise_once_its_session_has_ended_and_no_earlier(
     tmp_path: Path, promise: Literal["once", "repeatable"], end: str, executed: list[int]
