@@ -72,6 +72,19 @@ PROMISES: dict[str, Requirement] = {
         text="Nothing that a model or a file says can forge or hide a line of a Diff Card.",
         critical=True,
     ),
+    "CLUSTER-LEASE": Requirement(
+        text="A node that cannot renew its lease answers nothing any more before another takes its "
+        "shards, and a session that has ended never comes back.",
+        critical=True,
+    ),
+    "CLUSTER-MEMBERS": Requirement(
+        text="Nodes join, leave, crash and come back, and every shard is owned again by one of "
+        "those that live.",
+        critical=True,
+    ),
+    "CLUSTER-PLACEMENT": Requirement(
+        text="Shards are spread evenly over the nodes and move no more than they must."
+    ),
     "CRASH-ANY-STEP": Requirement(
         text="A process that dies at any step loses nothing acknowledged, repeats nothing that "
         "must not be repeated, and resumes what it began.",
