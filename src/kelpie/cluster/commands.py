@@ -32,7 +32,7 @@ class WriteState(NamedTuple):
     state: NodeState
 
 
-class Look(NamedTuple):
+class Survey(NamedTuple):
     """Ask for all nodes and shards."""
 
     session: str
@@ -109,6 +109,6 @@ class Stop(NamedTuple):
 
 
 LeaseCommand = Join | Renew | WriteState
-ShardsCommand = Look | Claim | Release | End
+ShardsCommand = Survey | Claim | Release | End
 LocalCommand = HandOver | Gain | Lose | AnswerUntil | Point | Hint | Begin | Refuse | Stop
 Command = LeaseCommand | ShardsCommand | LocalCommand

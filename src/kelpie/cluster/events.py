@@ -28,7 +28,7 @@ class Began(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Ready(_Event):
+class Prepared(_Event):
     """The rest of the program can serve."""
 
 
@@ -166,4 +166,4 @@ Answer = (
     | ShardsFailed
     | ShardsEnded
 )
-Event = Began | Ready | Left | Hinted | Woke | Fenced | Drained | Answer
+Event = Began | Prepared | Left | Hinted | Woke | Fenced | Drained | Answer

@@ -43,19 +43,19 @@ from kelpie.storage.cluster import ClusterView, NodeRow, NodeState
 from kelpie.storage.records import ShardGrant
 
 
-class Decision(NamedTuple):
+class Decided(NamedTuple):
     """What follows from an event: the next state, and what to do, in order."""
 
     state: Member
     commands: tuple[c.Command, ...]
 
 
-def decide(state: Member, event: e.Event) -> Decision:
+def decide(state: Member, event: e.Event) -> Decided:
     """Return what follows from ``event``; the same state and event give the same decision."""
     after, told = _take(state, event)
     after, planned = _plan(after, event.now_ns)
     after.check_invariants()
-    return Decision(after, (*told, *planned))
+    return Decided(after, (*told, *planned))
 
 
 def wake_ns(state: Member) -> int:
@@ -84,7 +84,7 @@ def _take(state: Member, event: e.Event) -> tuple[Member, _Told]:
             assert not state.is_joined, "one session at a time"
             state = replace(state, session=event.session, phase="initializing", is_refused=False)
             return replace(state, renew_at_ns=event.now_ns), ()
-        case e.Ready():
+        case e.Prepared():
             return replace(state, is_ready=True), ()
         case e.Left():
             return replace(state, is_leaving=True), ()
@@ -377,7 +377,7 @@ def _plan_shards(state: Member, now_ns: int) -> tuple[Member, _Told]:
         return busy, (c.End(state.session, ended, state.sightings[ended].renewals),)
     if state.claimable:
         return busy, (c.Claim(state.session, state.claimable),)
-    return (busy, (c.Look(state.session),)) if now_ns >= state.look_at_ns else (state, ())
+    return (busy, (c.Survey(state.session),)) if now_ns >= state.look_at_ns else (state, ())
 
 
 def _find_ended(state: Member, now_ns: int) -> str | None:

@@ -78,7 +78,7 @@ class NodeStatus(NamedTuple):
     view: ClusterView
 
 
-class Node:
+class ClusterNode:
     """This process as a member of a cluster. Call `start`, then `ready`, and `leave` at the end."""
 
     def __init__(
@@ -173,7 +173,7 @@ class Node:
 
     def ready(self) -> None:
         """Take shards from now on: the rest of the program can serve."""
-        self._take(e.Ready(self._clock.boot_ns()))
+        self._take(e.Prepared(self._clock.boot_ns()))
 
     def look_soon(self) -> None:
         """Look at the cluster now, since somebody said that it is worth it."""
@@ -231,7 +231,7 @@ class Node:
         match command:
             case c.Join() | c.Renew() | c.WriteState():
                 self._lease.put_nowait(command)
-            case c.Look() | c.Claim() | c.Release() | c.End():
+            case c.Survey() | c.Claim() | c.Release() | c.End():
                 self._shards.put_nowait(command)
             case c.Gain():
                 self._ownership.gain(command.grants)
@@ -372,7 +372,7 @@ class Node:
     async def _ask_shards(self, command: c.ShardsCommand) -> e.Answer:
         session = command.session
         match command:
-            case c.Look():
+            case c.Survey():
                 view = await self._store.cluster()
                 return e.Viewed(self._clock.boot_ns(), session, view)
             case c.Claim():

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from kelpie.actors.ownership import Ownership
 from kelpie.actors.supervisor import Supervisor
-from kelpie.cluster.node import Node, NodeConfig
+from kelpie.cluster.node import ClusterNode, NodeConfig
 from kelpie.cluster.placement import place
 from kelpie.core.errors import KelpieError, StoreError
 from kelpie.sim.clock import NANOSECONDS_PER_SECOND, MachineClock, SimulatedClock
@@ -120,7 +120,7 @@ class Machine:
         self.handed: list[frozenset[int]] = []
         self.has_bug = False
         self.is_dead = False
-        self.node = Node(
+        self.node = ClusterNode(
             NodeConfig(name=name, address=f"{name}:1", ttl_ms=round(TTL_S * 1000)),
             store=self.store,
             clock=self.clock,

@@ -56,6 +56,7 @@ class ClusterTables:
     def restore(self, stored: Stored) -> None:
         """Let the tables hold what they held when it was saved."""
         execute = self._connection.execute
+        assert not self._connection.in_transaction, "nothing is half done"
         execute("BEGIN")
         for table, rows in (("sessions", stored.sessions), ("shards", stored.shards)):
             execute(f"DELETE FROM {table}")  # noqa: S608  a constant of this function
