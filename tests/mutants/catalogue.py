@@ -53,7 +53,7 @@ MUTANTS: Final = (
     Mutant(
         name="loads-while-a-commit-is-on-its-way",
         file="actors/turns.py",
-        before="            await self._open_commits.settled(activation.actor)\n",
+        before="            await self.output.open_commits.settled(activation.actor)\n",
         after="",
         family="commits",
         scenario="crowd",

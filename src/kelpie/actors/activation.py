@@ -15,8 +15,9 @@ from kelpie.core.digests import Digest
 from kelpie.core.errors import KelpieError
 from kelpie.core.ids import ActorId
 
-Phase = Literal["loading", "ready", "settling", "leaving", "gone"]
-"""``settling``: to be loaded again once what it wrote is durable; ``leaving``: being deleted."""
+Phase = Literal["loading", "ready", "settling", "departing", "stopped", "leaving", "gone"]
+"""``settling``: to be loaded again once what it wrote is durable; ``departing``: to go then, with
+its shard; ``stopped``: the same, whatever its handler does; ``leaving``: being deleted."""
 
 
 class Envelope(msgspec.Struct, kw_only=True, eq=False):
@@ -147,13 +148,15 @@ class Activation:
     ``durable_version`` the newest version known to be on disk: ``durable_version <= version``.
     ``running`` is the async handler in progress, ``paused`` a person's wish, and ``blocked`` says
     that the next handler waits for a free slot of its type. ``query_count`` async queries run.
-    ``touched`` spares it from the next sweep of the memory.
+    ``touched`` spares it from the next sweep of the memory. ``epoch`` is its shard's: under that it
+    was loaded, and under that it commits.
     """
 
     __slots__ = (
         "actor",
         "blocked",
         "durable_version",
+        "epoch",
         "hosted",
         "incarnation",
         "mailbox",
@@ -172,6 +175,7 @@ class Activation:
     def __init__(self, actor: ActorId, hosted: Hosted) -> None:
         self.actor = actor
         self.shard = actor.shard  # hashed once, and needed by every commit
+        self.epoch = 0
         self.hosted = hosted
         self.phase: Phase = "loading"
         self.state: Any = None
@@ -205,6 +209,11 @@ class Activation:
         return (
             self.phase == "ready" and self.running is None and not self.paused and not self.blocked
         )
+
+    @property
+    def may_end(self) -> bool:
+        """Whether what its handler comes to still counts."""
+        return self.phase in {"ready", "departing"}
 
     def check_invariants(self) -> None:
         """Assert what holds between turns."""

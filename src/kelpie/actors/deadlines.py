@@ -94,3 +94,10 @@ class Deadlines:
 def _late(actor: ActorId, timeout_ms: int) -> DeadlineError:
     message = f"{actor} did not answer within {timeout_ms:,} ms; its outcome may still follow"
     return DeadlineError(message, actor=str(actor), timeout_ms=timeout_ms)
+
+
+def too_late(actor: ActorId) -> DeadlineError:
+    """Return the error of a call whose deadline passed before its turn began."""
+    return DeadlineError(
+        f"{actor} was busy until the deadline of this call; nothing happened", actor=str(actor)
+    )

@@ -13,33 +13,33 @@ along a chain never re-enters an actor of the chain with a command.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from kelpie.actors.activation import Activation, Envelope, Phase
-from kelpie.actors.commands import Message, encode_message, tag_of
+from kelpie.actors.activation import Envelope
+from kelpie.actors.care import KeyCare
+from kelpie.actors.commands import Message
 from kelpie.actors.deadlines import Deadlines
 from kelpie.actors.handlers import Handlers
 from kelpie.actors.hosted import Hosted
+from kelpie.actors.inspection import Inspection
+from kelpie.actors.keyed import KeyedCalls
 from kelpie.actors.machine import Machine
+from kelpie.actors.output import CommitListener
+from kelpie.actors.ownership import Ownership
 from kelpie.actors.residents import Residents
 from kelpie.actors.supervisor import Supervisor
-from kelpie.actors.turns import NANOSECONDS_PER_MS, CommitListener, Ports, Turns
+from kelpie.actors.ticks import TickBudget
+from kelpie.actors.turns import Ports, Turns
 from kelpie.core import limits
-from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import (
-    ConflictError,
     CycleError,
     DrainingError,
     InvalidFieldError,
     KelpieError,
-    KeyReusedError,
     NotFoundError,
-    VersionConflictError,
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
@@ -51,33 +51,7 @@ from kelpie.storage.protocol import Store
 __all__ = ["CommitListener", "Engine", "Inspection"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """One actor as this process has it.
-
-    Attributes:
-        phase: Where in its life the activation is; ``absent`` when it is not in memory.
-        version: Turns that changed it; ``durable_version`` of them are on disk.
-        mailbox: How many calls wait for their turn.
-        handler: The method whose handler runs now, empty when none does.
-        handler_ms: How long it has been running.
-        paused: Whether commands wait until somebody resumes the actor.
-        size_bytes: The encoded state's size.
-    """
-
-    actor: ActorId
-    phase: Phase | str
-    version: int
-    durable_version: int
-    incarnation: int
-    mailbox: int
-    handler: str
-    handler_ms: int
-    paused: bool
-    size_bytes: int
-
-
-class Engine:
+class Engine(KeyCare):
     """The actors of one process."""
 
     def __init__(
@@ -88,33 +62,30 @@ class Engine:
         rng: Rng,
         telemetry: Telemetry,
         supervisor: Supervisor,
+        ownership: Ownership,
         meter: Meter | None = None,
         resident_max: int = limits.RESIDENT_ACTORS_MAX,
         resident_bytes_max: int = limits.RESIDENT_BYTES_MAX,
     ) -> None:
-        self._store = store
-        self._clock = clock
-        self._supervisor = supervisor
+        self.ownership = ownership
         ports = Ports(
             store=store,
             clock=clock,
             rng=rng,
             telemetry=telemetry,
             supervisor=supervisor,
+            ownership=ownership,
             meter=meter,
         )
-        self._residents = Residents(count_max=resident_max, bytes_max=resident_bytes_max)
-        self._turns = Turns(ports, self._residents)
+        residents = Residents(count_max=resident_max, bytes_max=resident_bytes_max)
+        super().__init__(Turns(ports, residents))
         self._handlers = Handlers(self._turns, self)
         self._turns.begin_handler = self._handlers.begin
-        self._keyed: dict[tuple[ActorId, str, str], Envelope] = {}
+        self._keyed = KeyedCalls(self._turns)
         self._deadlines = Deadlines()
-        self._resume_listeners: list[Callable[[ActorId], None]] = []
+        self._ticks = TickBudget(clock)
+        self.may_go_on: Callable[[Envelope], bool] = self._ticks.may_go_on
         self._accepting = True
-        self._streak = 0
-        self._quota = self._share = self._left = self._budget = limits.TURNS_PER_TICK_MAX
-        self._tick_ns = 0
-        self._resting = 0
 
     # --- set-up and state -----------------------------------------------------------------------
 
@@ -131,15 +102,9 @@ class Engine:
 
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
-        assert listener not in self._turns.listeners, "a listener is told once"
-        self._turns.listeners.append(listener)
-        assert self._turns.listeners
-
-    def listen_resumed(self, listener: Callable[[ActorId], None]) -> None:
-        """Tell ``listener`` of every actor that is resumed from now on."""
-        assert listener not in self._resume_listeners, "a listener is told once"
-        self._resume_listeners.append(listener)
-        assert self._resume_listeners
+        assert listener not in self._turns.output.listeners, "a listener is told once"
+        self._turns.output.listeners.append(listener)
+        assert self._turns.output.listeners
 
     @property
     def resident_count(self) -> int:
@@ -167,9 +132,37 @@ class Engine:
         Calls that still wait (for a paused actor) fail as retriable, and hooks run.
         """
         self.close_gate()
-        await self._turns.settled()
-        self._turns.retire()
+        await self._turns.work.settled()
+        self._turns.departures.retire()
         assert not self._accepting
+
+    async def hand_over(self, shards: Iterable[int]) -> None:
+        """Refuse calls to ``shards`` from this moment, and return when nothing of them is left.
+
+        The turn that runs may end and what was written settles; what waits for its turn fails as
+        retriable. The shards stay owned, and refused, until `Ownership.lose`.
+        """
+        gone = frozenset(shards)
+        assert gone, "something is handed over"
+        await self._turns.departures.hand_over(gone)
+        assert not any(self.ownership.serves(shard) for shard in gone), "nothing is served again"
+
+    def hold(self, shards: Iterable[int], until: asyncio.Event) -> None:
+        """Let actors of shards that were just gained wait for ``until`` before their first turn."""
+        self._turns.holds.update(dict.fromkeys(shards, until))
+        assert not until.is_set(), "what is held waits"
+
+    def holding(self, until: asyncio.Event) -> frozenset[int]:
+        """Return the shards that wait for ``until``."""
+        holds = self._turns.holds
+        return frozenset(shard for shard, event in holds.items() if event is until)
+
+    def release(self, until: asyncio.Event) -> None:
+        """Go on with whatever still waits for ``until``."""
+        for shard in self.holding(until):
+            del self._turns.holds[shard]
+        until.set()
+        assert not self.holding(until), "nothing waits for it any more"
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -206,7 +199,7 @@ class Engine:
         if key is None:
             self._turns.dispatch(envelope)
         else:
-            envelope = self._call_keyed(envelope, key)
+            envelope = self._keyed.begin(envelope, key)
         return await self.answer(envelope, timeout_ms)
 
     def begin(
@@ -270,7 +263,7 @@ class Engine:
         if key is None:
             self._turns.dispatch(envelope)
         else:
-            envelope = self._call_keyed(envelope, key)
+            envelope = self._keyed.begin(envelope, key)
         return await self.answer(envelope, timeout_ms)
 
     async def query_along(
@@ -338,13 +331,6 @@ class Engine:
 
     # --- answers --------------------------------------------------------------------------------
 
-    def may_go_on(self, envelope: Envelope) -> bool:
-        """Return whether the answer is there and its caller may have it within this tick."""
-        if not envelope.is_answered or self._streak >= self._quota:
-            return False
-        self._streak += 1
-        return True
-
     async def answer(self, envelope: Envelope, timeout_ms: int) -> Any:
         """Return the answer, which is often there: then no future, timer or clock is needed.
 
@@ -355,202 +341,16 @@ class Engine:
         if not envelope.is_answered:
             return await self._deadlines.wait(envelope.listen(), envelope.actor, timeout_ms)
         if not self.may_go_on(envelope):
-            await self._rest_a_tick()
+            await self._ticks.rest()
         return envelope.result()
-
-    async def _rest_a_tick(self) -> None:
-        """Let the loop go round: answers that are there at once would otherwise never yield.
-
-        Callers of one tick share its budget: once it is spent, each that comes takes a step and
-        rests; the next tick gives each that rested the same share. The budget grows while ticks
-        are short, because a step through the loop costs as much as half a turn, and it shrinks to
-        what a tick may always have when one was long.
-        """
-        self._left -= self._streak
-        self._streak = 0
-        self._quota = self._share if self._left >= self._share else limits.TURNS_PER_STEP_MIN
-        self._resting += 1
-        if self._resting == 1:
-            asyncio.get_running_loop().call_soon(self._begin_tick)
-        await asyncio.sleep(0)
-
-    def _begin_tick(self) -> None:
-        now_ns = self._clock.boot_ns()
-        if now_ns - self._tick_ns > limits.TURNS_MS_PER_TICK_MAX * NANOSECONDS_PER_MS:
-            self._budget = limits.TURNS_PER_TICK_MAX
-        else:
-            self._budget = min(2 * self._budget, limits.TURNS_PER_QUICK_TICK_MAX)
-        self._tick_ns = now_ns
-        self._left = self._budget
-        share = self._budget // self._resting
-        self._quota = self._share = max(limits.TURNS_PER_STEP_MIN, share)
-        self._resting = 0
-
-    # --- idempotency keys -----------------------------------------------------------------------
-
-    def _call_keyed(self, envelope: Envelope, key: str) -> Envelope:
-        """Begin the one turn of the key and return its envelope, or the one that is on its way."""
-        if not 1 <= len(key.encode()) <= limits.IDEMPOTENCY_KEY_BYTES_MAX:
-            bound = limits.IDEMPOTENCY_KEY_BYTES_MAX
-            raise InvalidFieldError("Idempotency-Key", f"must be 1 to {bound} bytes")
-        method = tag_of(envelope.message)
-        request = digest_bytes(encode_message(envelope.message))
-        scope = (envelope.actor, method, key)
-        running = self._keyed.get(scope)
-        if running is not None:
-            if running.request != request:
-                raise _key_reused(key, method)
-            return running
-        envelope.key = key
-        envelope.request = request
-        envelope.after = partial(self._keyed.pop, scope, None)
-        self._keyed[scope] = envelope
-        self._supervisor.start("actors.keyed", self._run_keyed(envelope, method))
-        return envelope
-
-    async def _run_keyed(self, envelope: Envelope, method: str) -> None:
-        assert envelope.key is not None
-        try:
-            kept = await self._store.reply(envelope.actor, method, envelope.key)
-        except KelpieError as error:
-            envelope.fail(error)
-            return
-        if kept is None:
-            self._turns.dispatch(envelope)
-        elif kept.request != envelope.request:
-            envelope.fail(_key_reused(envelope.key, method))
-        else:
-            reply_type = envelope.message.reply_type
-            kind = Any if reply_type is None else reply_type
-            try:
-                envelope.succeed(msgspec.msgpack.decode(kept.reply, type=kind))
-            except msgspec.ValidationError as error:
-                problem = f"{method} was carried out, and returns another type now: {error}"
-                envelope.fail(ConflictError(problem, key=envelope.key[:64]))
-
-    # --- care of single keys --------------------------------------------------------------------
-
-    def pause(self, actor: ActorId) -> None:
-        """Let commands, messages and reminders of ``actor`` wait; queries are still answered.
-
-        A pause lasts until `resume`; `Pauses` keeps it in the store. Harmless when paused before.
-
-        Raises:
-            NotFoundError: The actor's type is not hosted here.
-        """
-        hosted = self._hosted(actor)
-        assert hosted.machine.type_name == actor.type, "a type has one machine"
-        self._turns.paused.add(actor)
-        activation = self._residents.get(actor)
-        if activation is not None:
-            activation.paused = True
-        assert activation is None or not activation.open, "a paused actor takes no command"
-        assert actor in self._turns.paused
-
-    def resume(self, actor: ActorId) -> None:
-        """Give the waiting calls of a paused actor their turns; harmless when not paused."""
-        self._turns.paused.discard(actor)
-        activation = self._residents.get(actor)
-        if activation is not None and activation.paused:
-            activation.paused = False
-            self._turns.run_mailbox(activation)
-        for listener in self._resume_listeners:
-            listener(actor)
-        assert activation is None or not activation.paused
-        assert actor not in self._turns.paused
-
-    def kill(self, actor: ActorId) -> bool:
-        """Stop the actor's handler, fail what waits for it, and load it anew at the next call.
-
-        What was durable stays, and what is on its way to the disk is answered as it comes out.
-        Returns whether the actor was in memory.
-        """
-        activation = self._residents.get(actor)
-        if activation is None or activation.phase == "gone":
-            return False
-        error = VersionConflictError(f"{actor} was killed; try again", actor=str(actor))
-        queued, activation.mailbox = activation.mailbox, None
-        for envelope in queued or ():
-            envelope.fail(error)
-        self._turns.renew(activation)
-        assert not activation.open, "a killed actor takes no turn before it is loaded again"
-        assert activation.mailbox is None
-        return True
-
-    def is_paused(self, actor: ActorId) -> bool:
-        """Whether the actor's commands wait until somebody resumes it."""
-        return actor in self._turns.paused
-
-    def is_running(self, actor: ActorId, message_id: int) -> bool:
-        """Whether the actor's handler runs for this stored message now."""
-        activation = self._residents.get(actor)
-        running = activation.running if activation is not None else None
-        return running is not None and running.envelope.message_id == message_id
-
-    def withdraw(self, actor: ActorId, message_id: int) -> bool:
-        """Take a stored message out of the mailbox, where it waits for its turn to begin.
-
-        Whoever delivered it is told to try again. Returns whether it was there.
-        """
-        activation = self._residents.get(actor)
-        mailbox = activation.mailbox if activation is not None else None
-        if mailbox is None:
-            return False
-        found = [envelope for envelope in mailbox if envelope.message_id == message_id]
-        for envelope in found:
-            mailbox.remove(envelope)
-            text = f"message {message_id} to {actor} was withdrawn"
-            envelope.fail(VersionConflictError(text, actor=str(actor)))
-        assert all(envelope.message_id != message_id for envelope in mailbox)
-        assert all(envelope.is_answered for envelope in found)
-        return bool(found)
-
-    def inspect(self, actor: ActorId) -> Inspection:
-        """Return the actor as this process has it."""
-        activation = self._residents.get(actor)
-        if activation is None:
-            activation = Activation(actor, self._hosted(actor))
-            activation.paused = actor in self._turns.paused
-            phase = "absent"
-        else:
-            phase = activation.phase
-        running = activation.running
-        held_ns = self._clock.boot_ns() - running.began_ns if running else 0
-        return Inspection(
-            actor=actor,
-            phase=phase,
-            version=activation.version,
-            durable_version=activation.durable_version,
-            incarnation=activation.incarnation,
-            mailbox=len(activation.mailbox or ()),
-            handler=tag_of(running.envelope.message) if running else "",
-            handler_ms=held_ns // NANOSECONDS_PER_MS,
-            paused=activation.paused,
-            size_bytes=activation.size_bytes,
-        )
-
-    def _hosted(self, actor: ActorId) -> Hosted:
-        hosted = self._turns.types.get(actor.type)
-        if hosted is None:
-            raise NotFoundError("actor type", actor.type)
-        return hosted
 
     def check_invariants(self) -> None:
         """Assert what holds between turns, over every resident actor."""
         self._turns.check_invariants()
-        for envelope in self._keyed.values():
-            assert envelope.request, "a key comes with its request's digest"
-            assert not envelope.is_answered, "an answered call is no call on its way"
+        self._keyed.check_invariants()
 
 
 def _failed(error: KelpieError) -> asyncio.Future[Any]:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     future.set_exception(error)
     return future
-
-
-def _key_reused(key: str, method: str) -> KeyReusedError:
-    return KeyReusedError(
-        f"Idempotency-Key {key[:64]!r} was used for another {method} request; choose a new key",
-        key=key[:64],
-    )

@@ -16,10 +16,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from kelpie.actors.activation import Activation, Envelope, Running
+from kelpie.actors.blocking import NANOSECONDS_PER_MS
 from kelpie.actors.commands import Message
 from kelpie.actors.machine import Turn
 from kelpie.actors.stepping import Driven
-from kelpie.actors.turns import NANOSECONDS_PER_MS, Turns
+from kelpie.actors.turns import Turns
 from kelpie.core import limits
 from kelpie.core.errors import (
     DeadlineError,
@@ -90,6 +91,7 @@ class HandlerScope:
             DeadlineError: The chain's deadline passed.
             KelpieError: What the callee raised.
         """
+        self._require_actor()
         timeout_ms = max(1, self.remaining_ms())
         return await self._calls.call_along(
             self._envelope, actor, message, key=key, timeout_ms=timeout_ms
@@ -102,8 +104,18 @@ class HandlerScope:
             CycleError: The chain is too deep.
             DeadlineError: The chain's deadline passed.
         """
+        self._require_actor()
         timeout_ms = max(1, self.remaining_ms())
         return await self._calls.query_along(self._envelope, actor, message, timeout_ms=timeout_ms)
+
+    def _require_actor(self) -> None:
+        """Let nothing leave a handler that was stopped, whatever it does with its cancellation.
+
+        Raises:
+            NotOwnerError: The actor's shard went.
+        """
+        if not self._activation.may_end:
+            raise self._turns.ports.ownership.refusal(self._activation.shard)
 
     async def kv_get(self, key: str) -> bytes | None:
         """Return a value of this actor's ordered map, once its earlier turns are durable."""
@@ -123,7 +135,7 @@ class HandlerScope:
         reader = Envelope(
             actor=self._activation.actor, message=self._envelope.message, principal=""
         )
-        self._turns.answer_when_durable(self._activation, reader, None)
+        self._turns.output.answer(self._activation, reader, None, read_ns=0)
         if not reader.is_answered:
             await reader.listen()
         reader.result()
@@ -186,7 +198,7 @@ class Handlers:
         deadline_ns = envelope.deadline_ns or now_ns + longest_ms * NANOSECONDS_PER_MS
         scope = HandlerScope(self._turns, self._calls, activation, envelope, deadline_ns)
         work = _Work(activation, envelope, scope)
-        self._turns.unsettle()
+        self._turns.work.begin()
         self._running_count += 1
         coroutine = extras.begin(activation.state, envelope.message, scope)
         task = self._turns.ports.supervisor.spawn(
@@ -242,7 +254,7 @@ class Handlers:
                     actor=str(activation.actor),
                 ) from None
             work.is_bug = True
-            raise self._turns.failed(activation, error) from error
+            raise self._turns.failures.fail(activation, error) from error
 
     def _take_step(self, work: _Work, send: Callable[[Any], Any], value: Any) -> Any:
         """Take one step of a handler, and name it when it holds the loop too long."""
@@ -267,7 +279,7 @@ class Handlers:
                 activation.hosted.leave()
         self._running_count -= 1
         self._settle_work(work)
-        self._turns.settle()
+        self._turns.work.end()
         if not envelope.is_query:
             self._admit(activation)
             if activation.phase == "gone":
@@ -278,23 +290,26 @@ class Handlers:
     def _settle_work(self, work: _Work) -> None:
         activation, envelope = work.activation, work.envelope
         if work.failure is not None:
-            envelope.fail(work.failure)
+            self._turns.output.refuse(activation, envelope, work.failure)
             if work.is_bug and not envelope.is_query:
-                self._turns.renew(activation)
-        elif not work.is_done or activation.phase != "ready":
+                self._turns.departures.renew(activation)
+        elif not work.is_done or not activation.may_end:
             envelope.fail(self._stopped(activation))
         elif envelope.is_query:
-            self._turns.answer_when_durable(activation, envelope, work.value)
+            read_ns = self._clock.boot_ns()
+            self._turns.output.answer(activation, envelope, work.value, read_ns=read_ns)
         else:
             self._turns.decide(activation, envelope, work.value, work.scope.turn)
 
     def _is_stopped(self, activation: Activation) -> bool:
         """Whether the runtime stopped the handlers; else a cancellation is the handler's own."""
-        return activation.phase != "ready" or self._turns.ports.supervisor.closed
+        return not activation.may_end or self._turns.ports.supervisor.closed
 
     def _stopped(self, activation: Activation) -> KelpieError:
         if self._turns.ports.supervisor.closed:
             return DrainingError("the node is shutting down; try again")
+        if not self._turns.ports.ownership.serves(activation.shard):
+            return self._turns.ports.ownership.refusal(activation.shard)
         message = f"{activation.actor} was stopped in the middle of this call; try again"
         return VersionConflictError(message, actor=str(activation.actor))
 

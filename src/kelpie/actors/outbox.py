@@ -5,6 +5,12 @@ that fails is retried with growing pauses; after ``MESSAGE_ATTEMPTS_MAX`` it is 
 its lane goes on. A submitted call is a message too: what its actor refuses on purpose is its end,
 and it can be withheld until its turn begins. The pump reads rows by id and never trusts memory: a
 wake-up is a hint. What is for a paused actor stays on disk until the actor is resumed.
+
+It delivers to the actors of this node's shards. A shard that is gained is read from the beginning,
+since messages for it were there before; the lanes of one that is lost are dropped, and what becomes
+of their deliveries is the next owner's to see. Where several nodes send, a hint may be lost, so it
+looks now and then; and where ids become visible out of order, its cursor stays below the horizon,
+so that it never meets a message before an earlier one of the same sender.
 """
 
 from __future__ import annotations
@@ -33,8 +39,13 @@ from kelpie.storage.records import CallEnd, CallState, Commit, CommitReceipt, St
 
 PAGE_ROWS: Final = 500
 BACKLOG_ROWS_MAX: Final = 5_000  # read ahead this far; the rest waits in the store
+LOOK_INTERVAL_S: Final = 1.0  # between two looks, among several nodes
+LOOK_SHARE_MAX: Final = 0.05  # of the time, spent on looks; a long backlog is read less often
+FIRST_ID: Final = 1
 
 Lane = tuple[ActorId, ActorId]
+Queue = deque[StoredMessage]
+"""A lane's messages; a delivery knows by it whether its lane is still the one it began in."""
 
 
 def _is_call(message: StoredMessage) -> bool:
@@ -54,7 +65,12 @@ class OutboxPump:
         self._known: set[int] = set()  # the messages in all lanes
         self._parked: dict[ActorId, int] = {}  # paused receivers: their first message on disk alone
         self._unhosted: set[str] = set()
+        self._ownership = deps.runtime.ownership
+        self._is_one_of_several = deps.is_one_of_several
+        self._look_s = LOOK_INTERVAL_S
         self._cursor = 0
+        self._horizon = deps.horizon
+        self._rewinds = 0
         self._backlog = 0
         self._withheld: dict[int, StoredMessage | None] = {}
         self._gone: set[int] = set()
@@ -63,6 +79,7 @@ class OutboxPump:
         self._news.set()
         deps.runtime.listen(self._on_commit)
         deps.runtime.listen_resumed(self._unpark)
+        self._ownership.listen(gained=self._begin_again, lost=self._drop)
 
     @property
     def backlog(self) -> int:
@@ -76,6 +93,15 @@ class OutboxPump:
     def wake(self) -> None:
         """Look at the store for messages that no commit announced."""
         self._news.set()
+
+    def wake_from(self, message_id: int) -> None:
+        """Look at the store for messages from this id on; those that are known do no harm."""
+        assert message_id >= FIRST_ID, "ids count from one"
+        if message_id <= self._cursor or message_id == FIRST_ID:
+            self._cursor = message_id - 1
+            self._rewinds += 1
+        self._news.set()
+        assert self._cursor >= 0
 
     def listen(self, listener: Callable[[int], None]) -> None:
         """Tell ``listener`` of every submitted call that ended without a turn, by its message."""
@@ -122,18 +148,37 @@ class OutboxPump:
     async def _pump(self) -> None:
         self._news.set()  # a read that failed took the news with it
         while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._has_room():
-                cursor = self._cursor
-                page = await self._store.outbox(cursor, PAGE_ROWS)
-                if self._cursor != cursor:
-                    continue  # somebody was resumed meanwhile
-                if not page:
-                    break
-                self._cursor = page[-1].message_id
-                for message in page:
-                    self._enqueue(message)
+            await self._await_news()
+            began_ns = self._clock.boot_ns()
+            await self._read()
+            took_s = (self._clock.boot_ns() - began_ns) / 1e9
+            self._look_s = max(LOOK_INTERVAL_S, took_s / LOOK_SHARE_MAX)
+
+    async def _await_news(self) -> None:
+        try:
+            async with asyncio.timeout(self._look_s if self._is_one_of_several else None):
+                await self._news.wait()
+        except TimeoutError:
+            if self._horizon is None:
+                self.wake_from(FIRST_ID)
+        self._news.clear()
+
+    async def _read(self) -> None:
+        """Read what is new, until there is no more of it, or no room."""
+        while self._has_room():
+            cursor, rewinds = self._cursor, self._rewinds
+            horizon = limits.INTEGER_MAX
+            if self._horizon is not None:
+                horizon = await self._horizon()  # before the read, which then sees all below it
+            page = await self._store.outbox(cursor, PAGE_ROWS)
+            if self._rewinds != rewinds:
+                continue  # somebody was resumed meanwhile, or a shard gained
+            if page:
+                self._cursor = max(cursor, min(page[-1].message_id, horizon))
+            for message in page:
+                self._enqueue(message)
+            if self._cursor == cursor:
+                return
 
     def _has_room(self) -> bool:
         """Whether more may be read; once full, what paused actors hold makes room first."""
@@ -155,8 +200,23 @@ class OutboxPump:
         """Read again from the first message that was left on disk for a paused actor."""
         first_id = self._parked.pop(receiver, None)
         if first_id is not None:
-            self._cursor = min(self._cursor, first_id - 1)
-            self._news.set()
+            self.wake_from(first_id)
+
+    def _begin_again(self, _: frozenset[int]) -> None:
+        self.wake_from(FIRST_ID)
+
+    def _drop(self, shards: frozenset[int]) -> None:
+        """Forget the messages for actors of shards that are owned no longer."""
+        for lane in [lane for lane in self._lanes if lane[1].shard in shards]:
+            queue = self._lanes.pop(lane)
+            ids = {message.message_id for message in queue}
+            self._known -= ids
+            self._gone -= ids
+            self._backlog -= len(queue)
+        for receiver in [receiver for receiver in self._parked if receiver.shard in shards]:
+            del self._parked[receiver]
+        self._news.set()
+        assert self._backlog == len(self._known), "what is read and not settled is known"
 
     def _enqueue(self, message: StoredMessage) -> None:
         receiver = message.receiver
@@ -164,6 +224,8 @@ class OutboxPump:
             self._leave(receiver)
             return
         if message.message_id in self._known:
+            return
+        if not (self._ownership.is_whole or self._ownership.serves(receiver.shard)):
             return
         if receiver in self._parked or self._runtime.is_paused(receiver):
             self._parked.setdefault(receiver, message.message_id)
@@ -196,8 +258,9 @@ class OutboxPump:
             name = f"actors.outbox.retry:{message.message_id}"
             self._supervisor.spawn(name, self._deliver_later(lane, message, delay_ms))
             return
+        queue = self._lanes[lane]
         outcome = self._hand_over(message)
-        outcome.add_done_callback(lambda done: self._settled(lane, message, done))
+        outcome.add_done_callback(lambda done: self._settled(lane, queue, message, done))
         if fault("concurrency.duplicate_delivery"):
             self._deliver_again(message)
 
@@ -217,21 +280,29 @@ class OutboxPump:
         again.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _deliver_later(self, lane: Lane, message: StoredMessage, delay_ms: int) -> None:
+        queue = self._lanes[lane]
         await self._clock.sleep(min(delay_ms, RETRY_DELAY_MS_MAX) / 1000)
-        self._deliver(lane, message)
+        if self._lanes.get(lane) is queue:
+            self._deliver(lane, message)
 
-    def _settled(self, lane: Lane, message: StoredMessage, done: asyncio.Future[Any]) -> None:
+    def _settled(
+        self, lane: Lane, queue: Queue, message: StoredMessage, done: asyncio.Future[Any]
+    ) -> None:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, DrainingError):
             return
+        if self._lanes.get(lane) is not queue:
+            return  # its shard was lost
         if error is None or isinstance(error, MessageGoneError):
             self._advance(lane)
             return
         setback = judge_failure(error, message.attempts, is_call=_is_call(message))
         name = f"actors.outbox.failed:{message.message_id}"
-        self._supervisor.spawn(name, self._failed(lane, message, setback))
+        self._supervisor.spawn(name, self._failed(lane, queue, message, setback))
 
-    async def _failed(self, lane: Lane, message: StoredMessage, setback: Setback) -> None:
+    async def _failed(
+        self, lane: Lane, queue: Queue, message: StoredMessage, setback: Setback
+    ) -> None:
         if setback.is_final or setback.counts:
             try:
                 await self._note(message, setback)
@@ -239,13 +310,17 @@ class OutboxPump:
                 # The row says what it said before: this delivery did not count.
                 self._telemetry.log("warning", "message.uncounted", error=refusal.message)
                 await self._clock.sleep(setback.delay_ms / 1000)
-                self._deliver(lane, message)
+                if self._lanes.get(lane) is queue:
+                    self._deliver(lane, message)
                 return
         if setback.is_final:
             self._tell_end(message, setback)
-            self._advance(lane)
+            if self._lanes.get(lane) is queue:
+                self._advance(lane)
             return
         await self._clock.sleep(setback.delay_ms / 1000)
+        if self._lanes.get(lane) is not queue:
+            return
         again = StoredMessage(
             message_id=message.message_id,
             sender=message.sender,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 
 from kelpie.actors.engine import Engine
-from kelpie.actors.pump import PumpDeps
-from kelpie.core.errors import FencedError, KelpieError
+from kelpie.actors.pump import RETRY_DELAY_MS_MIN, PumpDeps
+from kelpie.core.errors import KelpieError
 from kelpie.core.ids import ActorId
 from kelpie.storage.records import StoredPause
 
@@ -22,9 +22,11 @@ class Pauses:
         self._store = deps.store
         self._engine: Engine = deps.runtime
         self._clock = deps.clock
+        self._telemetry = deps.telemetry
         self._supervisor = deps.supervisor
         self._changing = asyncio.Lock()  # so that memory and store change in the same order
-        self._epochs = {grant.shard: grant.epoch for grant in deps.store.grants()}
+        self._ownership = deps.runtime.ownership
+        self._ownership.listen(gained=self._gained)
 
     async def load(self) -> None:
         """Pause what the store says is paused; to be done before anything is delivered.
@@ -32,15 +34,39 @@ class Pauses:
         Actors of types that are not hosted here have no turns here.
         """
         for pause in await self._store.pauses():
-            if self._engine.hosts(pause.actor.type):
-                self._engine.pause(pause.actor)
-                assert self._engine.is_paused(pause.actor)
+            self._take(pause)
+
+    def _take(self, pause: StoredPause) -> None:
+        if self._engine.hosts(pause.actor.type):
+            self._engine.pause(pause.actor)
+            assert self._engine.is_paused(pause.actor)
+
+    def _gained(self, shards: frozenset[int]) -> None:
+        """Let the actors of a gained shard wait until it is known which of them are paused."""
+        known = asyncio.Event()
+        self._engine.hold(shards, known)
+        self._supervisor.spawn("actors.pauses", self._load_gained(known))
+
+    async def _load_gained(self, known: asyncio.Event) -> None:
+        stored: list[StoredPause] | None = None
+        while stored is None:
+            try:
+                stored = await self._store.pauses()
+            except KelpieError as error:
+                self._telemetry.log("warning", "pauses.unread", error=error.message)
+                await self._clock.sleep(RETRY_DELAY_MS_MIN / 1000)
+        shards = self._engine.holding(known)  # without those that were lost or gained anew since
+        for pause in stored:
+            if pause.actor.shard in shards:
+                self._take(pause)
+        self._engine.release(known)
 
     async def pause(self, actor: ActorId, *, principal: str) -> None:
         """Let the actor's commands wait until `resume`; durable when it returns.
 
         Raises:
             NotFoundError: Its type is not hosted here.
+            NotOwnerError: Its shard is not served here.
             OverloadedError: Too many actors are paused.
             StoreError: The pause could not be kept, and does not hold.
         """
@@ -48,11 +74,12 @@ class Pauses:
 
     async def _pause(self, actor: ActorId, principal: str) -> None:
         async with self._changing:
+            epoch = self._ownership.epoch(actor.shard)
             was_paused = self._engine.is_paused(actor)
             self._engine.pause(actor)
             note = self._note(actor, principal)
             try:
-                await self._store.pause_actor(note, epoch=self._epoch(actor))
+                await self._store.pause_actor(note, epoch=epoch)
             except KelpieError:
                 if not was_paused:
                     self._engine.resume(actor)
@@ -62,21 +89,17 @@ class Pauses:
         """Give the waiting commands their turns, once the pause's end is durable.
 
         Raises:
+            NotOwnerError: Its shard is not served here.
             StoreError: The end could not be kept, and the pause holds.
         """
         await self._supervisor.finish("actors.resume", self._resume(actor, principal))
 
     async def _resume(self, actor: ActorId, principal: str) -> None:
         async with self._changing:
+            epoch = self._ownership.epoch(actor.shard)
             note = self._note(actor, principal)
-            await self._store.resume_actor(note, epoch=self._epoch(actor))
+            await self._store.resume_actor(note, epoch=epoch)
             self._engine.resume(actor)
 
     def _note(self, actor: ActorId, principal: str) -> StoredPause:
         return StoredPause(actor, principal, self._clock.now_ms())
-
-    def _epoch(self, actor: ActorId) -> int:
-        epoch = self._epochs.get(actor.shard)
-        if epoch is None:
-            raise FencedError(f"this node does not own the shard of {actor}")
-        return epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,13 +26,20 @@ RETRY_DELAY_MS_MAX: Final = 30_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PumpDeps:
-    """The collaborators of the pumps, of submitted calls and of pauses."""
+    """The collaborators of the pumps, of submitted calls and of pauses.
+
+    ``is_one_of_several`` says that other nodes send messages to actors of this one. ``horizon``
+    returns an id up to which every message that will ever be is visible; a store whose ids are
+    visible in their order needs none.
+    """
 
     store: Store
     runtime: Engine
     clock: Clock
     telemetry: Telemetry
     supervisor: Supervisor
+    is_one_of_several: bool = False
+    horizon: Callable[[], Awaitable[int]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

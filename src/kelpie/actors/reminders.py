@@ -8,6 +8,9 @@ on. Attempts are counted by this process: a new one begins again.
 The store is the truth: memory holds the next few rows of a bounded number of actors, the wall clock
 is looked at once a second, and a wake-up is a hint. So a clock that jumps forward makes reminders
 due within a second, and one that jumps back lets them wait for their time again.
+
+It fires for the actors of this node's shards: those of a shard that is gained are read at once, the
+lanes of one that is lost are dropped.
 """
 
 from __future__ import annotations
@@ -85,6 +88,8 @@ class ReminderPump:
         self._unhosted: set[str] = set()
         self._is_full = False
         self._news = asyncio.Event()
+        self._ownership = deps.runtime.ownership
+        self._ownership.listen(gained=lambda _: self._news.set(), lost=self._drop)
         deps.runtime.listen(self._on_commit)
         deps.runtime.listen_resumed(lambda _: self._news.set())
 
@@ -130,11 +135,19 @@ class ReminderPump:
             return False
         lane = self._lanes[row.actor] = _Lane()
         lane.take(row)
-        self._fire(row)
+        self._fire(lane, row)
         return True
 
+    def _drop(self, shards: frozenset[int]) -> None:
+        """Forget the reminders of actors of shards that are owned no longer."""
+        for actor in [actor for actor in self._lanes if actor.shard in shards]:
+            del self._lanes[actor]
+        assert not any(actor.shard in shards for actor in self._lanes)
+
     def _may_fire(self, actor: ActorId) -> bool:
-        """Whether the actor's type is hosted here and nobody paused the actor."""
+        """Whether the actor's type is hosted here, its shard too, and nobody paused the actor."""
+        if not (self._ownership.is_whole or self._ownership.serves(actor.shard)):
+            return False
         if self._runtime.hosts(actor.type):
             return not self._runtime.is_paused(actor)
         if actor.type not in self._unhosted:
@@ -155,26 +168,27 @@ class ReminderPump:
             return
         self._news.clear()
 
-    def _fire(self, row: ReminderRow) -> None:
+    def _fire(self, lane: _Lane, row: ReminderRow) -> None:
         outcome = self._runtime.deliver(
             row.actor, row.body, principal="system:reminder", fired=(row.name, row.due_ms)
         )
-        outcome.add_done_callback(lambda done: self._settled(row, done))
+        outcome.add_done_callback(lambda done: self._settled(lane, row, done))
 
-    def _settled(self, row: ReminderRow, done: asyncio.Future[Any]) -> None:
+    def _settled(self, lane: _Lane, row: ReminderRow, done: asyncio.Future[Any]) -> None:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, DrainingError):
             return
+        if self._lanes.get(row.actor) is not lane:
+            return  # its shard was lost
         if error is None or isinstance(error, MessageGoneError):
             self._advance(row.actor)
             return
-        lane = self._lanes[row.actor]
         setback = judge_failure(error, lane.attempts)
         lane.attempts = setback.attempts
         name = f"actors.reminders.failed:{row.actor}"
-        self._supervisor.spawn(name, self._failed(row, setback))
+        self._supervisor.spawn(name, self._failed(lane, row, setback))
 
-    async def _failed(self, row: ReminderRow, setback: Setback) -> None:
+    async def _failed(self, lane: _Lane, row: ReminderRow, setback: Setback) -> None:
         error, delay_ms = setback.error, setback.delay_ms
         level: Level = "error" if setback.is_final else "warning"
         self._telemetry.log(
@@ -196,16 +210,18 @@ class ReminderPump:
                 delay_ms = RETRY_DELAY_MS_MAX
             else:
                 self._telemetry.count("kelpie.reminder.dead_letters", type=row.actor.type)
-                self._advance(row.actor)
+                if self._lanes.get(row.actor) is lane:
+                    self._advance(row.actor)
                 return
         await self._clock.sleep(delay_ms / 1000)
-        self._fire(row)
+        if self._lanes.get(row.actor) is lane:
+            self._fire(lane, row)
 
     def _advance(self, actor: ActorId) -> None:
         lane = self._lanes[actor]
         lane.drop_first()
         if lane.rows:
-            self._fire(lane.rows[0])
+            self._fire(lane, lane.rows[0])
             return
         del self._lanes[actor]
         if lane.is_cut or (self._is_full and len(self._lanes) <= LANES_MAX // 2):

@@ -24,7 +24,6 @@ from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import (
     CallBegunError,
     DrainingError,
-    FencedError,
     InvalidFieldError,
     LimitExceededError,
     NotFoundError,
@@ -59,7 +58,7 @@ class Submissions:
         self._supervisor = deps.supervisor
         self._pump = pump
         self._rng = rng
-        self._epochs = {grant.shard: grant.epoch for grant in deps.store.grants()}
+        self._ownership = deps.runtime.ownership
         self._watches: dict[int, set[Watch]] = {}
         self._cancelling = asyncio.Lock()
         deps.runtime.listen(self._on_commit)
@@ -80,6 +79,7 @@ class Submissions:
             LimitExceededError: The arguments are larger than a message may be.
             InvalidFieldError: The key is no key, or an argument cannot be kept.
             DrainingError: The node is shutting down.
+            NotOwnerError: The actor's shard is not served here; nothing was kept.
             StoreError: Nothing was kept, unless the error says that nobody knows.
         """
         if not self._engine.accepting():
@@ -100,15 +100,9 @@ class Submissions:
             body=body,
             now_ms=self._clock.now_ms(),
         )
-        stored = await self._store.submit_call(submission, epoch=self._epoch(actor))
+        stored = await self._store.submit_call(submission, epoch=self._ownership.epoch(actor.shard))
         self._pump.wake()
         return self._view(stored)
-
-    def _epoch(self, actor: ActorId) -> int:
-        epoch = self._epochs.get(actor.shard)
-        if epoch is None:
-            raise FencedError(f"this node does not own the shard of {actor}")
-        return epoch
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -189,6 +183,7 @@ class Submissions:
         Raises:
             CallBegunError: It runs, or has ended; the error says which.
             NotFoundError: As `show`.
+            NotOwnerError: The actor's shard is not served here; the call is as it was.
             StoreError: The call is as it was.
         """
         work = self._cancel(tenant, call_id)
@@ -200,6 +195,7 @@ class Submissions:
     async def _cancel(self, tenant: Tenant, call_id: str) -> SubmittedCall:
         async with self._cancelling:
             call = await self.show(tenant, call_id)
+            self._ownership.epoch(call.stored.actor.shard)  # its owner alone knows that it waits
             if call.status == "pending":
                 await self._take_back(call.stored)
                 call = await self.show(tenant, call_id)

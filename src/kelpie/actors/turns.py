@@ -1,12 +1,12 @@
 """Turns: one at a time per actor, committed in order, answered once durable.
 
-Owns the resident actors and what happens to each: activation, turns, commits, the output gate,
-discarding. `handlers` runs the turns that need a task; `engine` is what the rest of the product
-calls.
+Owns the resident actors and what comes into them: activation, mailboxes, turns. `output` holds what
+goes out until it may, `departures` lets actors go, `handlers` runs the turns that need a task;
+`engine` is what the rest of the product calls.
 
-Invariants: no answer leaves before its version is durable; at most one activation per actor; a
-failed load fails its callers and never becomes an empty state; nothing is loaded while a commit of
-the actor is on its way; nothing that was queued is dropped without an answer.
+Invariants: at most one activation per actor, and none of a shard that is not owned; a failed load
+fails its callers and never becomes an empty state; nothing is loaded while a commit of the actor is
+on its way; nothing that was queued is dropped without an answer.
 """
 
 from __future__ import annotations
@@ -15,30 +15,28 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from kelpie.actors.activation import Activation, Envelope, Waiter
-from kelpie.actors.blocking import BLOCKING_NS_MAX, BlockingWatch
+from kelpie.actors.activation import Activation, Envelope
+from kelpie.actors.blocking import BLOCKING_NS_MAX, NANOSECONDS_PER_MS, BlockingWatch
 from kelpie.actors.commands import Message, Reply
 from kelpie.actors.commit import Drafted, draft_commit
-from kelpie.actors.failures import find_place
+from kelpie.actors.deadlines import too_late
+from kelpie.actors.departures import Departures
+from kelpie.actors.failures import FailureLog
 from kelpie.actors.hosted import Hosted
 from kelpie.actors.machine import Decision, Turn
-from kelpie.actors.open_commits import OpenCommits
+from kelpie.actors.output import OutputGate
+from kelpie.actors.ownership import Ownership
 from kelpie.actors.residents import Residents
+from kelpie.actors.settling import OpenWork
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core import limits
 from kelpie.core.errors import (
     ActorFailedError,
-    CommitUnknownError,
-    DeadlineError,
-    DrainingError,
-    FencedError,
     KelpieError,
     NotFoundError,
     OverloadedError,
-    StoreError,
-    VersionConflictError,
 )
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
@@ -47,12 +45,7 @@ from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
-from kelpie.storage.records import Commit, CommitReceipt, StoredActor
-
-NANOSECONDS_PER_MS: Final = 1_000_000
-
-CommitListener = Callable[[Commit, CommitReceipt], None]
-"""Called on the loop, in order, once a commit is durable; must be quick and must not raise."""
+from kelpie.storage.records import StoredActor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +57,7 @@ class Ports:
     rng: Rng
     telemetry: Telemetry
     supervisor: Supervisor
+    ownership: Ownership
     meter: Meter | None = None
 
 
@@ -75,9 +69,9 @@ class Turns:
         self.residents = residents
         self.types: dict[str, Hosted] = {}
         self.paused: set[ActorId] = set()
-        self.listeners: list[CommitListener] = []
+        self.holds: dict[int, asyncio.Event] = {}
+        self._ownership = ports.ownership
         self.begin_handler: Callable[[Activation, Envelope], None] | None = None
-        self._epochs = {grant.shard: grant.epoch for grant in ports.store.grants()}
         self._seed = ports.rng.bytes(16)
         self._turn_count = 0
         self._now_ms = ports.clock.now_ms
@@ -85,9 +79,10 @@ class Turns:
         self.blocking = BlockingWatch(
             clock=ports.clock, telemetry=ports.telemetry, meter=ports.meter
         )
-        self._open_commits = OpenCommits()
-        self._unsettled = 0
-        self._rest: asyncio.Future[None] | None = None
+        self.failures = FailureLog(ports.telemetry)
+        self.work = OpenWork()
+        self.output = OutputGate(self)
+        self.departures = Departures(self)
 
     # --- into the actor -------------------------------------------------------------------------
 
@@ -108,6 +103,9 @@ class Turns:
             if not (is_held or activation.mailbox):
                 self._run(activation, envelope)
                 return
+        elif activation.phase in {"departing", "stopped"}:
+            envelope.fail(self._ownership.refusal(activation.shard))
+            return
         self._set_deadline(envelope)
         mailbox = activation.mailbox
         if mailbox is None:
@@ -130,10 +128,14 @@ class Turns:
             envelope.fail(NotFoundError("actor type", envelope.actor.type))
             return
         activation = Activation(envelope.actor, hosted)
+        if not self._ownership.serves(activation.shard):
+            envelope.fail(self._ownership.refusal(activation.shard))
+            return
+        activation.epoch = self._ownership.epoch(activation.shard)
         activation.paused = envelope.actor in self.paused
         self.residents.add(activation)
         activation.mailbox = deque((envelope,))
-        self.ports.supervisor.start(f"actors.load:{envelope.actor}", self._load(activation))
+        self.load(activation)
         for gone in self.residents.sweep():
             self.deactivate(gone)
 
@@ -150,31 +152,41 @@ class Turns:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  a hook's bug is reported; the actor has left
-            self.report_failure(activation, error)
+            self.failures.report(activation, error)
+
+    def load(self, activation: Activation) -> None:
+        """Load an actor's state, then give what waits for it their turns."""
+        activation.phase = "loading"
+        self.ports.supervisor.start(f"actors.load:{activation.actor}", self._load(activation))
 
     async def _load(self, activation: Activation) -> None:
-        self.unsettle()
+        self.work.begin()
         try:
             await self._load_or_fail(activation)
         finally:
-            self.settle()
+            self.work.end()
 
     async def _load_or_fail(self, activation: Activation) -> None:
         try:
-            await self._open_commits.settled(activation.actor)
+            await self.output.open_commits.settled(activation.actor)
             stored = await self.ports.store.load(activation.actor)
             if fault("concurrency.data_race"):
                 await asyncio.sleep(0)
         except KelpieError as error:
-            self.discard(activation, error)
+            self.departures.discard(activation, error)
             return
         except Exception as error:  # noqa: BLE001  whatever it was, callers must not hang
             self._fail_load(activation, error)
             return
+        while (hold := self.holds.get(activation.shard)) is not None:
+            await hold.wait()
+            activation.paused = activation.actor in self.paused
+        if activation.phase != "loading":
+            return  # its shard went meanwhile
         try:
             self._install(activation, stored)
         except KelpieError as error:
-            self.discard(activation, error)
+            self.departures.discard(activation, error)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  a hook's bug is this actor's alone
@@ -183,10 +195,10 @@ class Turns:
             self.run_mailbox(activation)
 
     def _fail_load(self, activation: Activation, error: BaseException) -> None:
-        self._log_bug("actor.load_failed", activation, error)
+        self.failures.log("actor.load_failed", activation, error)
         failure = ActorFailedError(f"{activation.actor} could not be loaded: {error!r}")
         failure.__cause__ = error
-        self.discard(activation, failure)
+        self.departures.discard(activation, failure)
 
     def _install(self, activation: Activation, stored: StoredActor | None) -> None:
         machine = activation.hosted.machine
@@ -235,73 +247,11 @@ class Turns:
             if envelope.is_query:
                 self._run_query(activation, envelope)
 
-    # --- out of memory --------------------------------------------------------------------------
-
-    def discard(self, activation: Activation, error: KelpieError) -> None:
-        """Forget an activation; everything that waits on it fails with ``error``."""
-        if activation.phase == "gone":
-            return
-        activation.phase = "gone"
-        self.residents.discard(activation)
-        self._stop_handler(activation)
-        for waiter in activation.waiters or ():
-            waiter.envelope.fail(error)
-            self.settle()
-        activation.waiters = None
-        for envelope in activation.mailbox or ():
-            envelope.fail(error)
-        activation.mailbox = None
-        assert self.residents.get(activation.actor) is not activation, "what is gone is not found"
-        self.deactivate(activation)
-
-    def retire(self) -> None:
-        """Let go of actors that have a hook to run or calls that wait, at the end of a drain."""
-        error = DrainingError("the node is shutting down; try again")
-        for activation in list(self.residents):
-            extras = activation.hosted.extras
-            if activation.mailbox or (extras is not None and extras.has_hooks):
-                self.discard(activation, error)
-
-    def renew(self, activation: Activation) -> None:
-        """Load the actor again before its next turn, once what it wrote is durable."""
-        if activation.phase != "ready":
-            return
-        activation.phase = "settling"
-        self._stop_handler(activation)
-        self._renew_when_settled(activation)
-        assert not activation.open, "no turn before it is loaded again"
-
-    def _stop_handler(self, activation: Activation) -> None:
-        running = activation.running
-        if running is not None and running.task is not None:
-            running.task.cancel()
-
-    def _renew_when_settled(self, activation: Activation) -> None:
-        in_flight = activation.durable_version < activation.version or activation.waiters
-        if activation.phase != "settling" or in_flight or activation.running is not None:
-            return
-        self.deactivate(activation)
-        if not activation.mailbox:
-            activation.mailbox = None
-            activation.phase = "gone"
-            self.residents.discard(activation)
-            return
-        activation.phase = "loading"
-        self.ports.supervisor.start(f"actors.load:{activation.actor}", self._load(activation))
-
-    def _leave(self, activation: Activation) -> None:
-        """The actor is deleted: whoever queued meanwhile meets its next incarnation."""
-        queued = activation.mailbox or ()
-        activation.mailbox = None
-        self.discard(activation, NotFoundError("actor", str(activation.actor)))
-        for envelope in queued:
-            self.dispatch(envelope)
-
     # --- turns ----------------------------------------------------------------------------------
 
     def _run(self, activation: Activation, envelope: Envelope) -> None:
         if envelope.deadline_ns and self._boot_ns() >= envelope.deadline_ns:
-            envelope.fail(self.late(envelope.actor))
+            envelope.fail(too_late(envelope.actor))
             return
         message, hosted = envelope.message, activation.hosted
         needs_task = hosted.are_async.get(type(message))
@@ -312,12 +262,6 @@ class Turns:
             self.begin_handler(activation, envelope)
             return
         self.decide(activation, envelope, message, self.new_turn(envelope))
-
-    def late(self, actor: ActorId) -> DeadlineError:
-        """Return the error of a call whose deadline passed before its turn began."""
-        return DeadlineError(
-            f"{actor} was busy until the deadline of this call; nothing happened", actor=str(actor)
-        )
 
     def new_turn(self, envelope: Envelope) -> Turn:
         """Return the world as the envelope's turn will see it."""
@@ -337,7 +281,8 @@ class Turns:
     ) -> None:
         """Run the transition for ``message``, commit what follows, and answer the envelope."""
         assert activation.running is None, "two turns of one actor at once"
-        began_ns = self._boot_ns()
+        boot_ns = self._boot_ns
+        began_ns = boot_ns()
         if began_ns >= self.blocking.look_ns:
             self.blocking.look(began_ns)
         try:
@@ -350,28 +295,29 @@ class Turns:
             elif commands or not is_quiet:
                 drafted = self._draft(activation, envelope, decision, turn)
         except KelpieError as error:
-            envelope.fail(error)
+            self.output.refuse(activation, envelope, error)
             return
         except KeyboardInterrupt:
             raise  # a person's, at the program that embeds this
         except BaseException as error:  # noqa: BLE001  a machine's bug is this actor's alone
-            envelope.fail(self.failed(activation, error))
-            self.renew(activation)
+            envelope.fail(self.failures.fail(activation, error))
+            self.departures.renew(activation)
             return
         finally:
-            elapsed_ns = self._boot_ns() - began_ns
-            if elapsed_ns > BLOCKING_NS_MAX:
-                self.blocking.report(elapsed_ns, activation.actor, message)
+            ended_ns = boot_ns()
+            if ended_ns - began_ns > BLOCKING_NS_MAX:
+                self.blocking.report(ended_ns - began_ns, activation.actor, message)
         if drafted is None:
-            if activation.durable_version >= activation.version:
+            owned = self._ownership
+            if ended_ns < owned.until_ns and activation.durable_version >= activation.version:
                 envelope.succeed(value)
             else:
-                self.answer_when_durable(activation, envelope, value)
+                self.output.answer(activation, envelope, value, read_ns=ended_ns)
             return
         kind = activation.actor.type
-        self.ports.telemetry.observe("kelpie.turn.duration", elapsed_ns / 1e9, type=kind)
+        self.ports.telemetry.observe("kelpie.turn.duration", (ended_ns - began_ns) / 1e9, type=kind)
         self._take_over(activation, decision, drafted)
-        self._submit(activation, envelope, drafted)
+        self.output.commit(activation, envelope, drafted)
 
     def _take_over(self, activation: Activation, decision: Decision[Any], drafted: Drafted) -> None:
         """Make what a turn came to the state that the next one begins with."""
@@ -385,16 +331,13 @@ class Turns:
     def _draft(
         self, activation: Activation, envelope: Envelope, decision: Decision[Any], turn: Turn
     ) -> Drafted:
-        epoch = self._epochs.get(activation.shard)
-        if epoch is None:
-            raise FencedError(f"this node does not own the shard of {activation.actor}")
         if fault("model.agent_loop_panic"):
             raise RuntimeError("the machine panicked")
         return draft_commit(
             activation,
             envelope,
             (decision.state, decision.commands),
-            epoch=epoch,
+            epoch=activation.epoch,
             now_ms=turn.now_ms,
         )
 
@@ -404,7 +347,8 @@ class Turns:
         needs_task = hosted.are_async.get(type(message))
         if needs_task is None:
             needs_task = hosted.is_async(message)
-        began_ns = self._boot_ns()
+        boot_ns = self._boot_ns
+        began_ns = boot_ns()
         if began_ns >= self.blocking.look_ns:
             self.blocking.look(began_ns)
         try:
@@ -417,149 +361,37 @@ class Turns:
             else:
                 value = extras.ask(activation.state, message, self.new_turn(envelope))
         except KelpieError as error:
-            envelope.fail(error)
+            self.output.refuse(activation, envelope, error)
             return
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  a machine's bug is this caller's alone
-            envelope.fail(self.failed(activation, error))
+            envelope.fail(self.failures.fail(activation, error))
             return
         finally:
-            elapsed_ns = self._boot_ns() - began_ns
-            if elapsed_ns > BLOCKING_NS_MAX:
-                self.blocking.report(elapsed_ns, activation.actor, message)
-        self.answer_when_durable(activation, envelope, value)
-
-    # --- the output gate ------------------------------------------------------------------------
-
-    def answer_when_durable(self, activation: Activation, envelope: Envelope, value: Any) -> None:
-        """Answer once everything the activation has written so far is durable."""
-        if activation.durable_version >= activation.version:
+            ended_ns = boot_ns()
+            if ended_ns - began_ns > BLOCKING_NS_MAX:
+                self.blocking.report(ended_ns - began_ns, activation.actor, message)
+        owned = self._ownership
+        if ended_ns < owned.until_ns and activation.durable_version >= activation.version:
             envelope.succeed(value)
-            return
-        if activation.waiters is None:
-            activation.waiters = deque()
-        self.unsettle()
-        activation.waiters.append(Waiter(activation.version, envelope, value))
-
-    def _submit(self, activation: Activation, envelope: Envelope, drafted: Drafted) -> None:
-        self.unsettle()
-        try:
-            outcome = self.ports.store.commit(drafted.commit)
-        except KelpieError as error:
-            self._refused(activation, envelope, error)
-            return
-        self._open_commits.begin(activation.actor)
-        outcome.add_done_callback(lambda done: self._committed(activation, envelope, drafted, done))
-
-    def _committed(
-        self,
-        activation: Activation,
-        envelope: Envelope,
-        drafted: Drafted,
-        done: asyncio.Future[CommitReceipt],
-    ) -> None:
-        self._open_commits.end(activation.actor)
-        if done.cancelled():
-            message = f"the commit of {activation.actor} was abandoned; read before you retry"
-            self._refused(activation, envelope, CommitUnknownError(message))
-            return
-        error = done.exception()
-        if error is not None:
-            known = error if isinstance(error, KelpieError) else StoreError(repr(error))
-            self._refused(activation, envelope, known)
-            return
-        receipt = done.result()
-        assert receipt.version == drafted.commit.expected_version + 1, "versions grow by one"
-        activation.durable_version = max(activation.durable_version, receipt.version)
-        for listener in self.listeners:
-            listener(drafted.commit, receipt)
-        envelope.succeed(drafted.reply)
-        self._release_waiters(activation)
-        self.settle()
-        if drafted.commit.tombstone:
-            self._leave(activation)
-        elif activation.phase == "settling":
-            self._renew_when_settled(activation)
-
-    def _refused(self, activation: Activation, envelope: Envelope, error: KelpieError) -> None:
-        self.ports.telemetry.count("kelpie.commit.refusals", code=error.code)
-        envelope.fail(error)
-        self.settle()
-        retry = VersionConflictError(
-            f"an earlier turn of {activation.actor} was not stored ({error.code}); try again",
-            actor=str(activation.actor),
-        )
-        self.discard(activation, retry)
-
-    def _release_waiters(self, activation: Activation) -> None:
-        waiters = activation.waiters
-        while waiters and waiters[0].version <= activation.durable_version:
-            waiter = waiters.popleft()
-            waiter.envelope.succeed(waiter.value)
-            self.settle()
-        if not waiters:
-            activation.waiters = None
+        else:
+            self.output.answer(activation, envelope, value, read_ns=ended_ns)
 
     # --- handlers that ended --------------------------------------------------------------------
 
     def free(self, activation: Activation) -> None:
         """Go on with an actor whose handler ended."""
         assert activation.running is None, "the handler still runs"
-        if activation.phase == "settling":
-            self._renew_when_settled(activation)
-        else:
+        if activation.phase == "ready":
             self.run_mailbox(activation)
-
-    # --- settling -------------------------------------------------------------------------------
-
-    def unsettle(self) -> None:
-        """Count work that a drain must wait for."""
-        assert self._unsettled >= 0
-        self._unsettled += 1
-        assert self._unsettled > 0
-
-    def settle(self) -> None:
-        """Count such work as done."""
-        assert self._unsettled > 0, "nothing is unsettled"
-        self._unsettled -= 1
-        assert self._unsettled >= 0, "settled more turns than ran"
-        if self._unsettled == 0 and self._rest is not None and not self._rest.done():
-            self._rest.set_result(None)
-
-    async def settled(self) -> None:
-        """Return when no turn is unsettled."""
-        assert self._rest is None or self._rest.done(), "two drains at once"
-        while self._unsettled:
-            self._rest = asyncio.get_running_loop().create_future()
-            await self._rest
-        assert self._unsettled == 0, "a turn is unsettled after draining"
-
-    # --- failures -------------------------------------------------------------------------------
-
-    def failed(self, activation: Activation, error: BaseException) -> ActorFailedError:
-        """Report a handler's or a machine's exception, and return what its caller gets."""
-        self.report_failure(activation, error)
-        failure = ActorFailedError(
-            f"{activation.actor} failed: {error!r}; nothing was changed",
-            actor=str(activation.actor),
-        )
-        failure.__cause__ = error
-        return failure
-
-    def report_failure(self, activation: Activation, error: BaseException) -> None:
-        """Count and log an exception that user code let go."""
-        self.ports.telemetry.count("kelpie.turn.failures", type=activation.actor.type)
-        self._log_bug("turn.failed", activation, error)
-
-    def _log_bug(self, event: str, activation: Activation, error: BaseException) -> None:
-        place = find_place(error)
-        where = {"at": place} if place else {}
-        self.ports.telemetry.log(
-            "error", event, actor=str(activation.actor), error=repr(error), **where
-        )
+        else:
+            self.departures.go_on_when_settled(activation)
 
     def check_invariants(self) -> None:
         """Assert what holds between turns, over every resident actor."""
         self.residents.check_invariants()
-        assert self._unsettled >= 0
+        self.work.check_invariants()
+        self.departures.check_invariants()
+        for activation in self.residents:
+            assert self._ownership.owns(activation.shard), "an actor of a lost shard is in memory"

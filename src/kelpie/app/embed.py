@@ -23,9 +23,11 @@ from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.machine import Machine
 from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.ownership import Ownership
 from kelpie.actors.pauses import Pauses
 from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
+from kelpie.actors.sessions import EndedSessions
 from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.app.wiring import kinds_of
@@ -180,8 +182,10 @@ class _Parts:
     ) -> None:
         self.supervisor = Supervisor(clock=world.clock, telemetry=world.telemetry)
         self.hub = EventHub()
+        ownership = Ownership(store.grants())
         self.engine = Engine(
             store=store,
+            ownership=ownership,
             clock=world.clock,
             rng=world.rng,
             telemetry=world.telemetry,
@@ -194,6 +198,9 @@ class _Parts:
         self._dispatcher = Dispatcher(
             store=store,
             runtime=self.engine,
+            listen=self.engine.listen,
+            ownership=ownership,
+            sessions=EndedSessions(clock=world.clock),
             hub=self.hub,
             executors=executors,
             clock=world.clock,

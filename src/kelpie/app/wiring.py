@@ -13,13 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from kelpie.actors.calls import Calls
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.machine import Machine
 from kelpie.actors.outbox import OutboxPump
+from kelpie.actors.ownership import Ownership
 from kelpie.actors.pauses import Pauses
 from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
+from kelpie.actors.sessions import EndedSessions
 from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
@@ -149,8 +152,10 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     executors = _make_executors(
         settings, world, store=store, sandbox=sandbox, files=files, tools=tools
     )
+    ownership = Ownership(store.grants())
     runtime = Engine(
         store=store,
+        ownership=ownership,
         clock=world.clock,
         rng=world.rng,
         telemetry=world.telemetry,
@@ -173,6 +178,9 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     dispatcher = Dispatcher(
         store=store,
         runtime=runtime,
+        listen=runtime.listen,
+        ownership=ownership,
+        sessions=EndedSessions(clock=world.clock),
         hub=hub,
         executors=executors,
         clock=world.clock,
@@ -278,7 +286,7 @@ def make_providers(settings: Settings, world: World) -> ProviderRegistry:
 
 
 def _make_plans(
-    settings: Settings, world: World, store: SqliteStore, runtime: Engine, files: LocalFiles
+    settings: Settings, world: World, store: SqliteStore, runtime: Calls, files: LocalFiles
 ) -> Plans:
     return Plans(
         runtime=runtime,

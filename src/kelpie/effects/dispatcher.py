@@ -8,23 +8,27 @@ only for a started record with its decision. At most one attempt of an effect ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from kelpie.actors.engine import Engine
+from kelpie.actors.calls import Calls
 from kelpie.actors.hub import EventHub
+from kelpie.actors.output import CommitListener
+from kelpie.actors.ownership import Ownership
+from kelpie.actors.sessions import LOOK_INTERVAL_S, EndedSessions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import InputError, KelpieError, NotFoundError
 from kelpie.core.ids import ActorId
-from kelpie.effects.executor import Executor, Order, StreamSink
+from kelpie.effects.executor import Executor, Order
 from kelpie.effects.messages import EffectFinished, EffectPrepared, RecoverEffect, StartEffect
 from kelpie.effects.model import EffectRecord, Outcome
+from kelpie.effects.streaming import StreamLog
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
 from kelpie.storage.protocol import Store
-from kelpie.storage.records import Commit, CommitReceipt, EffectRow, StreamChunk
+from kelpie.storage.records import Commit, CommitReceipt, EffectRow
 
 PAGE_ROWS: Final = 500
 TELL_RETRY_DELAY_S_MIN: Final = 0.2
@@ -44,7 +48,10 @@ class Dispatcher:
         self,
         *,
         store: Store,
-        runtime: Engine,
+        runtime: Calls,
+        listen: Callable[[CommitListener], None],
+        ownership: Ownership,
+        sessions: EndedSessions,
         hub: EventHub,
         executors: Sequence[Executor],
         clock: Clock,
@@ -53,6 +60,8 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._runtime = runtime
+        self._ownership = ownership
+        self._sessions = sessions
         self._hub = hub
         self._clock = clock
         self._telemetry = telemetry
@@ -63,11 +72,11 @@ class Dispatcher:
         self._busy: set[str] = set()
         self._later: dict[str, EffectRow] = {}
         self._running: dict[str, asyncio.Task[Outcome]] = {}
-        self._epochs = {grant.shard: grant.epoch for grant in store.grants()}
         self._open = False
         self._idle = asyncio.Event()
         self._idle.set()
-        runtime.listen(self._on_commit)
+        listen(self._on_commit)
+        ownership.listen(gained=self._gained)
 
     @property
     def running_count(self) -> int:
@@ -79,10 +88,20 @@ class Dispatcher:
         assert not self._open, "a dispatcher starts once"
         self.check_invariants()
         self._open = True
+        await self._take_up()
+
+    def _gained(self, shards: frozenset[int]) -> None:
+        if self._open:
+            self._supervisor.spawn("effects.gained", self._take_up(shards))
+
+    async def _take_up(self, shards: Container[int] | None = None) -> None:
+        """Consider every open effect of these shards, or of all, that no step is at."""
         after = ""
         while page := await self._store.effects_open(after, PAGE_ROWS):
             for row in page:
-                self._consider(row)
+                is_meant = shards is None or row.actor.shard in shards
+                if is_meant and row.effect_id not in self._busy:
+                    self._consider(row)
             after = page[-1].effect_id
 
     async def settle_restored(self) -> None:
@@ -134,7 +153,13 @@ class Dispatcher:
 
     def _consider(self, row: EffectRow) -> None:
         """Take the next step for an effect as its row stands, if it is ours to take."""
-        if not self._open or row.kind not in self._executors:
+        if not self._open or row.kind not in self._executors or not self._owns(row.actor):
+            return
+        if row.state == "started" and row.session == self._store.session:
+            self._stop_if_asked(row)
+            return
+        if row.effect_id in self._busy:
+            self._later[row.effect_id] = row
             return
         work: Coroutine[Any, Any, None]
         match row.state:
@@ -142,17 +167,10 @@ class Dispatcher:
                 work = self._prepare(row)
             case "approved":
                 work = self._attempt(row)
-            case "started" if row.session != self._store.session:
-                work = self._recover(row)
             case "started":
-                self._stop_if_asked(row)
-                return
+                work = self._recover(row)
             case _:
                 return
-        if row.effect_id in self._busy:
-            work.close()
-            self._later[row.effect_id] = row
-            return
         self._busy.add(row.effect_id)
         self._supervisor.spawn(f"effects.{row.state}:{row.effect_id}", self._step(row, work))
 
@@ -185,11 +203,14 @@ class Dispatcher:
 
     async def _attempt(self, row: EffectRow) -> None:
         async with self._slots[row.kind]:
-            if not self._open:
+            if not self._open or not self._owns(row.actor):
                 return
-            message = StartEffect(effect_id=row.effect_id, session=self._store.session)
+            session = self._store.session
+            message = StartEffect(effect_id=row.effect_id, session=session)
             record = await self._tell(row.actor, message)
             if not isinstance(record, EffectRecord) or record.state != "started":
+                return
+            if record.session != session or not await self._may_hand_over(row.actor, record):
                 return
             order = self._order(row.actor, record)
             outcome = await self._execute(order)
@@ -201,8 +222,10 @@ class Dispatcher:
         await self._tell(row.actor, finished)
 
     async def _recover(self, row: EffectRow) -> None:
-        """An earlier session started this and has ended; the effect's promise says what follows."""
+        """Another session started this; once it has ended, the effect's promise says the rest."""
         record = _decoder.decode(row.body)
+        if not await self._is_over(row, record):
+            return
         untouched = False
         if record.promise == "reconcilable":
             order = self._order(row.actor, record)
@@ -222,6 +245,44 @@ class Dispatcher:
             untouched=untouched,
         )
         await self._tell(row.actor, message)
+
+    async def _is_over(self, row: EffectRow, record: EffectRecord) -> bool:
+        """Return once nobody executes another session's attempt any more; False if it moved on.
+
+        What can be read back must be at rest first: its executor may go on until ``not_after``.
+        """
+        waits = record.promise == "reconcilable" and not self._sessions.is_alone
+        while self._open and self._owns(row.actor) and row.effect_id not in self._later:
+            is_late = not waits or self._clock.now_ms() > row.due_ms
+            if is_late and await self._sessions.has_ended(row.session):
+                return True
+            await self._clock.sleep(LOOK_INTERVAL_S)
+        return False
+
+    async def _may_hand_over(self, actor: ActorId, record: EffectRecord) -> bool:
+        """Look at the lease last: past it, others may take this attempt for an interrupted one.
+
+        If the lease runs on after all, the attempt is given up, and the effect starts again.
+        """
+        if self._clock.boot_ns() < self._ownership.until_ns:
+            return True
+        while self._clock.boot_ns() >= self._ownership.until_ns:
+            await self._clock.sleep(LOOK_INTERVAL_S)
+        if self._open and self._store.session == record.session:
+            given_up: Any = RecoverEffect(
+                effect_id=record.effect_id,
+                attempt=record.attempt,
+                ended_session=record.session,
+                untouched=True,
+            )
+            if record.promise == "once":
+                error = "the node's lease ended before this began; nothing was sent"
+                outcome = Outcome(status="failed", error=error, code="not_owner", sent=False)
+                given_up = EffectFinished(
+                    effect_id=record.effect_id, attempt=record.attempt, outcome=outcome
+                )
+            await self._tell(actor, given_up)
+        return False
 
     async def _execute(self, order: Order) -> Outcome | None:
         """Run one attempt; None when the node stopped it, which the next process recovers."""
@@ -280,34 +341,17 @@ class Dispatcher:
 
     # --- plumbing -------------------------------------------------------------------------------
 
+    def _owns(self, actor: ActorId) -> bool:
+        return self._ownership.is_whole or self._ownership.owns(actor.shard)
+
     def _order(self, actor: ActorId, record: EffectRecord) -> Order:
         return Order(
             actor=actor,
             record=record,
             attempt=record.attempt,
             not_after_ms=record.due_ms,
-            stream=self._sink(actor, record),
+            stream=StreamLog(self._store, self._ownership, self._hub, actor, record).write,
         )
-
-    def _sink(self, actor: ActorId, record: EffectRecord) -> StreamSink:
-        """Return the writer of this attempt's stream; a later attempt begins with ``restart``."""
-        sequence = 0
-        epoch = self._epochs[actor.shard]
-
-        async def write(kind: str, body: bytes) -> None:
-            nonlocal sequence
-            chunks: list[StreamChunk] = []
-            if sequence == 0 and record.attempt > 1:
-                sequence += 1
-                chunks.append(
-                    StreamChunk(record.effect_id, record.attempt, sequence, "restart", b"")
-                )
-            sequence += 1
-            chunks.append(StreamChunk(record.effect_id, record.attempt, sequence, kind, body))
-            await self._store.stream_append(actor, epoch, chunks)
-            self._hub.publish(actor)
-
-        return write
 
     async def _tell(self, actor: ActorId, message: Any) -> Any:
         """Have the actor take ``message``, again until it does: nobody else would tell it.

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from kelpie.actors.engine import Engine
+from kelpie.actors.calls import Calls
 from kelpie.core.digests import digest_value
 from kelpie.core.errors import (
     ConflictError,
@@ -65,7 +65,7 @@ class Plans:
     def __init__(
         self,
         *,
-        runtime: Engine,
+        runtime: Calls,
         store: EventStore,
         loader: Loader,
         open_target: OpenTarget,

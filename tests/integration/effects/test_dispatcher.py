@@ -13,6 +13,8 @@ import pytest
 from kelpie.actors.commands import Message
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
+from kelpie.actors.ownership import Ownership
+from kelpie.actors.sessions import EndedSessions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import DeniedError
 from kelpie.core.ids import TENANT_DEFAULT, ActorId
@@ -105,12 +107,23 @@ async def run_node(path: Path, executor: BreakingExecutor) -> AsyncIterator[Node
     clock, rng, telemetry = HostClock(), HostRng(), RecordedTelemetry()
     store = await SqliteStore.open(path / "kelpie.db", clock=clock, rng=rng)
     supervisor = Supervisor(clock=clock, telemetry=telemetry)
-    runtime = Engine(store=store, clock=clock, rng=rng, telemetry=telemetry, supervisor=supervisor)
+    ownership = Ownership(store.grants())
+    runtime = Engine(
+        store=store,
+        ownership=ownership,
+        clock=clock,
+        rng=rng,
+        telemetry=telemetry,
+        supervisor=supervisor,
+    )
     kind = EffectKind(name=KIND, prepares=executor.breaks == "prepare", promise=executor.promise)
     runtime.register(Gated(Asker(), GateRules(policy=Policy(), kinds={KIND: kind})))
     dispatcher = Dispatcher(
         store=store,
         runtime=runtime,
+        listen=runtime.listen,
+        ownership=ownership,
+        sessions=EndedSessions(clock=clock),
         hub=EventHub(),
         executors=[executor],
         clock=clock,

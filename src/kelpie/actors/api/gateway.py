@@ -15,6 +15,7 @@ from kelpie.actors.api.definition import Actor, Definition, definition_of
 from kelpie.actors.api.handle import CallDesk, CallHandle, CallLook
 from kelpie.actors.api.method import Kind, Method
 from kelpie.actors.api.reference import Address
+from kelpie.actors.calls import Calls
 from kelpie.actors.commands import Message
 from kelpie.actors.described import Described
 from kelpie.actors.engine import Engine, Inspection
@@ -94,10 +95,12 @@ class Gateway:
         calls: Submissions,
         pauses: Pauses,
         kinds: Sequence[type[Actor[Any]]],
+        runtime: Calls | None = None,
         principal: str = "local",
         tenant: Tenant = TENANT_DEFAULT,
     ) -> None:
         self.engine = engine
+        self._runtime: Calls = runtime or engine
         self._store = store
         self._hub = hub
         self._wake_outbox = wake_outbox
@@ -157,13 +160,14 @@ class Gateway:
             return await self._call(
                 actor, method, message, key=key, timeout_ms=timeout_ms, principal=self._principal
             )
-        engine = self.engine
-        envelope = engine.begin(
+        runtime = self._runtime
+        envelope = runtime.begin(
             actor, message, self._principal, timeout_ms, is_query=method.is_query
         )
-        if envelope.error is None and engine.may_go_on(envelope):
+        may_go_on = runtime.may_go_on  # looked up as a value, which an engine's is
+        if envelope.error is None and may_go_on(envelope):
             return envelope.value
-        return await engine.answer(envelope, timeout_ms)
+        return await runtime.answer(envelope, timeout_ms)
 
     async def call(
         self,
@@ -203,11 +207,11 @@ class Gateway:
         principal: str,
     ) -> Any:
         if method.kind == "query":
-            return await self.engine.query(actor, message, timeout_ms=timeout_ms)
+            return await self._runtime.query(actor, message, timeout_ms=timeout_ms)
         if method.kind != "command":
             hint = f"it is marked @{method.kind}, and only the runtime calls it"
             raise NotFoundError("method", method.name, hint=hint)
-        return await self.engine.call(
+        return await self._runtime.call(
             actor, message, principal=principal, key=key, timeout_ms=timeout_ms
         )
 

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from kelpie.actors.engine import Engine
+from kelpie.actors.ownership import Ownership
 from kelpie.actors.supervisor import Supervisor
 from kelpie.core.errors import CommitUnknownError, KelpieError, StoreError
 from kelpie.sim.explore import Action, Law, Model
@@ -150,6 +151,7 @@ class _Stage:
         self._supervisor = Supervisor(clock=clock, telemetry=self._reports)
         self._engine = Engine(
             store=cast("Store", self._store),
+            ownership=Ownership(self._store.grants()),
             clock=clock,
             rng=StillRng(),
             telemetry=self._reports,
