@@ -36,7 +36,7 @@ OWNER = "kelpie"
 """The role that owns everything; it needs no password."""
 GUARDED = "guarded"
 """A role that may do the same, but only with `PASSWORD`."""
-PASSWORD = "p4ss-w0rd-of-a-test"  # noqa: S105  of a server that lives as long as one test run
+PASSWORD = "p4ss-w0rd-of-a-test"
 START_S = 60.0
 STOP_S = 30.0
 ACCESS = f"""\
@@ -97,14 +97,12 @@ class PostgresServer:
         """Starts the server and returns once it answers; harmless while it runs."""
         if self.process is not None:
             return
+        place = ["-D", str(self.folder / "data"), f"--port={self.port}"]
         options = [f"--{name}={value}" for name, value in SETTINGS.items()]
         programs = find_programs()
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                _unprivileged(
-                    [str(programs / "postgres"), "-D", str(self.folder / "data")]
-                    + [f"--port={self.port}", *options]
-                ),
+                _unprivileged([str(programs / "postgres"), *place, *options]),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
