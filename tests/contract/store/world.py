@@ -118,11 +118,11 @@ class Hand:
     def prepare(self, **changes: Any) -> Commit:
         """Return the next turn's commit without submitting it."""
         shard = self.actor.shard
-        grant = next(grant for grant in self.store.grants() if grant.shard == shard)
+        grants = {grant.shard: grant.epoch for grant in self.store.grants()}
         fields: dict[str, Any] = {
             "actor": self.actor,
             "shard": shard,
-            "epoch": grant.epoch,
+            "epoch": grants.get(shard, 0),
             "incarnation": self.incarnation,
             "expected_version": self.version,
             "schema_version": 1,
