@@ -20,9 +20,9 @@ from kelpie.core.errors import ConflictError, InvalidFieldError, NotFoundError, 
 from kelpie.core.limits import NAME_CHARS_MAX, SHARD_COUNT
 from kelpie.storage.bounds import require_integers, text_bytes
 from kelpie.storage.cluster import ENDED_SHOWN_MAX, ClusterView, NodeRow, NodeState, ShardRow
+from kelpie.storage.decode import Row
 from kelpie.storage.records import ShardGrant
 from kelpie.storage.sqlite.batch import Work
-from kelpie.storage.sqlite.decode import Row
 from kelpie.storage.sqlite.reader import SqliteReader
 from kelpie.storage.sqlite.transaction import Transaction
 
@@ -79,17 +79,17 @@ class SqliteNodes(SqliteReader):
     async def cluster(self) -> ClusterView:
         """Return the sessions and the shards, of one snapshot."""
         with self._snapshot("the cluster"):
-            living = self._fetch(f"{_LIVING} ORDER BY name", (), "sessions")
-            ended = self._fetch(_ENDED, (ENDED_SHOWN_MAX,), "sessions")
+            living = self._query(f"{_LIVING} ORDER BY name", (), "sessions")
+            ended = self._query(_ENDED, (ENDED_SHOWN_MAX,), "sessions")
             query = "SELECT shard, epoch, session, pinned FROM shards ORDER BY shard"
-            shards = self._fetch(query, (), "shards")
+            shards = self._query(query, (), "shards")
         nodes = (_node(row) for row in (*living, *ended))
         return ClusterView(tuple(nodes), tuple(ShardRow(*row) for row in shards))
 
     async def session_ended(self, session: str) -> bool:
         """Return whether a session has ended, or was never known."""
         query = "SELECT 1 FROM sessions WHERE session = ? AND ended_ms IS NULL"
-        return self._fetch_one(query, (session,), "sessions") is None
+        return await self._fetch_one(query, (session,), "sessions") is None
 
     async def claim(self, session: str, shards: Sequence[ShardGrant]) -> list[ShardGrant]:
         """Own those shards that are still free under the epochs seen, each with its next epoch.

@@ -59,6 +59,9 @@ class SqliteReader(SqlReader):
             executor.shutdown(wait=False)
 
     async def _fetch(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
+        return self._query(query, values, subject)
+
+    def _query(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
         try:
             if fault("storage.read_fail"):
                 raise engine_error(sqlite3.SQLITE_IOERR)
@@ -69,8 +72,8 @@ class SqliteReader(SqlReader):
     @contextmanager
     def _snapshot(self, subject: str) -> Generator[None, None, None]:
         """Let every read inside see the same commit."""
+        self._query("BEGIN", (), subject)
         try:
-            self._reader.execute("BEGIN")
             yield
         except sqlite3.Error as error:
             raise translate_error(error, subject) from error
