@@ -85,6 +85,8 @@ def test_the_dump_reads_like_a_file_a_person_wrote(tmp_path: Path) -> None:
     place = make_place(tmp_path)
     settings = place.load({"OPENAI_API_KEY": "k", "KELPIE_DATA_DIR": "/d", "KELPIE_MODEL": "a/b"})
     text = dump_toml(settings)
-    assert text.startswith('data_dir = "/d"\nnode = "local"\nmodel = "a/b"\n\n[server]\nhost = "127.0.0.1"\n')
+    assert text.startswith(
+        'data_dir = "/d"\nnode = "local"\nmodel = "a/b"\n\n[server]\nhost = "127.0.0.1"\n'
+    )
     assert '[providers.openai]\nwire = "openai"\n' in text
     assert 'api_key = "env:OPENAI_API_KEY"\n' in text

@@ -151,7 +151,7 @@ def join(transaction: Transaction, node: NodeRow) -> None:
     Raises:
         ConflictError: A living session has the node's name.
     """
-    query = "SELECT session FROM sessions WHERE name = ? AND ended_ms IS NULL"
+    query = "SELECT session FROM sessions WHERE name = ? AND name != '' AND ended_ms IS NULL"
     other = transaction.execute(query, (node.name,)).fetchone()
     if other is not None:
         raise ConflictError(
@@ -262,7 +262,7 @@ def cordon(transaction: Transaction, name: str, *, is_cordoned: bool, is_drainin
     Raises:
         NotFoundError: No living session has that name.
     """
-    query = "SELECT session FROM sessions WHERE name = ? AND ended_ms IS NULL"
+    query = "SELECT session FROM sessions WHERE name = ? AND name != '' AND ended_ms IS NULL"
     row = transaction.execute(query, (name,)).fetchone()
     if row is None:
         raise NotFoundError("node", name, hint='"kelpie cluster status" lists the living ones')
