@@ -285,12 +285,27 @@ _CALLS: Final = """
         INSERT INTO call_counts AS k SELECT u.tenant, u.shard, count(*) FROM unnest(p_calls) u
             GROUP BY u.tenant, u.shard ORDER BY u.tenant, u.shard
             ON CONFLICT (tenant, shard) DO UPDATE SET kept = k.kept + excluded.kept;
-        PERFORM 1 FROM (SELECT DISTINCT u.tenant FROM unnest(p_calls) u) t
-            JOIN LATERAL (SELECT sum(k.kept) AS kept FROM call_counts k
-                WHERE k.tenant = t.tenant) n ON n.kept > p_kept_max;
-        IF FOUND THEN
-            RAISE EXCEPTION 'a tenant keeps too many calls' USING ERRCODE = 'KP004';
-        END IF;
+        FOR crowded IN SELECT t.tenant, n.kept - p_kept_max AS excess
+                FROM (SELECT DISTINCT u.tenant FROM unnest(p_calls) u) t
+                JOIN LATERAL (SELECT sum(k.kept) AS kept FROM call_counts k
+                    WHERE k.tenant = t.tenant) n ON n.kept > p_kept_max LOOP
+            WITH places AS (SELECT DISTINCT u.shard FROM unnest(p_calls) u
+                    WHERE u.tenant = crowded.tenant),
+                oldest AS (SELECT c.call_id FROM places p CROSS JOIN LATERAL (
+                    SELECT d.call_id, d.expires_ms FROM calls d WHERE d.tenant = crowded.tenant
+                    AND d.shard = p.shard AND d.expires_ms > 0
+                    ORDER BY d.expires_ms LIMIT crowded.excess) c
+                    ORDER BY c.expires_ms LIMIT crowded.excess),
+                gone AS (DELETE FROM calls c USING oldest o WHERE c.tenant = crowded.tenant
+                    AND c.call_id = o.call_id RETURNING c.shard),
+                counted AS (SELECT shard, count(*) AS gone FROM gone GROUP BY shard),
+                moved AS (UPDATE call_counts k SET kept = k.kept - n.gone FROM counted n
+                    WHERE k.tenant = crowded.tenant AND k.shard = n.shard RETURNING n.gone)
+            SELECT coalesce(sum(gone), 0) INTO found FROM moved;
+            IF found < crowded.excess THEN
+                RAISE EXCEPTION 'a tenant keeps too many calls' USING ERRCODE = 'KP004';
+            END IF;
+        END LOOP;
     END IF;"""
 
 # Housework, in proportion to what was written, so that nothing that expired can pile up.
@@ -333,6 +348,7 @@ CREATE FUNCTION commit_1(p_holder text, p_writer integer, p_generation bigint, p
     OUT taken bigint, OUT sequences bigint[]) LANGUAGE plpgsql AS $$
 DECLARE
     found bigint;
+    crowded record;
 BEGIN
     sequences := '{{}}';
     taken := mark_1(p_holder, p_writer, p_generation, p_batch, p_now_ms, sequences);

@@ -21,9 +21,11 @@ BEGIN
     END IF;
     PERFORM 1 FROM shards WHERE shard IN (SELECT shard FROM unnest(p_seen)) ORDER BY shard
         FOR UPDATE;
-    RETURN QUERY UPDATE shards s SET epoch = s.epoch + 1, session = p_session
-        FROM unnest(p_seen) u WHERE s.shard = u.shard AND s.epoch = u.epoch AND s.session = ''
-        RETURNING s.shard, s.epoch;
+    UPDATE shards s SET epoch = s.epoch + 1, session = p_session
+        FROM unnest(p_seen) u WHERE s.shard = u.shard AND s.epoch = u.epoch AND s.session = '';
+    -- Also what an earlier try took whose answer was lost.
+    RETURN QUERY SELECT s.shard, s.epoch FROM shards s JOIN unnest(p_seen) u
+        ON s.shard = u.shard AND s.epoch = u.epoch + 1 WHERE s.session = p_session;
 END $$"""
 
 # The epoch grows here too: what was let go of is not written to, even before somebody takes it.
