@@ -201,5 +201,3 @@ def refuse_to_open(error: BaseException, place: str) -> StoreError | ConfigError
             return StoreError(f"{place} cannot be reached ({error}); start the server", place=place)
         case code:
             return StoreError(f"{place}: {error} ({code})", place=place)
-
-

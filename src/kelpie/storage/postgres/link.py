@@ -78,7 +78,16 @@ class ServerFailedError(StoreError):
 class Link:
     """The connection of one writer of one opened store."""
 
-    __slots__ = ("_batch", "_clock", "_connect", "_connection", "_generation", "_holder", "_last", "writer")
+    __slots__ = (
+        "_batch",
+        "_clock",
+        "_connect",
+        "_connection",
+        "_generation",
+        "_holder",
+        "_last",
+        "writer",
+    )
 
     def __init__(self, connect: Connect, *, clock: Clock, holder: str, writer: int) -> None:
         self._connect = connect

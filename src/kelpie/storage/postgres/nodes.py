@@ -264,9 +264,7 @@ class PostgresNodes:
         message = f"session {session} has ended; this node must join with another"
         return SessionEndedError(message, session=session)
 
-    async def _do(
-        self, question: Callable[[Connection], Awaitable[T]], *, refused: str = ""
-    ) -> T:
+    async def _do(self, question: Callable[[Connection], Awaitable[T]], *, refused: str = "") -> T:
         """Return what a statement answers.
 
         Raises:

@@ -457,10 +457,7 @@ class Plan:
             [row for row in items if len(row) == _ITEM_COLUMNS],
             gone,
             list(self._replies.values()),
-            [
-                (*row[:2], actor.events - place, *row[2:])
-                for actor, place, row in self._events
-            ],
+            [(*row[:2], actor.events - place, *row[2:]) for actor, place, row in self._events],
             self._appended,
             self._sends,
             self._audit,
