@@ -39,9 +39,7 @@ from kelpie.storage.postgres.migrations.apply import CROWDED, FENCED
 from kelpie.storage.postgres.plan import Answer, Member, Plan, Submit
 from kelpie.storage.records import Commit
 
-_HEAD: Final = (
-    "SELECT sequence, hash FROM audit WHERE shard = $1 ORDER BY sequence DESC LIMIT 1"
-)
+_HEAD: Final = "SELECT sequence, hash FROM audit WHERE shard = $1 ORDER BY sequence DESC LIMIT 1"
 _ATTEMPTS: Final = 3  # of a member that stands alone and against which nothing speaks
 
 
@@ -348,11 +346,14 @@ class Lane:
         raise StoreError("a commit was refused for no reason that can be found; try it again")
 
     async def _make_room(
-        self, member: Submit, known: str, crowded: bool  # noqa: FBT001
+        self,
+        member: Submit,
+        known: str,
+        crowded: bool,  # noqa: FBT001
     ) -> list[tuple[str, str]]:
         """Return the ended calls that have to go for another."""
         tenant = member.call.actor.tenant
-        forgotten = [(tenant, known)] if known else []
+        forgotten: list[tuple[str, str]] = [(tenant, known)] if known else []
         if crowded:
             oldest = await self.link.ask(lambda c: diagnosis.find_oldest_ended(c, tenant))
             if oldest is None:
@@ -423,5 +424,3 @@ def _own_words(error: KelpieError) -> KelpieError:
         return failure
     assert not isinstance(error, RefusedError), "a refusal is explained before it leaves"
     return error
-
-
