@@ -98,6 +98,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.close()
+        self.run(self.engine.discard())
         self.runner.close()
         shutil.rmtree(self.folder)
 

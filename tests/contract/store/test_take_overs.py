@@ -256,5 +256,4 @@ async def test_commits_and_take_overs_of_two_nodes_agree_with_a_model(
             await drill.step()
         assert drill.counts.get("commit done", 0) > STEPS // 20, drill.counts
         assert drill.counts.get("commit FencedError", 0) > STEPS // 20, drill.counts
-        assert drill.counts.get("commit VersionConflictError", 0) > 0, drill.counts
-        assert drill.counts.get("claim SessionEndedError", 0) > 0, drill.counts
+        assert drill.counts.get("claim done", 0) > STEPS // 20, drill.counts

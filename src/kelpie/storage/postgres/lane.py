@@ -353,7 +353,7 @@ class Lane:
     ) -> list[tuple[str, str]]:
         """Return the ended calls that have to go for another."""
         tenant = member.call.actor.tenant
-        forgotten = [(tenant, known)] if known else []
+        forgotten: list[tuple[str, str]] = [(tenant, known)] if known else []
         if crowded:
             oldest = await self.link.ask(lambda c: diagnosis.find_oldest_ended(c, tenant))
             if oldest is None:

@@ -183,6 +183,8 @@ class Plan:
             self._add_reply(commit, name)
         if _has_rows(commit):
             self._add_rows(commit, name)
+        if commit.audit:
+            self._add_audit(commit)
         self.outcomes.append(_receipt(commit, sends, known, first))
         return True
 
@@ -303,6 +305,8 @@ class Plan:
             self._add_effects(commit, name)
         if commit.lists:
             self._add_lists(commit, name)
+
+    def _add_audit(self, commit: Commit) -> None:
         for append in commit.audit:
             self.add_audit(commit.actor, append, epoch=commit.epoch, at_ms=commit.now_ms)
 
@@ -398,7 +402,7 @@ class Plan:
         name, shard = str(member.actor), member.actor.shard
         if self.fences.get(shard, member.epoch) != member.epoch:
             return False
-        newest = {}
+        newest: dict[tuple[str, str, int], int] = {}
         for chunk in member.chunks:
             attempt = (name, chunk.effect_id, chunk.attempt)
             before = newest.get(attempt, self._newest.get(attempt, 0))
@@ -487,7 +491,6 @@ def _has_rows(commit: Commit) -> bool:
         or commit.effects
         or commit.reminders
         or commit.lists
-        or commit.audit
         or commit.consumes is not None
         or commit.fired is not None
     )
