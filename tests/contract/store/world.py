@@ -6,11 +6,10 @@ import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kelpie.storage.postgres.store import PostgresStore
-
 from kelpie.core.digests import digest_bytes
 from kelpie.core.ids import TENANT_DEFAULT, ActorId, Tenant
 from kelpie.storage.cluster import ClusterStore
+from kelpie.storage.postgres.store import PostgresStore
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, EffectRow, EffectState
 from kelpie.storage.sqlite.store import SqliteStore

@@ -56,7 +56,7 @@ from kelpie.storage.postgres.link import Link
 from kelpie.storage.postgres.nodes import PostgresNodes
 from kelpie.storage.postgres.opening import prepare
 from kelpie.storage.postgres.plan import Append, Member, Submit
-from kelpie.storage.postgres.reader import prepare_reader
+from kelpie.storage.postgres.reader import ReadingConnection, prepare_reader
 from kelpie.storage.postgres.reads import PostgresReads
 from kelpie.storage.postgres.singles import (
     BuryReminder,
@@ -464,6 +464,7 @@ async def _open_pool(dsn: str, name: str) -> asyncpg.Pool:
         timeout=DATABASE_CONNECT_MS_MAX / 1_000,
         command_timeout=CLIENT_TIMEOUT_S,
         init=prepare_reader,
+        connection_class=ReadingConnection,
         server_settings={**SETTINGS, "application_name": name},
     )
 
