@@ -69,6 +69,10 @@ class Engine(Protocol):
         """Open the store for nodes that join, and close it at the end."""
         ...
 
+    def beside(self, store: SharedStore) -> AbstractAsyncContextManager[SharedStore]:
+        """Open the store for another node beside ``store``: itself, where it has one holder."""
+        ...
+
 
 class SqliteEngine:
     """The embedded engine over one file."""
@@ -98,6 +102,10 @@ class SqliteEngine:
         finally:
             store.check_invariants()
             await store.close()
+
+    @asynccontextmanager
+    async def beside(self, store: SharedStore) -> AsyncIterator[SharedStore]:
+        yield store
 
 
 def actor_id(key: str, *, tenant: str = TENANT_DEFAULT, kind: str = "agent") -> ActorId:
