@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.store.world import Engine, PostgresEngine, SqliteEngine
+from tests.contract.store.postgres import PostgresEngine
+from tests.contract.store.world import Engine, SqliteEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kelpie.core.digests import digest_bytes
 from kelpie.core.ids import TENANT_DEFAULT, ActorId, Tenant
 from kelpie.storage.cluster import ClusterStore
-from kelpie.storage.postgres.store import PostgresStore
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, EffectRow, EffectState
 from kelpie.storage.sqlite.store import SqliteStore
-from tests.postgres import STORE_DATABASES, shared_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -115,54 +113,6 @@ class SqliteEngine:
 
     async def discard(self) -> None:
         """Nothing was lent: the folder is the test's."""
-
-
-class PostgresEngine:
-    """The shared engine over a database of its own in a real server."""
-
-    def __init__(self, folder: Path) -> None:
-        self.clock = FakeClock()
-        self.rng = SeededRng()
-        self.folder = folder
-        self.server = shared_server()
-        self.database = ""
-
-    async def open(self, name: str = "one") -> PostgresStore:
-        if not self.database:
-            self.database = await STORE_DATABASES.take(self.server)
-        return await PostgresStore.open(
-            self.server.dsn(self.database),
-            clock=self.clock,
-            rng=self.rng,
-            blobs_path=self.folder / "blobs",
-            name=name,
-        )
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[PostgresStore]:
-        async with self.shared() as store:
-            await store.claim_all()
-            yield store
-
-    @asynccontextmanager
-    async def shared(self) -> AsyncIterator[PostgresStore]:
-        store = await self.open()
-        try:
-            yield store
-        finally:
-            store.check_invariants()
-            await store.close()
-
-    @asynccontextmanager
-    async def beside(self, store: SharedStore) -> AsyncIterator[SharedStore]:
-        assert self.database, f"{store} is open"
-        async with self.shared() as another:
-            yield another
-
-    async def discard(self) -> None:
-        if self.database:
-            await STORE_DATABASES.give_back(self.server, self.database)
-            self.database = ""
 
 
 def actor_id(key: str, *, tenant: str = TENANT_DEFAULT, kind: str = "agent") -> ActorId:
