@@ -24,7 +24,7 @@ from kelpie.core.limits import (
     DATABASE_READERS,
     DATABASE_WRITERS,
     FAILURE_BYTES_MAX,
-    LEASE_DURATION_MS,
+    LEASE_TTL_MS,
     SHARD_COUNT,
 )
 from kelpie.ports.clock import Clock
@@ -209,7 +209,7 @@ class PostgresStore(PostgresNodes, PostgresReads):
                     address=self._address,
                     state="running",
                     renewals=0,
-                    ttl_ms=LEASE_DURATION_MS,
+                    ttl_ms=LEASE_TTL_MS,
                     is_cordoned=False,
                     is_draining=False,
                     started_ms=self._clock.now_ms(),
