@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import asyncpg
 
@@ -122,7 +122,7 @@ class PostgresStore(PostgresNodes, PostgresReads):
         blobs_path: Path,
         address: str = "",
         name: str = NODE_NAME_DEFAULT,
-    ) -> PostgresStore:
+    ) -> Self:
         """Connect, check the server and bring its schema up to date; own nothing yet.
 
         Args:
