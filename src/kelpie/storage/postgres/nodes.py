@@ -6,8 +6,8 @@ Every method is one statement. Whoever moves a shard waits for the batch that ha
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from kelpie.core.errors import (
     ConflictError,
@@ -19,7 +19,7 @@ from kelpie.core.limits import NAME_CHARS_MAX, SHARD_COUNT
 from kelpie.storage.bounds import require_integers, text_bytes
 from kelpie.storage.cluster import ENDED_SHOWN_MAX, ClusterView, NodeRow, NodeState, ShardRow
 from kelpie.storage.postgres.control import Control, ExpectedError
-from kelpie.storage.postgres.driver import CLIENT_TIMEOUT_S, UNIQUE
+from kelpie.storage.postgres.driver import CLIENT_TIMEOUT_S, UNIQUE, Connection
 from kelpie.storage.postgres.migrations.nodes import SESSION_OVER
 from kelpie.storage.records import ShardGrant
 
@@ -124,12 +124,17 @@ class PostgresNodes:
             SessionEndedError: The session has ended.
         """
         wanted = [tuple(grant) for grant in shards]
-        query = "SELECT shard, epoch FROM claim_1($1, $2) ORDER BY shard"
+        tries = 0
+
+        async def claim(connection: Connection) -> list[Mapping[str, Any]]:
+            nonlocal tries
+            tries += 1
+            query = "SELECT shard, epoch FROM claim_1($1, $2, $3) ORDER BY shard"
+            values = (session, wanted, tries > 1)
+            return await connection.fetch(query, *values, timeout=CLIENT_TIMEOUT_S)
+
         try:
-            rows = await self._control.do(
-                lambda c: c.fetch(query, session, wanted, timeout=CLIENT_TIMEOUT_S),
-                expected=SESSION_OVER,
-            )
+            rows = await self._control.do(claim, expected=SESSION_OVER)
         except ExpectedError as error:
             raise self._over(session) from error
         taken = [ShardGrant(row["shard"], row["epoch"]) for row in rows]
