@@ -47,7 +47,6 @@ class SqlReader:
     @abstractmethod
     async def _fetch(self, query: str, values: Sequence[object], subject: str) -> Sequence[Row]:
         """Return the rows of one statement; ``subject`` is what an error names."""
-        raise NotImplementedError
 
     async def _fetch_one(self, query: str, values: Sequence[object], subject: str) -> Row | None:
         rows = await self._fetch(query, values, subject)
