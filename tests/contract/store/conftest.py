@@ -11,10 +11,10 @@ from tests.contract.store.postgres import PostgresEngine
 from tests.contract.store.world import Engine, SqliteEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-ENGINES = {"postgres": PostgresEngine, "sqlite": SqliteEngine}
+ENGINES: dict[str, Callable[[Path], Engine]] = {"postgres": PostgresEngine, "sqlite": SqliteEngine}
 
 
 @pytest.fixture(params=sorted(ENGINES))
