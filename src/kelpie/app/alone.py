@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from kelpie.core.errors import SessionEndedError, StoreError
+from kelpie.core.limits import LEASE_MARGIN_PARTS, LEASE_RENEWALS_PER_TTL
 from kelpie.ports.clock import Clock
 from kelpie.storage.cluster import ClusterStore, NodeRow
 from kelpie.storage.files import temporary_file
 from kelpie.storage.records import ShardGrant
 
 LOOKS_PER_LEASE: Final = 10
-RENEWALS_PER_LEASE: Final = 3  # two may be lost
-MARGIN_PARTS: Final = 10  # a tenth of a lease is waited for beyond its end
 _NS_PER_MS: Final = 1_000_000
 
 
@@ -76,13 +75,13 @@ async def end_silent_sessions(store: ClusterStore, *, clock: Clock) -> None:
 
 
 def _patience_ms(node: NodeRow) -> int:
-    return node.ttl_ms + node.ttl_ms // MARGIN_PARTS
+    return node.ttl_ms + -(-node.ttl_ms // LEASE_MARGIN_PARTS)
 
 
 async def keep_lease(store: ClusterStore, node: NodeRow, *, clock: Clock) -> None:
     """Renew a session until it has ended, which this returns for."""
     while True:
-        await clock.sleep(node.ttl_ms / RENEWALS_PER_LEASE / 1_000)
+        await clock.sleep(node.ttl_ms / LEASE_RENEWALS_PER_TTL / 1_000)
         try:
             await store.renew(node.session)
         except SessionEndedError:

@@ -20,7 +20,6 @@ ENGINES: dict[str, Callable[[Path], Engine]] = {"postgres": PostgresEngine, "sql
 @pytest.fixture(params=sorted(ENGINES))
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """An engine with an empty store."""
-    made = ENGINES[request.param](tmp_path)
-    yield made
-    if isinstance(made, PostgresEngine):
-        asyncio.run(made.remove())
+    engine = ENGINES[request.param](tmp_path)
+    yield engine
+    asyncio.run(engine.discard())

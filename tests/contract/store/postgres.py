@@ -5,19 +5,15 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from kelpie.storage.postgres.driver import close_gently, connect
-from kelpie.storage.postgres.migrations import migrate
 from kelpie.storage.postgres.store import PostgresStore
 from tests.contract.store.world import FakeClock, SeededRng
-from tests.postgres import shared_server
+from tests.postgres import STORE_DATABASES, shared_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.contract.store.world import SharedStore
-
-TEMPLATES: list[str] = []
 
 
 class PostgresEngine:
@@ -33,7 +29,7 @@ class PostgresEngine:
     async def open(self, **options: Any) -> PostgresStore:
         """Open the store as a node that owns nothing yet."""
         if not self.database:
-            self.database = await self.server.create_database(template=await self._template())
+            self.database = await STORE_DATABASES.take(self.server)
         return await PostgresStore.open(
             self.server.dsn(self.database),
             clock=options.pop("clock", self.clock),
@@ -41,16 +37,6 @@ class PostgresEngine:
             blobs_path=self.blobs,
             **options,
         )
-
-    async def _template(self) -> str:
-        """A database that has the schema already, which is quicker to copy than to make."""
-        if not TEMPLATES:
-            name = await self.server.create_database()
-            connection = await connect(self.server.dsn(name), name="template")
-            await migrate(connection)
-            await close_gently(connection)
-            TEMPLATES.append(name)
-        return TEMPLATES[0]
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[PostgresStore]:
@@ -76,7 +62,8 @@ class PostgresEngine:
         async with self.shared() as other:
             yield other
 
-    async def remove(self) -> None:
-        """Remove the database."""
+    async def discard(self) -> None:
+        """Give the database back, empty."""
         if self.database:
-            await self.server.drop_database(self.database)
+            await STORE_DATABASES.give_back(self.server, self.database)
+            self.database = ""

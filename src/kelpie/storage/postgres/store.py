@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import asyncpg
 
@@ -24,7 +24,7 @@ from kelpie.core.limits import (
     DATABASE_READERS,
     DATABASE_WRITERS,
     FAILURE_BYTES_MAX,
-    LEASE_DURATION_MS,
+    LEASE_TTL_MS,
     SHARD_COUNT,
 )
 from kelpie.ports.clock import Clock
@@ -56,7 +56,7 @@ from kelpie.storage.postgres.link import Link
 from kelpie.storage.postgres.nodes import PostgresNodes
 from kelpie.storage.postgres.opening import prepare
 from kelpie.storage.postgres.plan import Append, Member, Submit
-from kelpie.storage.postgres.reader import prepare_reader
+from kelpie.storage.postgres.reader import ReadingConnection, prepare_reader
 from kelpie.storage.postgres.reads import PostgresReads
 from kelpie.storage.postgres.singles import (
     BuryReminder,
@@ -122,7 +122,7 @@ class PostgresStore(PostgresNodes, PostgresReads):
         blobs_path: Path,
         address: str = "",
         name: str = NODE_NAME_DEFAULT,
-    ) -> PostgresStore:
+    ) -> Self:
         """Connect, check the server and bring its schema up to date; own nothing yet.
 
         Args:
@@ -209,7 +209,7 @@ class PostgresStore(PostgresNodes, PostgresReads):
                     address=self._address,
                     state="running",
                     renewals=0,
-                    ttl_ms=LEASE_DURATION_MS,
+                    ttl_ms=LEASE_TTL_MS,
                     is_cordoned=False,
                     is_draining=False,
                     started_ms=self._clock.now_ms(),
@@ -464,6 +464,7 @@ async def _open_pool(dsn: str, name: str) -> asyncpg.Pool:
         timeout=DATABASE_CONNECT_MS_MAX / 1_000,
         command_timeout=CLIENT_TIMEOUT_S,
         init=prepare_reader,
+        connection_class=ReadingConnection,
         server_settings={**SETTINGS, "application_name": name},
     )
 

@@ -1,0 +1,1 @@
+"""Several nodes over one store: who is a member, and who owns which shard."""
