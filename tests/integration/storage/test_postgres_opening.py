@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -79,84 +80,85 @@ async def test_a_database_of_another_encoding_is_refused_and_left_alone(tmp_path
         await server.drop_database("latin")
 
 
-@pytest.fixture
-async def database(engine: PostgresEngine) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a database with a store."""
+@asynccontextmanager
+async def connected(engine: PostgresEngine) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database with a store, which is spoiled afterwards."""
     async with engine.shared():
         pass
     connection = await asyncpg.connect(engine.server.dsn(engine.database))
-    yield connection
-    await connection.close()
-
-
-async def test_a_store_of_a_newer_schema_is_refused(
-    engine: PostgresEngine, database: asyncpg.Connection
-) -> None:
-    newer = str(SCHEMA_VERSION + 1)
-    await database.execute("UPDATE kelpie.meta SET value = $1 WHERE name = 'schema'", newer)
-    with pytest.raises(StoreVersionError) as refused:
-        async with engine.shared():
-            pass
-    assert refused.value.fields["found"] == SCHEMA_VERSION + 1
-    assert await database.fetchval("SELECT count(*) FROM kelpie.sessions") == 0
-
-
-async def test_another_programs_schema_is_refused_and_left_alone(
-    engine: PostgresEngine, database: asyncpg.Connection
-) -> None:
-    await database.execute("DROP SCHEMA kelpie CASCADE")
-    await database.execute("CREATE SCHEMA kelpie")
-    assert await read_version(database) == 0, "an empty schema is anybody's"
-    await database.execute("CREATE TABLE kelpie.theirs (n integer)")
-    with pytest.raises(StoreVersionError, match="no store"):
-        async with engine.shared():
-            pass
-    tables = "SELECT count(*) FROM pg_class WHERE relnamespace = 'kelpie'::regnamespace"
-    assert await database.fetchval(tables) == 1
-
-
-async def test_nodes_that_come_together_migrate_once(
-    engine: PostgresEngine, database: asyncpg.Connection
-) -> None:
-    await database.execute("DROP SCHEMA kelpie CASCADE")
-    dsn = engine.server.dsn(engine.database)
-    connections = [await asyncpg.connect(dsn) for _ in range(4)]
-    versions = await asyncio.gather(*map(migrate, connections))
-    assert versions == [SCHEMA_VERSION] * 4
-    for connection in connections:
+    try:
+        yield connection
+    finally:
         await connection.close()
-    async with engine.opened() as store:
-        await Hand(store).turn(state=b"s")
+        spoiled, engine.database = engine.database, ""
+        await engine.server.drop_database(spoiled)
 
 
-async def test_a_migration_that_fails_leaves_nothing_behind(
-    engine: PostgresEngine, database: asyncpg.Connection
+async def test_a_store_of_a_newer_schema_is_refused(engine: PostgresEngine) -> None:
+    async with connected(engine) as database:
+        newer = str(SCHEMA_VERSION + 1)
+        await database.execute("UPDATE kelpie.meta SET value = $1 WHERE name = 'schema'", newer)
+        with pytest.raises(StoreVersionError) as refused:
+            async with engine.shared():
+                pass
+        assert refused.value.fields["found"] == SCHEMA_VERSION + 1
+        assert await database.fetchval("SELECT count(*) FROM kelpie.sessions") == 0
+
+
+async def test_another_programs_schema_is_refused_and_left_alone(engine: PostgresEngine) -> None:
+    async with connected(engine) as database:
+        await database.execute("DROP SCHEMA kelpie CASCADE")
+        await database.execute("CREATE SCHEMA kelpie")
+        assert await read_version(database) == 0, "an empty schema is anybody's"
+        await database.execute("CREATE TABLE kelpie.theirs (n integer)")
+        with pytest.raises(StoreVersionError, match="no store"):
+            async with engine.shared():
+                pass
+        tables = "SELECT count(*) FROM pg_class WHERE relnamespace = 'kelpie'::regnamespace"
+        assert await database.fetchval(tables) == 1
+
+
+async def test_nodes_that_come_together_migrate_once(engine: PostgresEngine) -> None:
+    async with connected(engine) as database:
+        await database.execute("DROP SCHEMA kelpie CASCADE")
+        dsn = engine.server.dsn(engine.database)
+        connections = [await asyncpg.connect(dsn) for _ in range(4)]
+        versions = await asyncio.gather(*map(migrate, connections))
+        assert versions == [SCHEMA_VERSION] * 4
+        for connection in connections:
+            await connection.close()
+        async with engine.opened() as store:
+            await Hand(store).turn(state=b"s")
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(engine: PostgresEngine) -> None:
+    async with connected(engine) as database:
+        await database.execute("DROP SCHEMA kelpie CASCADE")
+        broken = (("CREATE TABLE meta (name text PRIMARY KEY, value text)", "SELECT broken"),)
+        with pytest.raises(asyncpg.UndefinedColumnError):
+            await migrate(database, broken)
+        assert await read_version(database) == 0
+        async with engine.opened() as store:
+            assert (await store.stats()).schema_version == SCHEMA_VERSION
+
+
+async def test_numbers_go_on_above_those_of_a_dump(
+    engine: PostgresEngine,
 ) -> None:
-    await database.execute("DROP SCHEMA kelpie CASCADE")
-    broken = (("CREATE TABLE meta (name text PRIMARY KEY, value text)", "SELECT broken"),)
-    with pytest.raises(asyncpg.UndefinedColumnError):
-        await migrate(database, broken)
-    assert await read_version(database) == 0
-    async with engine.opened() as store:
-        assert (await store.stats()).schema_version == SCHEMA_VERSION
-
-
-async def test_numbers_go_on_above_those_of_a_dump_from_an_older_server(
-    engine: PostgresEngine, database: asyncpg.Connection
-) -> None:
-    async with engine.opened() as store:
-        hand = Hand(store)
-        send = OutboxRow(sender=hand.actor, receiver=hand.actor, body=b"")
-        await hand.turn(sends=(send,))
-    far = 10**9 << ORDINAL_BITS | 7
-    await database.execute("UPDATE kelpie.outbox SET message_id = $1", far)
-    async with engine.opened() as store:
-        hand.store = store
-        (message_id,) = (await hand.turn(sends=(send,))).message_ids
-        assert message_id > far
-        assert [message.message_id for message in await store.outbox(0, 9)] == [far, message_id]
-    base = await database.fetchval("SELECT value FROM kelpie.meta WHERE name = 'base'")
-    async with engine.opened():
-        pass
-    again = await database.fetchval("SELECT value FROM kelpie.meta WHERE name = 'base'")
-    assert base == again, "it is lifted once"
+    async with connected(engine) as database:
+        async with engine.opened() as store:
+            hand = Hand(store)
+            send = OutboxRow(sender=hand.actor, receiver=hand.actor, body=b"")
+            await hand.turn(sends=(send,))
+        far = 10**9 << ORDINAL_BITS | 7
+        await database.execute("UPDATE kelpie.outbox SET message_id = $1", far)
+        async with engine.opened() as store:
+            hand.store = store
+            (message_id,) = (await hand.turn(sends=(send,))).message_ids
+            assert message_id > far
+            assert [message.message_id for message in await store.outbox(0, 9)] == [far, message_id]
+        base = await database.fetchval("SELECT value FROM kelpie.meta WHERE name = 'base'")
+        async with engine.opened():
+            pass
+        again = await database.fetchval("SELECT value FROM kelpie.meta WHERE name = 'base'")
+        assert base == again, "it is lifted once"

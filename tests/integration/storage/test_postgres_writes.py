@@ -35,9 +35,10 @@ from kelpie.storage.records import (
 from tests.contract.store.postgres import PostgresEngine
 from tests.contract.store.world import NOW_MS, FakeClock, Hand, actor_id, effect
 from tests.integration.storage.lossy import Loss, LossyProxy
+from tests.waiting import eventually_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
 
@@ -85,11 +86,15 @@ async def behind_proxy(
 
 async def settle(store: PostgresStore) -> None:
     """Return once no lane does anything, housework included."""
-    while any(lane._task is not None or lane._is_scheduled for lane in store._parts.lanes):
-        await asyncio.sleep(0)
+
+    async def is_idle() -> bool:
+        lanes = store._parts.lanes
+        return not any(lane._task is not None or lane._is_scheduled for lane in lanes)
+
+    await eventually_async(is_idle, within_s=30, what="every lane is idle")
 
 
-def kinds(outcomes: list[Any]) -> list[Any]:
+def kinds(outcomes: Sequence[Any]) -> list[Any]:
     return [o.version if isinstance(o, CommitReceipt) else type(o) for o in outcomes]
 
 
