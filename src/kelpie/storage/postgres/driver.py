@@ -52,7 +52,13 @@ CONTROL_SETTINGS: Final = SETTINGS | {"lock_timeout": str(DATABASE_LOCK_MS_MAX)}
 UNIQUE: Final = "23505"
 """The server's code for a row that is there already."""
 
-DriverError: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+DriverError: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server said goodbye while nothing was asked
+    OSError,
+    TimeoutError,
+)
 """Everything that the driver raises when the server or the network failed."""
 
 _TRANSIENT: Final = frozenset({"40001", "40P01", "55P03"})
