@@ -6,11 +6,12 @@ shapes; what depends on the host (a secret's presence, an address) is checked by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
+from kelpie.core.dsn import Dsn
 from kelpie.llm.providers import WireName
 from kelpie.settings.secret import SecretRef
 
@@ -40,11 +41,38 @@ class ServerSettings:
     api_keys: tuple[SecretRef, ...] = ()
 
 
+NODE_FILE: Final = "node"
+"""What lies in the directory of a node of a database; its lock and socket lie beside it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """The embedded store's file; its lock and blobs lie beside it."""
+    """Where the store is: a database's address, else the embedded store's file.
+
+    Attributes:
+        path: The embedded store's file, with lock and blobs beside it; or, with ``url``, the file
+            beside which this node's lock and socket lie.
+        url: The database that several nodes share.
+    """
 
     path: Path
+    url: Dsn | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the store is, as people may see it."""
+        return str(self.url or self.path)
+
+    def list_places(self) -> Sequence[Path]:
+        """Return the files beside which nodes of this machine have their locks, our own first.
+
+        An embedded store has one; a database has one for each node that was ever started here.
+        """
+        if self.url is None or self.path.name != NODE_FILE:
+            return (self.path,)
+        directories = self.path.parent.parent.glob("*/")
+        others = sorted(each / NODE_FILE for each in directories)
+        return (self.path, *(path for path in others if path != self.path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +135,7 @@ class Settings:
 
     Attributes:
         data_dir: Where Kelpie keeps what it owns.
+        node: This node's name among those that share a store.
         model: The handle ``<provider>/<name>`` of agents that name none; empty if no provider is
             configured.
         providers: The configured providers, by name.
@@ -115,6 +144,7 @@ class Settings:
     """
 
     data_dir: Path
+    node: str
     model: str
     server: ServerSettings
     store: StoreSettings

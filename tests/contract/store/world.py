@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kelpie.core.digests import digest_bytes
 from kelpie.core.ids import TENANT_DEFAULT, ActorId, Tenant
+from kelpie.storage.cluster import ClusterStore
+from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, EffectRow, EffectState
 from kelpie.storage.sqlite.store import SqliteStore
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
-
-    from kelpie.storage.protocol import Store
 
 NOW_MS = 1_800_000_000_000
 
@@ -52,13 +52,29 @@ class SeededRng:
         return self._random.random()
 
 
+class SharedStore(Store, ClusterStore, Protocol):
+    """A store that nodes join."""
+
+
 class Engine(Protocol):
     """One engine with one empty store, which may be opened again and again."""
 
     clock: FakeClock
 
     def opened(self) -> AbstractAsyncContextManager[Store]:
-        """Open the store, and close it at the end."""
+        """Open the store as its only node, which owns every shard, and close it at the end."""
+        ...
+
+    def shared(self) -> AbstractAsyncContextManager[SharedStore]:
+        """Open the store for nodes that join, and close it at the end."""
+        ...
+
+    async def discard(self) -> None:
+        """Give up what the machine lent; the engine is not used again."""
+        ...
+
+    def beside(self, store: SharedStore) -> AbstractAsyncContextManager[SharedStore]:
+        """Open the store for another node beside ``store``: itself, where it has one holder."""
         ...
 
 
@@ -81,6 +97,22 @@ class SqliteEngine:
         finally:
             store.check_invariants()
             await store.close()
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[SqliteStore]:
+        store = await self.open(node="")
+        try:
+            yield store
+        finally:
+            store.check_invariants()
+            await store.close()
+
+    @asynccontextmanager
+    async def beside(self, store: SharedStore) -> AsyncIterator[SharedStore]:
+        yield store
+
+    async def discard(self) -> None:
+        """Nothing was lent: the folder is the test's."""
 
 
 def actor_id(key: str, *, tenant: str = TENANT_DEFAULT, kind: str = "agent") -> ActorId:

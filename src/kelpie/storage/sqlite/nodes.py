@@ -21,9 +21,9 @@ from kelpie.core.errors import ConflictError, InvalidFieldError, NotFoundError, 
 from kelpie.core.limits import NAME_CHARS_MAX, SHARD_COUNT
 from kelpie.storage.bounds import require_integers, text_bytes
 from kelpie.storage.cluster import ENDED_SHOWN_MAX, ClusterView, NodeRow, NodeState, ShardRow
+from kelpie.storage.decode import Row
 from kelpie.storage.records import ShardGrant
 from kelpie.storage.sqlite.batch import Work
-from kelpie.storage.sqlite.decode import Row
 from kelpie.storage.sqlite.reader import SqliteReader
 from kelpie.storage.sqlite.transaction import Transaction
 
@@ -85,7 +85,7 @@ class SqliteNodes(SqliteReader):
     async def session_ended(self, session: str) -> bool:
         """Return whether a session has ended, or was never known."""
         query = "SELECT 1 FROM sessions WHERE session = ? AND ended_ms IS NULL"
-        return self._fetch_one(query, (session,), "sessions") is None
+        return await self._fetch_one(query, (session,), "sessions") is None
 
     async def claim(self, session: str, shards: Sequence[ShardGrant]) -> list[ShardGrant]:
         """Own those shards that are still free under the epochs seen, each with its next epoch.
@@ -157,7 +157,7 @@ def join(transaction: Transaction, node: NodeRow) -> None:
     Raises:
         ConflictError: A living session has the node's name.
     """
-    query = "SELECT session FROM sessions WHERE name = ? AND ended_ms IS NULL"
+    query = "SELECT session FROM sessions WHERE name = ? AND name != '' AND ended_ms IS NULL"
     other = transaction.execute(query, (node.name,)).fetchone()
     if other is not None:
         raise ConflictError(
@@ -268,7 +268,7 @@ def cordon(transaction: Transaction, name: str, *, is_cordoned: bool, is_drainin
     Raises:
         NotFoundError: No living session has that name.
     """
-    query = "SELECT session FROM sessions WHERE name = ? AND ended_ms IS NULL"
+    query = "SELECT session FROM sessions WHERE name = ? AND name != '' AND ended_ms IS NULL"
     row = transaction.execute(query, (name,)).fetchone()
     if row is None:
         raise NotFoundError("node", name, hint='"kelpie cluster status" lists the living ones')
