@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from kelpie.actors.described import describe
 from kelpie.cluster.messages import (
     AnswerPacket,
@@ -22,6 +20,7 @@ from kelpie.cluster.messages import (
     CancelPacket,
     FailPacket,
     Hint,
+    MalformedError,
     Packet,
     PingPacket,
     PongPacket,
@@ -33,6 +32,7 @@ from kelpie.core import limits
 from kelpie.core.errors import KelpieError, LimitExceededError, OverloadedError
 
 _ANSWERS: Final = (AnswerPacket, FailPacket)
+_NO_FIELDS: Final = frozenset({"self", "message"})  # an error has them already
 
 
 class ChannelError(KelpieError):
@@ -171,7 +171,7 @@ class Channel:
         """
         try:
             packets = decode_packets(frame)
-        except msgspec.MsgspecError:
+        except MalformedError:
             raise ChannelError("malformed", "a frame holds no packets of a node") from None
         if self._asks:
             return [packet for packet in packets if self._admit_answer(packet)]
@@ -183,6 +183,8 @@ class Channel:
             id_ = packet.id
             if not 0 < id_ <= self._last_id:
                 raise ChannelError("order", "an answer to what was never asked")
+            if isinstance(packet, FailPacket) and not _NO_FIELDS.isdisjoint(packet.error.fields):
+                raise ChannelError("malformed", "an error with fields that no error has")
             if id_ not in self._open:
                 return False
             self._open.remove(id_)

@@ -21,12 +21,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-import msgspec
-
 from kelpie.cluster.messages import (
     VERSIONS,
     Challenge,
     Hello,
+    MalformedError,
     Proof,
     Refusal,
     Versions,
@@ -239,7 +238,7 @@ def make_proof(secret: bytes, side: Side, node: str, parts: tuple[bytes, bytes])
 def _decode(frame: bytes) -> Hello | Challenge | Proof | Refusal:
     try:
         return decode_greeting(frame)
-    except msgspec.MsgspecError:
+    except MalformedError:
         raise GreetingError("malformed", "what came is no greeting of a node") from None
 
 

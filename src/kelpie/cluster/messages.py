@@ -167,6 +167,14 @@ _packets: Final[msgspec.msgpack.Decoder[list[Packet]]] = msgspec.msgpack.Decoder
 )
 
 
+class MalformedError(ValueError):
+    """Bytes of another node that say nothing; never leaves this package."""
+
+
+# Besides its own errors the decoder lets those of Python's texts and of its stack pass.
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 def encode(value: Any) -> bytes:
     """Return one greeting or packet as msgpack."""
     return _encoder.encode(value)
@@ -176,18 +184,24 @@ def decode_greeting(frame: bytes) -> Greeting:
     """Return what a frame of the greeting says.
 
     Raises:
-        msgspec.MsgspecError: It is no greeting.
+        MalformedError: It is no greeting.
     """
-    return _greetings.decode(frame)
+    try:
+        return _greetings.decode(frame)
+    except UNDECODABLE:
+        raise MalformedError("no greeting of a node") from None
 
 
 def decode_packets(frame: bytes) -> list[Packet]:
     """Return the packets of one frame.
 
     Raises:
-        msgspec.MsgspecError: It is no list of packets, or has too many.
+        MalformedError: It is no list of packets, or has too many.
     """
-    return _packets.decode(frame)
+    try:
+        return _packets.decode(frame)
+    except UNDECODABLE:
+        raise MalformedError("no packets of a node") from None
 
 
 def join_packets(packets: list[bytes]) -> bytes:

@@ -258,12 +258,13 @@ class TcpListener:
         self._telemetry = telemetry
         self._server: asyncio.Server | None = None
         self._links: set[TcpLink] = set()
+        self._address = ""
 
     @property
     def address(self) -> str:
         """Where it listens."""
-        assert self._server is not None, "a listener listens"
-        return _address(self._server.sockets[0].getsockname())
+        assert self._address, "a listener that was opened listens"
+        return self._address
 
     @property
     def link_count(self) -> int:
@@ -292,7 +293,7 @@ class TcpListener:
         self._server = await asyncio.get_running_loop().create_server(
             take, host, port, ssl=context, ssl_handshake_timeout=timeout_s
         )
-        assert self._server.sockets, "a server that was made listens"
+        self._address = _address(self._server.sockets[0].getsockname())
 
     async def close(self) -> None:
         """Take no further connection, and end those that it took."""
