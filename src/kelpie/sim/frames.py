@@ -23,7 +23,7 @@ from kelpie.ports.frames import FrameLink, FrameListener, FrameReceiver
 from kelpie.ports.network import NetworkError
 from kelpie.sim.faults.plan import Faults
 from kelpie.sim.incarnation import INCARNATION, Incarnation
-from kelpie.sim.network import CONNECT_S, Link, Links
+from kelpie.sim.network import CONNECT_S, LATENCY_S, Link, Links
 
 STALL_S: Final = 15.0  # unacknowledged for so long, a connection is given up
 LOOK_S: Final = 0.05  # how often a sender tries a link that is stopped
@@ -56,7 +56,11 @@ class SimulatedWires:
 
 
 class SimulatedLink:
-    """One side of a connection; implements `FrameLink`."""
+    """One side of a connection; implements `FrameLink`.
+
+    What is on its way belongs to the world, whatever becomes of the programs at both ends; what a
+    program is told, it is told in a step of its own.
+    """
 
     def __init__(self, wires: SimulatedWires, way: Link, proven: str) -> None:
         self._wires = wires
@@ -64,16 +68,19 @@ class SimulatedLink:
         self._proven = proven
         self._program = INCARNATION.get()
         self._context = copy_context()
+        self._world = copy_context()
+        self._world.run(INCARNATION.set, None)
         self._receiver: FrameReceiver | None = None
-        self._queue: deque[bytes] = deque()
+        self._queue: list[bytes] = []
+        self._flight: deque[list[bytes]] = deque()
         self._queued_bytes = 0
         self._inbox: deque[bytes] = deque()
-        self._newest_s = 0.0
-        self._is_moving = False
+        self._is_leaving = False
         self._is_held = False
         self._is_behind = False
         self._size_max = FRAME_STRANGER_BYTES_MAX
         self._stalled_s = -1.0
+        self._is_hopeless = False
         self.is_lost = False
         self.other: SimulatedLink | None = None
 
@@ -105,7 +112,7 @@ class SimulatedLink:
         return self._queued_bytes
 
     def send(self, frame: bytes) -> None:
-        """Queue one frame."""
+        """Queue one frame; frames of one tick travel together."""
         assert 0 < len(frame) <= FRAME_BYTES_MAX, "its maker bounds a frame"
         if self.is_lost:
             return
@@ -113,10 +120,10 @@ class SimulatedLink:
         self._queued_bytes += len(frame)
         if self._queued_bytes > FRAME_QUEUE_BYTES_HIGH and not self._is_behind:
             self._is_behind = True
-            asyncio.get_running_loop().call_soon(self._press, context=self._context)
-        if not self._is_moving:
-            self._is_moving = True
-            asyncio.get_running_loop().call_soon(self._leave, context=self._context)
+            self._tell(self._press)
+        if not self._is_leaving:
+            self._is_leaving = True
+            asyncio.get_running_loop().call_soon(self._leave, context=self._world)
 
     def admit(self) -> None:
         """Take frames of the full size from now on."""
@@ -127,69 +134,74 @@ class SimulatedLink:
         """Stop reading, or go on."""
         self._is_held = is_held
         if not is_held and self._inbox:
-            asyncio.get_running_loop().call_soon(self._read, context=self._context)
+            self._tell(self._read)
 
     def close(self) -> None:
-        """End the connection; the other side hears of it over the link."""
-        if not self.is_lost:
-            self.lose("closed here", is_told=True)
+        """End the connection; the other side hears of it over the link, after what was sent."""
+        if not self.is_lost and self._queue and self.other is not None:
+            self._flight.append(self._queue)
+            self._queue = []
+        self.lose("closed here", is_told=True)
 
-    # --- on the way -----------------------------------------------------------------------------
+    # --- on the way: steps of the world ---------------------------------------------------------
 
     def _leave(self) -> None:
-        """Send what is queued, if the link lets it; look again if it does not."""
-        loop, wires = asyncio.get_running_loop(), self._wires
-        self._is_moving = False
-        if self.is_lost or not self._queue or self.other is None:
+        """Put what is queued on its way."""
+        self._is_leaving = False
+        frames, self._queue = self._queue, []
+        other, faults = self.other, self._wires.faults
+        if self.is_lost or self.is_dead or not frames or other is None:
             return
-        if self.other.is_dead or self.other.is_lost:
+        if other.is_dead or other.is_lost:
             self.lose("reset by the other side")
-            return
-        if wires.faults.fires("network.reset"):
+        elif faults.fires("network.reset"):
             self.lose("the simulated connection was reset", is_told=True)
-            return
-        now_s = loop.time()
-        is_stopped = wires.links.is_stopped(*self._way) or wires.links.is_cut(*self._way.back())
-        if self._stalled_s < 0 and wires.faults.fires("network.packet_loss"):
-            self._stalled_s = now_s
-        if is_stopped and self._stalled_s < 0:
-            self._stalled_s = now_s
-        if self._stalled_s >= 0 and not self._goes_on(now_s, is_stopped=is_stopped):
-            return
-        frames = list(self._queue)
-        self._queue.clear()
-        self._newest_s = max(now_s + wires.links.latency_s(), self._newest_s)
-        loop.call_at(self._newest_s, self._arrive, frames, context=self.other._context)
+        else:
+            self._flight.append(frames)
+            self._is_hopeless = self._is_hopeless or faults.fires("network.packet_loss")
+            self._arrive_in(self._wires.links.latency_s())
 
-    def _goes_on(self, now_s: float, *, is_stopped: bool) -> bool:
-        """Return whether a stall is over; else look again later, or give the connection up."""
-        if now_s - self._stalled_s >= STALL_S:
-            self.lose("the simulated connection timed out", is_told=True)
-            return False
-        if is_stopped or self._stalled_s == now_s:
-            self._is_moving = True
-            loop = asyncio.get_running_loop()
-            loop.call_later(LOOK_S, self._leave, context=self._context)
-            return False
-        self._stalled_s = -1.0
-        return True
+    def _arrive_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, self._arrive, context=self._world)
 
-    def _arrive(self, frames: list[bytes]) -> None:
-        """Take frames at the other side, in its program's life."""
-        other = self.other
+    def _arrive(self) -> None:
+        """Hand over the oldest that is on its way, whichever step this is, or look again later."""
+        other, links = self.other, self._wires.links
         assert other is not None, "frames have somewhere to arrive"
-        if self._wires.links.is_stopped(*self._way) and not other.is_lost and not self.is_lost:
-            # The weather turned while they were on their way: they are sent again.
-            loop = asyncio.get_running_loop()
-            loop.call_later(LOOK_S, self._arrive, frames, context=other._context)
-            self._newest_s = loop.time() + LOOK_S
+        if not self._flight or other.is_lost:
             return
-        self._queued_bytes = max(0, self._queued_bytes - sum(map(len, frames)))
+        if self._is_hopeless or links.is_stopped(*self._way) or links.is_cut(*self._way.back()):
+            self._wait_for_weather()
+            return
+        self._stalled_s = -1.0
+        frames = self._flight.popleft()
+        self._queued_bytes -= sum(map(len, frames))
         if self._is_behind and self._queued_bytes <= FRAME_QUEUE_BYTES_HIGH // 4:
             self._is_behind = False
-            asyncio.get_running_loop().call_soon(self._press, context=self._context)
-        other._inbox.extend(frames)
-        other._read()
+            self._tell(self._press)
+        other.take(frames)
+
+    def _wait_for_weather(self) -> None:
+        """Send again what did not arrive, until the sender gives the connection up."""
+        now_s = asyncio.get_running_loop().time()
+        if self._stalled_s < 0:
+            self._stalled_s = now_s
+        if now_s - self._stalled_s >= STALL_S:
+            self._flight.clear()
+            self.lose("the simulated connection timed out", is_told=True)
+        else:
+            self._arrive_in(LOOK_S)
+
+    # --- what a program is told: steps of its own -----------------------------------------------
+
+    def take(self, frames: list[bytes]) -> None:
+        """Keep frames that arrived until the program reads them."""
+        self._inbox.extend(frames)
+        self._tell(self._read)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(what, context=self._context)
 
     def _read(self) -> None:
         while self._inbox and not self._is_held and not self.is_lost:
@@ -205,25 +217,29 @@ class SimulatedLink:
             self._receiver.pressed(is_behind=self._is_behind)
 
     def lose(self, reason: str, *, is_told: bool = False) -> None:
-        """End this side, and tell the other one if ``is_told`` and the link lets it."""
+        """End this side, and let the other one hear of it if ``is_told`` and the link lets it."""
         if self.is_lost:
             return
         self.is_lost = True
         self._queue.clear()
         self._inbox.clear()
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._tell_lost, reason, context=self._context)
-        other = self.other
-        if is_told and other is not None and not other.is_lost:
-            at_s = max(loop.time() + self._wires.links.latency_s(), self._newest_s)
-            loop.call_at(at_s, self._lose_other, context=other._context)
+        self._tell(lambda: self._tell_lost(reason))
+        if is_told and self.other is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._announce_end, context=self._world)
         assert not self._queue
 
-    def _lose_other(self) -> None:
-        """The end arrives, unless the link is stopped: then the other side must find out."""
-        assert self.other is not None, "there is another side"
-        if not self._wires.links.is_stopped(*self._way):
-            self.other.lose("closed by the other side")
+    def _announce_end(self) -> None:
+        """Hand over what was on its way, then the end; if the link is stopped, neither arrives."""
+        other, links = self.other, self._wires.links
+        assert other is not None, "there is another side"
+        if other.is_lost or links.is_stopped(*self._way):
+            return
+        while self._flight and not self._is_hopeless:
+            other.take(self._flight.popleft())
+        asyncio.get_running_loop().call_later(
+            LATENCY_S, lambda: other.lose("closed by the other side"), context=self._world
+        )
 
     def _tell_lost(self, reason: str) -> None:
         receiver, self._receiver = self._receiver, None
@@ -287,13 +303,12 @@ class SimulatedFrames:
         if listening is None or not listening.is_alive:
             raise NetworkError(f"nobody listens at {address}", sent=False)
         mine = SimulatedLink(self._wires, there, target if self._proves else "")
-        listening.context.copy().run(self._take, listening, mine)
+        listening.context.copy().run(self._take, listening, mine, there.back())
         mine.attach(accept(mine))
         return mine
 
-    def _take(self, listening: _Listening, caller: SimulatedLink) -> None:
+    def _take(self, listening: _Listening, caller: SimulatedLink, way: Link) -> None:
         """Make the other side of a connection, in the life of the program that listens."""
-        way = Link(caller.peer, self._host)
         theirs = SimulatedLink(self._wires, way, self._host if self._proves else "")
         caller.other, theirs.other = theirs, caller
         listening.sides = [side for side in listening.sides if not side.is_lost]
