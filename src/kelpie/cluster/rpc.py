@@ -18,7 +18,6 @@ from kelpie.cluster.handshake import NONCE_BYTES, ConnectingSide, DialledSide, I
 from kelpie.cluster.line import Answering, AnsweringLine, AskingLine, Line
 from kelpie.cluster.messages import Asked, Hint
 from kelpie.core import limits
-from kelpie.core.errors import DeadlineError
 from kelpie.ports.frames import FrameLink, FrameListener, FrameReceiver, Frames
 from kelpie.ports.network import NetworkError
 from kelpie.ports.rng import Rng
@@ -105,7 +104,7 @@ class Lines:
         Raises:
             NetworkError: It cannot be reached, or the line was lost; ``sent`` says whether the
                 request may have arrived.
-            DeadlineError: ``timeout_ms`` passed.
+            DeadlineError: ``timeout_ms`` passed after the request was sent.
             KelpieError: As `AskingLine.ask`.
         """
         way = self._ways.get(address)
@@ -242,9 +241,9 @@ class Lines:
         return made[0]
 
 
-def _late(address: str, timeout_ms: int) -> DeadlineError:
-    text = f"{address} was not reached within {timeout_ms:,} ms; nothing was sent"
-    return DeadlineError(text, timeout_ms=timeout_ms)
+def _late(address: str, timeout_ms: int) -> NetworkError:
+    # Of this attempt alone; an earlier one may have been sent, which only the caller knows.
+    return NetworkError(f"{address} was not reached within {timeout_ms:,} ms", sent=False)
 
 
 class AskedListener:
