@@ -72,6 +72,30 @@ PROMISES: dict[str, Requirement] = {
         text="Nothing that a model or a file says can forge or hide a line of a Diff Card.",
         critical=True,
     ),
+    "CLUSTER-ANY-NODE": Requirement(
+        text="Any node answers for any actor: it forwards, and follows the owner when it moves."
+    ),
+    "CLUSTER-CERTS": Requirement(
+        text="Nodes' certificates come from one authority, and their keys are their owner's alone."
+    ),
+    "CLUSTER-FORWARDED-ONCE": Requirement(
+        text="A forwarded command happens at most once, whatever becomes of lines and owners.",
+        critical=True,
+    ),
+    "CLUSTER-FRAMES-BOUNDED": Requirement(
+        text="What a node keeps of another's bytes is bounded, and of a stranger's hardly anything."
+    ),
+    "CLUSTER-FRAMES-FUZZED": Requirement(
+        text="Whatever bytes come, a connection ends or what was promised of it holds."
+    ),
+    "CLUSTER-NEWS": Requirement(text="Readers on one node are woken by what actors do on another."),
+    "CLUSTER-PEERS-PROVEN": Requirement(
+        text="Only a node that proves the cluster's secret, or its certificate, is talked to.",
+        critical=True,
+    ),
+    "CLUSTER-ROLLING-UPGRADE": Requirement(
+        text="Two nodes of neighbouring versions talk in what both of them know."
+    ),
     "CRASH-ANY-STEP": Requirement(
         text="A process that dies at any step loses nothing acknowledged, repeats nothing that "
         "must not be repeated, and resumes what it began.",
@@ -497,6 +521,9 @@ PROMISES: dict[str, Requirement] = {
 # Defects seen in designs of this kind. Each must not come back; K-nn is its number in the list that
 # Kelpie was designed against.
 KNOWN_DEFECTS: dict[str, Requirement] = {
+    "K-04": Requirement(
+        text="A frame is read whole, however its bytes arrive; what is none ends its connection."
+    ),
     "K-05": Requirement(text="Settings are checked at the start, with the field named."),
     "K-06": Requirement(text="The simulator compares values and histories after every crash."),
     "K-08": Requirement(
@@ -560,7 +587,6 @@ DUE_DEFECTS: dict[str, str] = {
     "K-01": "Joining a cluster: a store has one process until there is a cluster.",
     "K-02": "Failures found, migrations thrown away: nothing migrates until there is a cluster.",
     "K-03": "A consensus that was never wired: with one process nothing has to be agreed on.",
-    "K-04": "An incomplete reader of frames: there are no frames between nodes yet.",
     "K-16": "The loser of an activation race gets the error: with one process nobody races.",
 }
 

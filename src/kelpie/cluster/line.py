@@ -42,6 +42,7 @@ from kelpie.ports.telemetry import Telemetry
 
 BEAT_S: Final = limits.HEARTBEAT_INTERVAL_MS / 1_000
 SILENT_BEATS_MAX: Final = limits.HEARTBEAT_TIMEOUT_MS // limits.HEARTBEAT_INTERVAL_MS
+TIMER_SLACK_S: Final = 1e-6  # a timer may be early by a rounding, and would be set again for ever
 _HINTS: Final = (WakeHint, WatchHint, ChangedHint)
 
 
@@ -292,7 +293,7 @@ class AskingLine(Line):
     def _end_late(self) -> None:
         """End what is due; the timer was set for the earliest that there was."""
         self._deadline = None
-        now, earliest = self._loop.time(), 0.0
+        now, earliest = self._loop.time() + TIMER_SLACK_S, 0.0
         for future, due, timeout_ms in self._waiting.values():
             if due <= now:
                 if not future.done():

@@ -2,7 +2,8 @@
 
 A connection hides the loss, the doubling and the overtaking of packets, as TCP does: what is lost
 on its way shows as a stall, and when the stall outlasts `STALL_S` the sender gives up. A cut link
-stalls, a clogged one holds, and both go on if they are mended in time. A reset ends both sides, the
+stalls, a clogged one holds, and both go on if they are mended in time. Where only the way back is
+cut, frames arrive and the sender does not know it. A reset ends both sides, the
 other one when it hears of it. Of a program that died its peers hear when they next send.
 
 Invariants: a side is told at most once that it is lost; frames arrive whole, once and in order, in
@@ -80,6 +81,7 @@ class SimulatedLink:
         self._is_behind = False
         self._size_max = FRAME_STRANGER_BYTES_MAX
         self._stalled_s = -1.0
+        self._unheard_s = -1.0
         self._is_hopeless = False
         self.is_lost = False
         self.other: SimulatedLink | None = None
@@ -171,10 +173,13 @@ class SimulatedLink:
         assert other is not None, "frames have somewhere to arrive"
         if not self._flight or other.is_lost:
             return
-        if self._is_hopeless or links.is_stopped(*self._way) or links.is_cut(*self._way.back()):
+        if self._is_hopeless or links.is_stopped(*self._way):
             self._wait_for_weather()
             return
         self._stalled_s = -1.0
+        if links.is_cut(*self._way.back()) and self._unheard_s < 0:
+            self._unheard_s = asyncio.get_running_loop().time()
+            self._wait_for_acknowledgement()
         frames = self._flight.popleft()
         self._queued_bytes -= sum(map(len, frames))
         if self._is_behind and self._queued_bytes <= FRAME_QUEUE_BYTES_HIGH // 4:
@@ -192,6 +197,16 @@ class SimulatedLink:
             self.lose("the simulated connection timed out", is_told=True)
         else:
             self._arrive_in(LOOK_S)
+
+    def _wait_for_acknowledgement(self) -> None:
+        """Give the connection up if the other side is not heard in time: it has what was sent."""
+        loop = asyncio.get_running_loop()
+        if not self._wires.links.is_cut(*self._way.back()):
+            self._unheard_s = -1.0
+        elif loop.time() - self._unheard_s >= STALL_S:
+            self.lose("the simulated connection timed out", is_told=True)
+        elif not self.is_lost:
+            loop.call_later(LOOK_S, self._wait_for_acknowledgement, context=self._world)
 
     # --- what a program is told: steps of its own -----------------------------------------------
 

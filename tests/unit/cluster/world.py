@@ -48,7 +48,7 @@ class Show(Message, frozen=True, tag="show"):
     reply_type: ClassVar[Any] = Total
 
 
-_read = msgspec.msgpack.Decoder(Add | Show)
+_read: msgspec.msgpack.Decoder[Add | Show] = msgspec.msgpack.Decoder(Add | Show)
 
 
 class Ledger:

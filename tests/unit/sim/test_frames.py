@@ -141,7 +141,10 @@ def test_acknowledgements_need_the_way_back() -> None:
         mine, theirs = await pair.open()
         pair.links.cut("n2", "n1")
         mine.link.send(b"unheard")
-        await asyncio.sleep(STALL_S + 1)
+        await asyncio.sleep(STALL_S - 1)
+        assert theirs.frames == [b"unheard"]
+        assert not mine.losses
+        await asyncio.sleep(2)
         assert mine.losses
         await asyncio.sleep(1)
         assert len(theirs.losses) == 1
