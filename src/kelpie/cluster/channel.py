@@ -103,10 +103,12 @@ class Channel:
         self._queue(encode(AskPacket(id_, timeout_ms, trace, body)))
         self._last_id = id_
         self._open.add(id_)
+        assert len(self._open) <= self._in_flight_max, "bounded above"
         return id_
 
     def cancel(self, id_: int) -> None:
         """Say that nobody waits for this request any more; harmless once it has its answer."""
+        assert self._asks, "who asks takes back"
         if id_ in self._open:
             self._open.remove(id_)
             self._queue(encode(CancelPacket(id_)))
@@ -117,6 +119,7 @@ class Channel:
 
         An answer that is too large for a frame becomes the error that says so.
         """
+        assert not self._asks, "the side that was dialled answers"
         if id_ not in self._open:
             return
         size = len(value)
@@ -125,9 +128,11 @@ class Channel:
             return
         self._open.remove(id_)
         self._queue(encode(AnswerPacket(id_, value)))
+        assert id_ not in self._open, "a request has one answer"
 
     def fail(self, id_: int, error: KelpieError) -> None:
         """Queue an error in place of an answer; harmless once the request is cancelled."""
+        assert not self._asks, "the side that was dialled answers"
         if id_ in self._open:
             self._open.remove(id_)
             self._queue(encode(FailPacket(id_, describe(error))))
@@ -139,8 +144,10 @@ class Channel:
 
     def ping(self) -> None:
         """Ask whether the other side is there."""
+        assert self._asks, "the side that asks also pings"
         self._pings += 1
         self._queue(encode(PingPacket(self._pings)))
+        assert self._outgoing, "a ping leaves with the next frame"
 
     def _queue(self, packet: bytes) -> None:
         size = len(packet)
@@ -153,6 +160,7 @@ class Channel:
         """Return what is queued as frames, to be sent in this order."""
         packets, self._outgoing = self._outgoing, []
         total, self._outgoing_bytes = self._outgoing_bytes, 0
+        assert (total > 0) == bool(packets), "what is queued is counted"
         if not packets:
             return []
         if total <= limits.RPC_BATCH_BYTES and len(packets) <= limits.RPC_BATCH_PACKETS_MAX:

@@ -24,10 +24,10 @@ from typing import Final, Literal, NamedTuple
 from kelpie.cluster.messages import (
     VERSIONS,
     Challenge,
+    GreetingRefusal,
     Hello,
     MalformedError,
     Proof,
-    Refusal,
     Versions,
     decode_greeting,
     encode,
@@ -99,7 +99,7 @@ class Identity:
         return f"Identity(cluster={self.cluster!r}, node={self.node!r})"
 
 
-class Reply(NamedTuple):
+class GreetingStep(NamedTuple):
     """What follows from a frame: what to send, and the peer once it is known."""
 
     frames: tuple[bytes, ...]
@@ -134,7 +134,7 @@ class ConnectingSide:
         """Return the first frame."""
         return self._hello
 
-    def receive(self, frame: bytes) -> Reply:
+    def receive(self, frame: bytes) -> GreetingStep:
         """Take the other side's next frame.
 
         Raises:
@@ -143,18 +143,18 @@ class ConnectingSide:
         assert not self._is_over, "a greeting that ended takes no frame"
         said = _decode(frame)
         match said:
-            case Refusal():
+            case GreetingRefusal():
                 raise GreetingError("refused", f"refused: {_shown(said)}")
             case Challenge() if self._peer is None:
                 return self._answer(said, frame)
             case Proof() if self._peer is not None:
                 _require_proof(said, self._expected)
                 self._is_over = True
-                return Reply((), self._peer)
+                return GreetingStep((), self._peer)
             case _:
                 raise _out_of_order(said)
 
-    def _answer(self, said: Challenge, frame: bytes) -> Reply:
+    def _answer(self, said: Challenge, frame: bytes) -> GreetingStep:
         low, high = self._identity.versions
         if not low <= said.version <= high:
             text = f"the other side speaks version {said.version}, this node {low} to {high}"
@@ -166,7 +166,7 @@ class ConnectingSide:
         mine = make_proof(secret, "connected", node, parts)
         self._expected = make_proof(secret, "dialled", said.node, parts)
         self._peer = Peer(said.node, said.version)
-        return Reply((encode(Proof(mine)),), None)
+        return GreetingStep((encode(Proof(mine)),), None)
 
 
 class DialledSide:
@@ -182,7 +182,7 @@ class DialledSide:
         self._peer: Peer | None = None
         self._is_over = False
 
-    def receive(self, frame: bytes) -> Reply:
+    def receive(self, frame: bytes) -> GreetingStep:
         """Take the other side's next frame.
 
         Raises:
@@ -196,11 +196,11 @@ class DialledSide:
             case Proof() if self._peer is not None:
                 _require_proof(said, self._expected)
                 self._is_over = True
-                return Reply((encode(Proof(self._mine)),), self._peer)
+                return GreetingStep((encode(Proof(self._mine)),), self._peer)
             case _:
                 raise _out_of_order(said)
 
-    def _challenge(self, said: Hello, frame: bytes) -> Reply:
+    def _challenge(self, said: Hello, frame: bytes) -> GreetingStep:
         identity = self._identity
         if said.cluster != identity.cluster:
             raise GreetingError("cluster", "this is another cluster")
@@ -218,12 +218,12 @@ class DialledSide:
         self._expected = make_proof(identity.secret, "connected", said.node, parts)
         self._mine = make_proof(identity.secret, "dialled", identity.node, parts)
         self._peer = Peer(said.node, version)
-        return Reply((answer,), None)
+        return GreetingStep((answer,), None)
 
 
 def make_refusal(error: GreetingError) -> bytes:
     """Return the frame that tells the other side why it is refused."""
-    return encode(Refusal(error.reason, error.message[:TEXT_CHARS_MAX]))
+    return encode(GreetingRefusal(error.reason, error.message[:TEXT_CHARS_MAX]))
 
 
 def make_proof(secret: bytes, side: Side, node: str, parts: tuple[bytes, bytes]) -> bytes:
@@ -235,7 +235,7 @@ def make_proof(secret: bytes, side: Side, node: str, parts: tuple[bytes, bytes])
     return digest.digest()
 
 
-def _decode(frame: bytes) -> Hello | Challenge | Proof | Refusal:
+def _decode(frame: bytes) -> Hello | Challenge | Proof | GreetingRefusal:
     try:
         return decode_greeting(frame)
     except MalformedError:
@@ -265,6 +265,6 @@ def _out_of_order(said: object) -> GreetingError:
     return GreetingError("order", f"{type(said).__name__} came out of order")
 
 
-def _shown(said: Refusal) -> str:
+def _shown(said: GreetingRefusal) -> str:
     text = f"{said.text} ({said.reason})"[:TEXT_CHARS_MAX]
     return "".join(letter if letter.isprintable() else "?" for letter in text)

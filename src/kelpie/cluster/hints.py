@@ -75,6 +75,7 @@ class Hints:
 
         For whoever has just pointed `Ownership` at the owners.
         """
+        assert all(addresses), "a node has an address"
         self._nodes = tuple(addresses)
         self._lines.keep_only(self._nodes)
         for name in self._wanted:

@@ -18,8 +18,8 @@ from kelpie.cluster.handshake import (
     ConnectingSide,
     DialledSide,
     GreetingError,
+    GreetingStep,
     Peer,
-    Reply,
     make_refusal,
 )
 from kelpie.cluster.messages import (
@@ -120,6 +120,7 @@ class Line:
         """Take one frame: a step of the greeting, or packets."""
         if self._lost:
             return
+        assert data, "a frame holds something"
         self._was_heard = True
         if self._greeting is not None:
             self._greet(self._greeting, data)
@@ -155,21 +156,21 @@ class Line:
 
     def _greet(self, greeting: ConnectingSide | DialledSide, data: bytes) -> None:
         try:
-            reply: Reply = greeting.receive(data)
+            step: GreetingStep = greeting.receive(data)
         except GreetingError as error:
             if isinstance(greeting, DialledSide) or error.reason != "refused":
                 self._link.send(make_refusal(error))
             self._refuse(error.reason, error.message)
             return
-        for frame in reply.frames:
+        for frame in step.frames:
             self._link.send(frame)
-        if reply.peer is not None:
+        if step.peer is not None:
             self._greeting = None
-            self.peer = reply.peer
+            self.peer = step.peer
             self._link.admit()
             self._timer.cancel()
             self._timer = self._loop.call_later(BEAT_S, self._beat)
-            self._owner.greeted(self, reply.peer)
+            self._owner.greeted(self, step.peer)
 
     def _give_up_greeting(self) -> None:
         if self._greeting is not None:
@@ -323,6 +324,7 @@ class AskingLine(Line):
 
     def fall(self, reason: str) -> None:
         """Fail every request: nobody knows what became of it."""
+        assert self.is_lost, "only a lost line falls"
         waiting, self._waiting = self._waiting, {}
         if self._deadline is not None:
             self._deadline.cancel()
@@ -417,6 +419,7 @@ class AnsweringLine(Line):
             return
         assert isinstance(packet, CancelPacket), "the channel lets nothing else by"
         request = self._requests.pop(packet.id)
+        assert not request.is_open, "what was taken back has no answer"
         if request.withdrawn is not None:
             request.withdrawn()
 
@@ -427,6 +430,7 @@ class AnsweringLine(Line):
     def fall(self, reason: str) -> None:
         """Take every request back: nobody hears its answer."""
         del reason
+        assert self.is_lost, "only a lost line falls"
         requests, self._requests = self._requests, {}
         for request in requests.values():
             if request.withdrawn is not None:

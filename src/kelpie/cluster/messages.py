@@ -55,14 +55,14 @@ class Proof(msgspec.Struct, frozen=True, array_like=True, tag=3):
     proof: bytes
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class GreetingRefusal(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Instead of the next step: why there will be none."""
 
     reason: str
     text: str
 
 
-Greeting: TypeAlias = Hello | Challenge | Proof | Refusal
+Greeting: TypeAlias = Hello | Challenge | Proof | GreetingRefusal
 
 # --- what is asked for --------------------------------------------------------------------------
 

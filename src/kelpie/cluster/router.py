@@ -360,7 +360,9 @@ class _Command:
         self._attempt = 0
 
     def pack(self) -> ActorCall:
+        assert self._key, "what leaves this node has a key"
         attempt, self._attempt = self._attempt, self._attempt + 1
+        assert self._attempt > attempt, "attempts are counted"
         return ActorCall(
             actor=str(self.actor),
             message=self._body,

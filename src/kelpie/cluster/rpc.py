@@ -124,6 +124,7 @@ class Lines:
 
         Begins to connect then, so that the next one arrives.
         """
+        assert address, "a node has an address"
         way = self._ways.get(address)
         if way is not None and way.line is not None and not way.line.is_lost:
             way.line.hint(hint)
@@ -148,6 +149,7 @@ class Lines:
         """Close every line; nothing is asked any more."""
         self._is_closed = True
         self.keep_only(())
+        assert self._is_closed, "a closed node opens no line"
         assert not self._ways
 
     def on_end(self, line: Line) -> None:
@@ -292,6 +294,7 @@ class AskedListener:
         """
         assert self._listener is None, "opened once"
         self._listener = await self._frames.listen(address, self._accept)
+        assert self._listener.address, "who listens can be dialled"
 
     async def close(self) -> None:
         """Take no further connection, and end those that were taken."""
@@ -308,6 +311,7 @@ class AskedListener:
 
     def greeted(self, line: Line, peer: Peer) -> None:
         """Keep the line; an older one of the same node is over."""
+        assert peer.node != self._identity.node, "a node does not dial itself"
         older = self._lines.get(peer.node)
         self._lines[peer.node] = line
         if older is not None:
@@ -324,4 +328,5 @@ class AskedListener:
         if line.peer is not None:
             if self._lines.get(line.peer.node) is line:
                 del self._lines[line.peer.node]
+            assert line not in self._lines.values(), "a line that ended is not kept"
             self.on_close(line)

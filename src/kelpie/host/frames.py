@@ -266,11 +266,6 @@ class TcpListener:
         assert self._address, "a listener that was opened listens"
         return self._address
 
-    @property
-    def link_count(self) -> int:
-        """How many connections it has taken that have not ended."""
-        return len(self._links)
-
     async def open(
         self, host: str, port: int, accept: Accept, context: ssl.SSLContext | None
     ) -> None:

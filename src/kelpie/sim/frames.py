@@ -90,6 +90,7 @@ class SimulatedLink:
         """Hand frames to ``receiver`` from now on."""
         assert self._receiver is None, "attached once"
         self._receiver = receiver
+        assert self.other is not None, "a connection has two sides"
 
     @property
     def is_dead(self) -> bool:
@@ -126,17 +127,21 @@ class SimulatedLink:
         if not self._is_leaving:
             self._is_leaving = True
             asyncio.get_running_loop().call_soon(self._leave, context=self._world)
+        assert self._queued_bytes >= len(frame), "what was sent is counted"
 
     def admit(self) -> None:
         """Take frames of the full size from now on."""
+        assert self._receiver is not None, "a side that was made has a receiver"
         self._size_max = FRAME_BYTES_MAX
         assert self._size_max > FRAME_STRANGER_BYTES_MAX
 
     def hold(self, *, is_held: bool) -> None:
         """Stop reading, or go on."""
+        assert self._receiver is not None or self.is_lost, "a side that was made has a receiver"
         self._is_held = is_held
         if not is_held and self._inbox:
             self._tell(self._read)
+        assert self._is_held == is_held
 
     def close(self) -> None:
         """End the connection; the other side hears of it over the link, after what was sent."""
@@ -144,6 +149,8 @@ class SimulatedLink:
             self._flight.append(self._queue)
             self._queue = []
         self.lose("closed here", is_told=True)
+        assert self.is_lost
+        assert not self._queue
 
     # --- on the way: steps of the world ---------------------------------------------------------
 
@@ -212,8 +219,10 @@ class SimulatedLink:
 
     def take(self, frames: list[bytes]) -> None:
         """Keep frames that arrived until the program reads them."""
+        assert frames, "what arrives is something"
         self._inbox.extend(frames)
         self._tell(self._read)
+        assert self._inbox
 
     def _tell(self, what: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(what, context=self._context)
@@ -233,6 +242,7 @@ class SimulatedLink:
 
     def lose(self, reason: str, *, is_told: bool = False) -> None:
         """End this side, and let the other one hear of it if ``is_told`` and the link lets it."""
+        assert reason, "a loss has a reason"
         if self.is_lost:
             return
         self.is_lost = True

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie.cluster.handshake import GreetingError, Identity, make_refusal
-from kelpie.cluster.messages import Challenge, Hello, Proof, Refusal, Versions, encode
+from kelpie.cluster.messages import Challenge, GreetingRefusal, Hello, Proof, Versions, encode
 from kelpie.core.errors import ConfigError
 from tests.unit.cluster.nodes import ADDRESS, VERSION_TWO, connecting, dialled, greet, identity
 
@@ -137,7 +137,7 @@ def test_an_identity_without_any_proof_or_with_a_short_secret_is_refused() -> No
 
 
 def test_a_refusal_shows_no_control_characters_and_is_cut() -> None:
-    frame = encode(Refusal("proof", "\x1b[2J" + "x" * 2_000))
+    frame = encode(GreetingRefusal("proof", "\x1b[2J" + "x" * 2_000))
     with pytest.raises(GreetingError) as caught:
         connecting(identity("n1")).receive(frame)
     assert "\x1b" not in caught.value.message

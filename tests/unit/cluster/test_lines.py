@@ -21,6 +21,7 @@ from tests.unit.cluster.world import (
     ClusterNode,
     Show,
     Total,
+    pass_time,
     simulate,
 )
 
@@ -58,11 +59,11 @@ def test_a_silent_node_is_noticed_by_both_sides_and_an_idle_one_is_kept() -> Non
         cluster.give(two)
         cluster.tell(two)
         await one.router.query(ACTOR, Show())
-        await asyncio.sleep(120)
+        await pass_time(120)
         assert one.lines.is_open(two.address)
         assert list(two.listener.nodes) == ["n1"]
         cluster.links.partition(["n1"], ["n2"])
-        await asyncio.sleep(SILENT_S + 1)
+        await pass_time(SILENT_S + 1)
         assert not one.lines.is_open(two.address)
         assert not two.listener.nodes
         reasons = {fields.get("reason") for _, _, fields in two.telemetry.logs}
@@ -92,7 +93,7 @@ def test_a_stranger_that_never_finishes_its_greeting_is_refused() -> None:
             return mutes[0]
 
         await one.lines._frames.connect(two.address, accept, timeout_ms=1_000)
-        await asyncio.sleep(limits.GREETING_TIMEOUT_MS / 1_000 + 1)
+        await pass_time(limits.GREETING_TIMEOUT_MS / 1_000 + 1)
         assert mutes[0].losses == 1
         assert two.telemetry.counts["kelpie.rpc.refused"] == 1
 
@@ -121,7 +122,7 @@ def test_requests_of_different_deadlines_end_each_at_its_own() -> None:
                 asking.create_task(ask(timeout_ms))
         assert ended == {each: each for each in (100, 300, 500, 900)}
         cluster.links.heal()
-        await asyncio.sleep(1)
+        await pass_time(1)
         assert await one.router.query(ACTOR, Show()) == Total(1)
 
     simulate(work)
@@ -136,7 +137,7 @@ def test_a_node_that_connects_again_replaces_its_earlier_line() -> None:
         again.ownership.point({ACTOR.shard: two.address})
         await one.router.query(ACTOR, Show())
         assert await again.router.query(ACTOR, Show()) == Total(0)
-        await asyncio.sleep(1)
+        await pass_time(1)
         assert not one.lines.is_open(two.address)
         assert two.listener.nodes == ("n1",)
         again.lines.close()
@@ -154,7 +155,7 @@ def test_a_node_that_stays_away_is_tried_with_growing_pauses() -> None:
             with pytest.raises(NetworkError) as caught:
                 await one.lines.ask(two.address, body, timeout_ms=1_000)
             assert not caught.value.sent
-            await asyncio.sleep(TURN_S)
+            await pass_time(TURN_S)
         tries = one.telemetry.counts["kelpie.rpc.connect_failures"]
         assert 8 <= tries <= 25
 

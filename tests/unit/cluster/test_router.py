@@ -16,7 +16,7 @@ from kelpie.core.errors import (
     NotOwnerError,
 )
 from kelpie.sim.faults.plan import FaultPlan, FaultRule
-from tests.unit.cluster.world import ACTOR, TURN_S, Add, Cluster, Show, Total, simulate
+from tests.unit.cluster.world import ACTOR, TURN_S, Add, Cluster, Show, Total, pass_time, simulate
 
 
 @pytest.mark.requirement("CLUSTER-ANY-NODE")
@@ -54,7 +54,7 @@ def test_a_call_waits_while_nobody_owns_the_shard_and_ends_in_back_pressure() ->
     async def work(cluster: Cluster) -> None:
         one, two, _ = cluster.nodes
         asking = asyncio.gather(one.router.call(ACTOR, Add(5), principal="p", timeout_ms=10_000))
-        await asyncio.sleep(3)
+        await pass_time(3)
         cluster.give(two)
         cluster.tell(two)
         assert list(await asking) == [Total(5)]
@@ -76,9 +76,9 @@ def test_a_line_cut_while_the_owner_works_runs_the_command_once() -> None:
         cluster.tell(two)
         await one.router.query(ACTOR, Show())
         asking = asyncio.gather(one.router.call(ACTOR, Add(9), principal="p"))
-        await asyncio.sleep(TURN_S / 2)
+        await pass_time(TURN_S / 2)
         cluster.links.partition(["n1"], ["n2"])
-        await asyncio.sleep(8)
+        await pass_time(8)
         assert cluster.ledger.ran == {9: 1}
         cluster.links.heal()
         assert list(await asking) == [Total(9)]
@@ -96,7 +96,7 @@ def test_what_may_have_happened_ends_as_a_deadline_that_says_so() -> None:
         asking = asyncio.gather(
             one.router.call(ACTOR, Add(9), principal="p", timeout_ms=9_000), return_exceptions=True
         )
-        await asyncio.sleep(TURN_S / 2)
+        await pass_time(TURN_S / 2)
         cluster.links.partition(["n1"], ["n2"])
         (error,) = await asking
         assert isinstance(error, DeadlineError)
@@ -114,7 +114,7 @@ def test_a_local_actor_that_moves_under_a_call_is_found_at_its_new_owner() -> No
         one, two, _ = cluster.nodes
         cluster.give(one)
         asking = asyncio.gather(one.router.call(ACTOR, Add(2), principal="p"))
-        await asyncio.sleep(TURN_S / 2)
+        await pass_time(TURN_S / 2)
         cluster.give(two)
         cluster.tell(two)
         assert list(await asking) == [Total(2)]
@@ -130,7 +130,7 @@ def test_an_owner_that_shuts_down_is_asked_again_until_its_shards_have_moved() -
         cluster.tell(two)
         await two.supervisor.close()
         asking = asyncio.gather(one.router.call(ACTOR, Add(2), principal="p"))
-        await asyncio.sleep(1)
+        await pass_time(1)
         cluster.give(three)
         cluster.tell(three, one, two)
         assert list(await asking) == [Total(2)]
@@ -208,7 +208,7 @@ def test_numbered_commands_happen_once_through_cuts_resets_and_moves(seed: int) 
         async with asyncio.TaskGroup() as clients:
             for number in range(1, 61):
                 clients.create_task(client(cluster, number))
-                await asyncio.sleep(0.1)
+                await pass_time(0.1)
                 if number % 7 == 0:
                     owner = rng.choice(cluster.nodes)
                     cluster.give(owner)
@@ -238,7 +238,7 @@ def test_messages_for_another_nodes_actors_are_announced_to_their_owner() -> Non
         cluster.tell(two)
         await one.router.query(ACTOR, Show())
         one.hints.wake([ACTOR.shard, ACTOR.shard], 42)
-        await asyncio.sleep(1)
+        await pass_time(1)
         assert two.woken == [([ACTOR.shard], 42)]
         assert three.woken == []
 
@@ -252,7 +252,7 @@ def test_readers_on_other_nodes_are_woken_by_the_owner_also_after_a_move() -> No
         cluster.give(two)
         cluster.tell(two)
         with one.hub.watch(ACTOR) as reader:
-            await asyncio.sleep(1)
+            await pass_time(1)
             two.hints.changed(ACTOR)
             two.hints.changed(ACTOR)
             assert await reader.wait(1)
@@ -260,18 +260,18 @@ def test_readers_on_other_nodes_are_woken_by_the_owner_also_after_a_move() -> No
             cluster.give(three)
             cluster.tell(three)
             one.hints.point([two.address, three.address])
-            await asyncio.sleep(1)
+            await pass_time(1)
             three.hints.changed(ACTOR)
             assert await reader.wait(1)
-        await asyncio.sleep(1)
+        await pass_time(1)
         with one.hub.watch() as reader:
             one.hints.point([two.address, three.address])
-            await asyncio.sleep(1)
+            await pass_time(1)
             two.hints.changed(ACTOR)
             assert await reader.wait(1)
-        await asyncio.sleep(1)
+        await pass_time(1)
         one.lines.close()
-        await asyncio.sleep(1)
+        await pass_time(1)
         for node in cluster.nodes:
             node.hints.check_invariants()
         two.hints.changed(ACTOR)

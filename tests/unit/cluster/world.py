@@ -35,6 +35,11 @@ ACTOR = ActorId(TENANT_DEFAULT, "purse", "a")
 TURN_S = 0.02
 
 
+async def pass_time(seconds: float) -> None:
+    """Let virtual time pass."""
+    await asyncio.sleep(seconds)
+
+
 class Total(msgspec.Struct, frozen=True):
     amount: int
 
