@@ -10,6 +10,7 @@ loss a line says nothing; a line that hears nothing for `HEARTBEAT_TIMEOUT_MS` i
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
@@ -87,6 +88,9 @@ class Line:
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(asks=isinstance(greeting, ConnectingSide))
         self._is_flushing = False
+        self._is_behind = False
+        self._frames: deque[bytes] = deque()
+        self._frames_bytes = 0
         self._was_heard = False
         self._silent_beats = 0
         self._lost = ""
@@ -143,10 +147,10 @@ class Line:
         raise AssertionError(f"{type(self).__name__} takes no {type(packet).__name__}")
 
     def pressed(self, *, is_behind: bool) -> None:
-        """Read no further request while the answers to earlier ones are not taken.
-
-        Only the side that answers holds: if both did, they would wait for each other for ever.
-        """
+        """Keep frames here while the other side takes less than is sent."""
+        self._is_behind = is_behind
+        if not is_behind:
+            self._flush_soon()
 
     def lost(self, reason: str) -> None:
         """Note that the connection is gone."""
@@ -199,10 +203,22 @@ class Line:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        """Hand frames to the link as far as it keeps up; a large answer is no reason to end it."""
         self._is_flushing = False
-        if not self._lost:
-            for frame in self._channel.take():
-                self._link.send(frame)
+        if self._lost:
+            return
+        for frame in self._channel.take():
+            self._frames.append(frame)
+            self._frames_bytes += len(frame)
+        while self._frames and not self._is_behind:
+            if self._link.queued_bytes > limits.FRAME_QUEUE_BYTES_HIGH:
+                self._flush_soon()
+                return
+            frame = self._frames.popleft()
+            self._frames_bytes -= len(frame)
+            self._link.send(frame)
+        if self._frames_bytes > limits.FRAME_QUEUE_BYTES_MAX:
+            self._refuse("queue_full", "the other node takes less than it asks for")
 
     def _refuse(self, reason: str, text: str) -> None:
         """End the line because of what the other side did; nothing that it sent is repeated."""
@@ -217,6 +233,8 @@ class Line:
         if self._lost:
             return
         self._lost = reason or "lost"
+        self._frames.clear()
+        self._frames_bytes = 0
         self._timer.cancel()
         self._link.close()
         self.fall(self._lost)
@@ -229,6 +247,7 @@ class Line:
     def check_invariants(self) -> None:
         """Assert that the books agree."""
         self._channel.check_invariants()
+        assert self._frames_bytes == sum(map(len, self._frames))
         assert self.peer is None or self._greeting is None, "a peer has been greeted"
 
 
@@ -266,7 +285,7 @@ class AskingLine(Line):
         assert timeout_ms > 0, "a deadline lies in the future"
         if self._lost or self.peer is None:
             raise NetworkError(self._lost or "not greeted", sent=False)
-        queued_bytes = self._link.queued_bytes + self._channel.outgoing_bytes
+        queued_bytes = self._link.queued_bytes + self._frames_bytes + self._channel.outgoing_bytes
         if queued_bytes > limits.RPC_QUEUE_BYTES_MAX:
             text = f"{queued_bytes:,} bytes wait for {self.peer.node}; try again"
             raise OverloadedError(text, limit=limits.RPC_QUEUE_BYTES_MAX)
@@ -424,7 +443,11 @@ class AnsweringLine(Line):
             request.withdrawn()
 
     def pressed(self, *, is_behind: bool) -> None:
-        """Read no further request while the answers to earlier ones are not taken."""
+        """Read no further request while the answers to earlier ones are not taken.
+
+        Only this side holds: if both did, they would wait for each other for ever.
+        """
+        super().pressed(is_behind=is_behind)
         self._link.hold(is_held=is_behind)
 
     def fall(self, reason: str) -> None:

@@ -3,8 +3,8 @@
 A queue, loop, retry, payload or timeout without a constant here is a defect. Relations between the
 bounds are asserted when this module is imported, so that a wrong edit cannot start.
 
-Fixed here before what they bound exists, and so not in force: heartbeats and leases (one process
-owns a store), snapshots, working memory.
+Fixed here before what they bound exists, and so not in force: leases (one process owns a store),
+snapshots, working memory.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's
 FRAME_BYTES_MAX: Final = 16 * MIB  # the largest state in an answer, and what surrounds it
 FRAME_STRANGER_BYTES_MAX: Final = 4 * KIB  # a greeting; strangers make nobody hold more
 FRAME_QUEUE_BYTES_HIGH: Final = 1 * MIB  # from here on the other side is behind
-FRAME_QUEUE_BYTES_MAX: Final = 64 * MIB  # then the connection ends: the other side takes nothing
+FRAME_QUEUE_BYTES_MAX: Final = 256 * MIB  # answers of full size, many at a time; then it ends
+FRAME_STUCK_TIMEOUT_MS: Final = 10_000  # nothing queued is taken for so long: the connection ends
 FRAME_RECEIVE_TIMEOUT_MS: Final = 10_000  # the largest frame over 14 Mbit/s; then it is a hold-up
 LINKS_MAX: Final = 1_024  # connections taken by one listener; a node has one with each other node
 STRANGERS_MAX: Final = 64  # of them, how many may be strangers at a time

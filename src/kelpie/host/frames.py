@@ -79,7 +79,9 @@ class TcpLink(asyncio.Protocol):
         self._late: asyncio.TimerHandle | None = None
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
+        self._written_bytes = 0
         self._is_behind = False
+        self._stuck: asyncio.TimerHandle | None = None
         self._reason = ""
 
     # --- asyncio's side -------------------------------------------------------------------------
@@ -150,6 +152,26 @@ class TcpLink(asyncio.Protocol):
         self._is_behind = True
         if self._receiver is not None and not self._reason:
             self._receiver.pressed(is_behind=True)
+        if self._stuck is None:
+            self._watch_for_stuck()
+
+    def _watch_for_stuck(self) -> None:
+        wait_s = limits.FRAME_STUCK_TIMEOUT_MS / 1_000
+        self._stuck = self._loop.call_later(wait_s, self._look_for_stuck, self._taken_bytes())
+
+    def _taken_bytes(self) -> int:
+        """Return how much the other side has taken since the beginning."""
+        assert self._transport is not None, "what is written has somewhere to go"
+        return self._written_bytes - self._transport.get_write_buffer_size()
+
+    def _look_for_stuck(self, taken_bytes: int) -> None:
+        self._stuck = None
+        if self._reason or not self._is_behind:
+            return
+        if self._taken_bytes() <= taken_bytes:
+            self._refuse("stuck", "the other side takes nothing")
+        else:
+            self._watch_for_stuck()
 
     def resume_writing(self) -> None:
         """Tell the receiver that the other side has caught up."""
@@ -159,9 +181,10 @@ class TcpLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever has to know, once."""
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        for timer in (self._late, self._stuck):
+            if timer is not None:
+                timer.cancel()
+        self._late = self._stuck = None
         self._outgoing.clear()
         self._pieces.clear()
         self._outgoing_bytes = self._have_bytes = 0
@@ -207,13 +230,15 @@ class TcpLink(asyncio.Protocol):
         self._outgoing.append(frame)
         self._outgoing_bytes += _HEAD_BYTES + len(frame)
         if self._is_behind and self.queued_bytes > limits.FRAME_QUEUE_BYTES_MAX:
-            self._refuse("queue_full", "the other side takes nothing")
+            self._refuse("queue_full", "too much waits for the other side")
 
     def _write(self) -> None:
         frames, self._outgoing = self._outgoing, []
         self._outgoing_bytes = 0
         if frames and self._transport is not None and not self._reason:
-            self._transport.write(b"".join(frames))
+            data = b"".join(frames)
+            self._written_bytes += len(data)
+            self._transport.write(data)
 
     def admit(self) -> None:
         """Take frames of the full size from now on."""

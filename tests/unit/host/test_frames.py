@@ -217,8 +217,28 @@ def test_a_peer_that_takes_nothing_is_told_of_and_then_given_up() -> None:
         assert side.wire.ended == "abort"
         assert side.refusals == ["queue_full"]
         side.link.connection_lost(None)
-        assert side.ear.losses == ["the other side takes nothing"]
+        assert side.ear.losses == ["too much waits for the other side"]
         side.link.resume_writing()
         assert side.ear.presses == [True, False, True]
+
+    simulate(work)
+
+
+@pytest.mark.requirement("CLUSTER-FRAMES-BOUNDED")
+def test_a_slow_peer_is_kept_and_one_that_takes_nothing_is_not() -> None:
+    wait_s = limits.FRAME_STUCK_TIMEOUT_MS / 1_000
+
+    async def work(side: Side) -> None:
+        side.link.admit()
+        side.link.send(bytes(limits.FRAME_QUEUE_BYTES_HIGH * 2))
+        await asyncio.sleep(0)
+        side.wire.unsent = len(side.wire.written[0])
+        side.link.pause_writing()
+        for _ in range(20):
+            side.wire.unsent -= 1
+            await asyncio.sleep(wait_s)
+        assert not side.wire.ended
+        await asyncio.sleep(2 * wait_s)
+        assert side.refusals == ["stuck"]
 
     simulate(work)
