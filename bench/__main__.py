@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import actors, sim, smoke, store
+from bench import actors, cluster, sim, smoke, store
 from bench.load import LoadError
 from bench.report import render_json, render_table
 
-BENCHES = {"sim": sim.run, "smoke": smoke.run, "store": store.run}
+BENCHES = {"cluster": cluster.run, "sim": sim.run, "smoke": smoke.run, "store": store.run}
 
 
 def main() -> int:

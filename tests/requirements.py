@@ -85,6 +85,30 @@ PROMISES: dict[str, Requirement] = {
     "CLUSTER-PLACEMENT": Requirement(
         text="Shards are spread evenly over the nodes and move no more than they must."
     ),
+    "CLUSTER-ANY-NODE": Requirement(
+        text="Any node answers for any actor: it forwards, and follows the owner when it moves."
+    ),
+    "CLUSTER-CERTS": Requirement(
+        text="Nodes' certificates come from one authority, and their keys are their owner's alone."
+    ),
+    "CLUSTER-FORWARDED-ONCE": Requirement(
+        text="A forwarded command happens at most once, whatever becomes of lines and owners.",
+        critical=True,
+    ),
+    "CLUSTER-FRAMES-BOUNDED": Requirement(
+        text="What a node keeps of another's bytes is bounded, and of a stranger's hardly anything."
+    ),
+    "CLUSTER-FRAMES-FUZZED": Requirement(
+        text="Whatever bytes come, a connection ends or what was promised of it holds."
+    ),
+    "CLUSTER-NEWS": Requirement(text="Readers on one node are woken by what actors do on another."),
+    "CLUSTER-PEERS-PROVEN": Requirement(
+        text="Only a node that proves the cluster's secret, or its certificate, is talked to.",
+        critical=True,
+    ),
+    "CLUSTER-ROLLING-UPGRADE": Requirement(
+        text="Two nodes of neighbouring versions talk in what both of them know."
+    ),
     "CRASH-ANY-STEP": Requirement(
         text="A process that dies at any step loses nothing acknowledged, repeats nothing that "
         "must not be repeated, and resumes what it began.",
@@ -517,6 +541,9 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
         text="When a node fails or leaves, its shards are moved, not only planned to be.",
         critical=True,
     ),
+    "K-04": Requirement(
+        text="A frame is read whole, however its bytes arrive; what is none ends its connection."
+    ),
     "K-05": Requirement(text="Settings are checked at the start, with the field named."),
     "K-06": Requirement(text="The simulator compares values and histories after every crash."),
     "K-08": Requirement(
@@ -581,7 +608,6 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
 # Defects that cannot come back yet, because what had them does not exist here: K-nn and why.
 DUE_DEFECTS: dict[str, str] = {
     "K-03": "A consensus that was never wired: with one process nothing has to be agreed on.",
-    "K-04": "An incomplete reader of frames: there are no frames between nodes yet.",
 }
 
 REQUIREMENTS: dict[str, Requirement] = PROMISES | KNOWN_DEFECTS

@@ -100,6 +100,22 @@ class Engine(KeyCare):
         """Whether a machine of this type is registered."""
         return type_name in self._turns.types
 
+    def read_message(self, type_name: str, body: bytes) -> Message:
+        """Return the message or query that another node encoded for an actor of this type.
+
+        Raises:
+            NotFoundError: The type is not hosted here.
+            InvalidFieldError: The body does not decode.
+        """
+        hosted = self._turns.types.get(type_name)
+        if hosted is None:
+            raise NotFoundError("actor type", type_name)
+        try:
+            message: Message = hosted.decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidFieldError("message", str(error)) from error
+        return message
+
     def listen(self, listener: CommitListener) -> None:
         """Tell ``listener`` of every durable commit from now on."""
         assert listener not in self._turns.output.listeners, "a listener is told once"

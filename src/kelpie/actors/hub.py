@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 from kelpie.core.ids import ActorId
 
@@ -41,19 +41,38 @@ class Watch:
         return True
 
 
+class WantListener(Protocol):
+    """Told whose news are wanted by a first reader, or no longer by the last one."""
+
+    def __call__(self, actor: ActorId | None, *, is_wanted: bool) -> None:
+        """Note it; None in place of an actor stands for all of them."""
+        ...
+
+
 class EventHub:
     """Who waits for which actor's news."""
 
     def __init__(self) -> None:
         # Groups are ordered, so that a run can be repeated; a set is in the order of addresses.
         self._watches: dict[ActorId | None, dict[Watch, None]] = {}
+        self._listener: WantListener | None = None
+
+    def listen(self, listener: WantListener) -> None:
+        """Tell the one listener whose news are wanted here, now and from now on."""
+        assert self._listener is None, "there is one listener"
+        self._listener = listener
+        for actor in self._watches:
+            listener(actor, is_wanted=True)
 
     @contextmanager
     def watch(self, actor: ActorId | None = None) -> Generator[Watch]:
         """Yield a watch on one actor, or on all of them."""
         watch = Watch()
+        is_first = actor not in self._watches
         group = self._watches.setdefault(actor, {})
         group[watch] = None
+        if is_first and self._listener is not None:
+            self._listener(actor, is_wanted=True)
         try:
             yield watch
         finally:
@@ -61,6 +80,8 @@ class EventHub:
             del group[watch]
             if not group and self._watches.get(actor) is group:
                 del self._watches[actor]
+                if self._listener is not None:
+                    self._listener(actor, is_wanted=False)
             assert watch not in self._watches.get(actor, ()), "a reader who left is still woken"
 
     def publish(self, actor: ActorId) -> None:

@@ -251,11 +251,14 @@ class CancelRun(Message, frozen=True, tag="agent.cancel"):
 class ShowAgent(Message, frozen=True, tag="agent.show"):
     """Query: the `AgentState`."""
 
+    reply_type: ClassVar[Any] = AgentState
+
 
 class ShowRun(Message, frozen=True, tag="agent.show_run"):
     """Query: a `Run` by id, active, queued or last."""
 
     run_id: str
+    reply_type: ClassVar[Any] = Run
 
 
 # --- events (`Emit.kind` and body) --------------------------------------------------------------

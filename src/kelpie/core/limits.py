@@ -66,6 +66,29 @@ SHARD_MOVES_MAX: Final = 16  # what one node hands over at a time
 HAND_OVER_TURN_MS_MAX: Final = 2_000  # a handler that waits longer holds its shard up: run it again
 DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's usual length
 
+# --- frames between nodes ---------------------------------------------------------------------
+FRAME_BYTES_MAX: Final = 16 * MIB  # the largest state in an answer, and what surrounds it
+FRAME_STRANGER_BYTES_MAX: Final = 4 * KIB  # a greeting; strangers make nobody hold more
+FRAME_QUEUE_BYTES_HIGH: Final = 1 * MIB  # from here on the other side is behind
+FRAME_QUEUE_BYTES_MAX: Final = 256 * MIB  # answers of full size, many at a time; then it ends
+FRAME_STUCK_TIMEOUT_MS: Final = 10_000  # nothing queued is taken for so long: the connection ends
+FRAME_RECEIVE_TIMEOUT_MS: Final = 10_000  # the largest frame over 14 Mbit/s; then it is a hold-up
+LINKS_MAX: Final = 1_024  # connections taken by one listener; a node has one with each other node
+STRANGERS_MAX: Final = 64  # of them, how many may be strangers at a time
+GREETING_TIMEOUT_MS: Final = 5_000  # four small frames; then it is a hold-up
+RPC_BATCH_BYTES: Final = 256 * KIB  # requests of one tick travel together, up to about this
+RPC_BATCH_PACKETS_MAX: Final = 4_096  # what decoding one frame may make
+RPC_BODY_BYTES_MAX: Final = FRAME_BYTES_MAX - 64 * KIB  # a message or an answer, with its header
+RPC_IN_FLIGHT_MAX: Final = 4_096  # requests of one connection before back-pressure
+RPC_QUEUE_BYTES_MAX: Final = 32 * MIB  # requests that wait for one connection, in bytes
+RPC_WATCHES_MAX: Final = 65_536  # actors whose news one node wants from another
+CONNECT_TIMEOUT_MS: Final = 2_000  # between two nodes of one cluster
+RECONNECT_PAUSE_MS_MIN: Final = 50
+RECONNECT_PAUSE_MS_MAX: Final = 2_000  # a node that came back is found within two seconds
+FORWARD_PAUSE_MS_MIN: Final = 5  # before a forwarded call looks for its owner again
+FORWARD_PAUSE_MS_MAX: Final = 250  # a take-over is noticed within a quarter of a second
+CLUSTER_SECRET_BYTES_MIN: Final = 16  # 128 bits: what nobody guesses
+
 # --- storage ----------------------------------------------------------------------------------
 COMMIT_BATCH_ROWS_MAX: Final = 512  # actor commits in one transaction (group commit)
 COMMIT_QUEUE_DEPTH_MAX: Final = 16_384  # commits waiting for the writer before back-pressure
@@ -199,6 +222,13 @@ assert 2 * CLOCK_RATE_PPM_MAX * LEASE_MARGIN_PARTS <= 1_000_000, (
 assert LEASE_RENEWALS_PER_TTL * (LEASE_MARGIN_PARTS - 2) >= LEASE_MARGIN_PARTS * 2, (
     "a renewal is due long before its lease ends"
 )
+assert ACTOR_STATE_BYTES_MAX < RPC_BODY_BYTES_MAX, "a whole state fits an answer between nodes"
+assert MESSAGE_BYTES_MAX < RPC_BODY_BYTES_MAX, "every message fits a frame"
+assert FRAME_STRANGER_BYTES_MAX < RPC_BATCH_BYTES < FRAME_QUEUE_BYTES_HIGH < FRAME_BYTES_MAX
+assert FRAME_BYTES_MAX < RPC_QUEUE_BYTES_MAX < FRAME_QUEUE_BYTES_MAX, "requests are refused first"
+assert STRANGERS_MAX < LINKS_MAX, "strangers leave room for nodes"
+assert RECONNECT_PAUSE_MS_MIN < RECONNECT_PAUSE_MS_MAX
+assert FORWARD_PAUSE_MS_MIN < FORWARD_PAUSE_MS_MAX < INVOCATION_TIMEOUT_MS
 assert BLOB_UNNAMED_KEEP_MS > 10 * INVOCATION_TIMEOUT_MS_MAX, "a turn names its blobs in time"
 assert IDEMPOTENCY_TTL_MS > 2 * INVOCATION_TIMEOUT_MS_MAX, "a key outlives every deadline"
 assert INVOCATION_TIMEOUT_MS <= INVOCATION_TIMEOUT_MS_MAX

@@ -93,6 +93,8 @@ class ResolveEffect(Message, frozen=True, tag="effect.resolve"):
 class ShowEffects(Message, frozen=True, tag="effect.show"):
     """Query: the open effect records of this actor."""
 
+    reply_type: ClassVar[Any] = tuple[EffectRecord, ...]
+
 
 # --- from the gate to the machine ---------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from opentelemetry import trace
+from opentelemetry.context import attach, detach
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from kelpie.core.errors import UnavailableError
 from kelpie.host.metrics import Metrics
@@ -28,6 +30,7 @@ Format = Literal["json", "console"]
 _RANKS: Final[dict[Level, int]] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _SCOPE: Final = "kelpie"
 _UNTRACED: Final = nullcontext()  # keeps nothing, so one serves all
+_propagator: Final = TraceContextTextMapPropagator()
 _EXPORT_TIMEOUT_SECONDS: Final = 5  # an absent collector must not hold a shutdown for long
 
 
@@ -94,6 +97,20 @@ class HostTelemetry:
         with self._tracer.start_as_current_span(name, attributes=attributes):
             yield
 
+    def traceparent(self) -> str:
+        """Return the running span's W3C traceparent, for another node; empty without a span."""
+        context = trace.get_current_span().get_span_context()
+        if not context.is_valid:
+            return ""
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def within(self, traceparent: str) -> AbstractContextManager[None]:
+        """Make spans of the enclosed work children of another node's span.
+
+        Whatever is no traceparent is passed over.
+        """
+        return _remote_parent(traceparent) if traceparent else _UNTRACED
+
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
         """Add ``amount`` (>= 0) to a counter."""
         self._report(self._metrics.count(name, amount, labels), name)
@@ -118,6 +135,15 @@ class HostTelemetry:
     def _report(self, problem: str, name: str) -> None:
         if problem:
             self.log("warning", "telemetry.metric_refused", metric=name, problem=problem)
+
+
+@contextmanager
+def _remote_parent(traceparent: str) -> Generator[None]:
+    token = attach(_propagator.extract({"traceparent": traceparent}))
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 def _json_line(stamp: str, level: str, event: str, fields: dict[str, Attribute | None]) -> str:

@@ -174,6 +174,8 @@ class TargetRefused(Message, frozen=True, tag="plan.target_refused"):
 class ShowPlan(Message, frozen=True, tag="plan.show"):
     """Query: the `PlanState`."""
 
+    reply_type: ClassVar[Any] = PlanState
+
 
 # --- to a target --------------------------------------------------------------------------------
 
@@ -198,6 +200,8 @@ class ReleaseTarget(Message, frozen=True, tag="target.release"):
 
 class ShowTarget(Message, frozen=True, tag="target.show"):
     """Query: the `TargetState`; an unused target is free and empty."""
+
+    reply_type: ClassVar[Any] = TargetState
 
 
 # --- events (`Emit.kind` and body) --------------------------------------------------------------

@@ -4,7 +4,8 @@ The host's own makes them of TCP with length prefixes, and TLS where it is asked
 simulation's of its links. What is in a frame is not their business.
 
 A connection keeps the order of its frames and loses none until it is lost as a whole; then
-``lost`` is called once, and nothing arrives any more.
+``lost`` is called once, and nothing arrives any more. Until `FrameLink.admit` the other side is a
+stranger, whose frames are small.
 """
 
 from __future__ import annotations
@@ -26,8 +27,21 @@ class FrameLink(Protocol):
         ...
 
     @property
+    def proven(self) -> str:
+        """The name that the other side's certificate proves; empty where there is none."""
+        ...
+
+    @property
     def queued_bytes(self) -> int:
         """How much waits to be taken by the other side."""
+        ...
+
+    def admit(self) -> None:
+        """Take frames of the full size from now on: the other side has shown who it is."""
+        ...
+
+    def hold(self, *, is_held: bool) -> None:
+        """Stop reading, or go on: the receiver is congested, or is so no more."""
         ...
 
     def close(self) -> None:
@@ -40,6 +54,10 @@ class FrameReceiver(Protocol):
 
     def frame(self, data: bytes) -> None:
         """Take one whole frame."""
+        ...
+
+    def pressed(self, *, is_behind: bool) -> None:
+        """Note that the other side takes less than is sent, or that it has caught up."""
         ...
 
     def lost(self, reason: str) -> None:

@@ -40,6 +40,10 @@ class Link(NamedTuple):
     source: str
     target: str
 
+    def back(self) -> Link:
+        """Return the other direction."""
+        return Link(self.target, self.source)
+
 
 class Links:
     """Which hosts can reach which, and what happens to a message on its way.
@@ -73,6 +77,11 @@ class Links:
     def is_cut(self, source: str, target: str) -> bool:
         """Return whether nothing passes from ``source`` to ``target`` now."""
         return Link(source, target) in self._cut
+
+    def is_stopped(self, source: str, target: str) -> bool:
+        """Return whether nothing arrives at ``target`` from ``source`` now, lost or kept."""
+        link = Link(source, target)
+        return link in self._cut or link in self._clogged
 
     def cut(self, source: str, target: str) -> None:
         """Lose whatever goes from ``source`` to ``target`` from now on."""

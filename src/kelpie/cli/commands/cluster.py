@@ -9,6 +9,7 @@ from urllib.parse import quote
 import click
 
 from kelpie.cli.client import Api
+from kelpie.cli.commands.certs import certs
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import show_fields, text_of
 
@@ -20,6 +21,9 @@ _SHARD: Final = ("shard", "node", "address", "epoch", "wished", "pinned", "apart
 @click.group()
 def cluster() -> None:
     """See the nodes and their shards, and move work between them."""
+
+
+cluster.add_command(certs)
 
 
 @cluster.command()

@@ -1,0 +1,114 @@
+"""Carries out what other nodes ask for: calls and queries to the actors that this node owns.
+
+A request for an actor that is owned elsewhere is answered with `NotOwnerError`, which names the
+owner as far as it is known; it is never passed on, so that no request wanders.
+
+Invariants: every request is answered, or its caller has left; a caller that leaves does not tear
+the turn that it asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from kelpie.actors.commands import Message
+from kelpie.actors.ownership import Ownership
+from kelpie.actors.supervisor import Supervisor
+from kelpie.cluster.line import IncomingRequest
+from kelpie.cluster.messages import ActorCall, ActorQuery, encode
+from kelpie.cluster.router import LocalCalls, has_moved
+from kelpie.core.errors import ActorFailedError, DrainingError, KelpieError, NotOwnerError
+from kelpie.core.ids import ActorId
+from kelpie.core.limits import INVOCATION_TIMEOUT_MS_MAX
+
+
+class OwnedActors(LocalCalls, Protocol):
+    """This node's actors, and what their messages look like; `Engine` is it."""
+
+    def read_message(self, type_name: str, body: bytes) -> Message:
+        """Return the message that another node encoded."""
+        ...
+
+
+def _untraced(trace: str) -> AbstractContextManager[None]:
+    del trace
+    return nullcontext()
+
+
+class ClusterService:
+    """Answers the requests of other nodes; implements `Answering`.
+
+    Args:
+        local: This node's actors.
+        ownership: Which of them it owns.
+        supervisor: Runs the requests.
+        within: Runs what it encloses as part of the caller's trace, given its traceparent.
+    """
+
+    def __init__(
+        self,
+        *,
+        local: OwnedActors,
+        ownership: Ownership,
+        supervisor: Supervisor,
+        within: Callable[[str], AbstractContextManager[None]] = _untraced,
+    ) -> None:
+        self._local = local
+        self._ownership = ownership
+        self._supervisor = supervisor
+        self._within = within
+
+    def asked(self, request: IncomingRequest) -> None:
+        """Begin to carry a request out."""
+        task = self._supervisor.spawn("cluster.answer", self._serve(request))
+        if task is None:
+            request.fail(DrainingError("the node is shutting down; try again"))
+        elif request.is_open:
+            request.withdrawn = task.cancel
+
+    async def _serve(self, request: IncomingRequest) -> None:
+        try:
+            with self._within(request.trace):
+                request.answer(encode(await self._run(request)))
+        except KelpieError as error:
+            request.fail(error)
+        finally:
+            if request.is_open:
+                request.fail(self._torn())
+
+    async def _run(self, request: IncomingRequest) -> Any:
+        body = request.body
+        actor = ActorId.parse(body.actor)
+        self._ownership.epoch(actor.shard)  # raises, and names the owner, if it is another node
+        message = self._local.read_message(actor.type, body.message)
+        timeout_ms = min(request.timeout_ms, INVOCATION_TIMEOUT_MS_MAX)
+        try:
+            match body:
+                case ActorCall():
+                    return await self._local.call(
+                        actor,
+                        message,
+                        principal=body.principal,
+                        key=body.key,
+                        timeout_ms=timeout_ms,
+                        internal=body.is_internal,
+                    )
+                case ActorQuery():
+                    return await self._local.query(actor, message, timeout_ms=timeout_ms)
+        except KelpieError as error:
+            is_owned = self._ownership.owns(actor.shard)
+            if not is_owned and has_moved(error, self._ownership, actor.shard):
+                raise self._moved(actor, error) from error
+            raise
+
+    def _moved(self, actor: ActorId, error: KelpieError) -> NotOwnerError:
+        owner = self._ownership.owner(actor.shard)
+        text = f"{actor} is not served here any more ({error.code})"
+        return NotOwnerError(text, shard=actor.shard, owner=owner)
+
+    def _torn(self) -> KelpieError:
+        if self._supervisor.closed:
+            return DrainingError("the node is shutting down; try again")
+        return ActorFailedError("the owner failed to carry the request out; its log says why")
