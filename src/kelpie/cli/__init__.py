@@ -38,6 +38,8 @@ COMMANDS = {
     "backup": ("backup:backup", "Copy the whole store, beside a running server too."),
     "restore": ("backup:restore", "Make a store from a backup; it starts held."),
     "store": ("store:store", "Release, measure, check and compact the store."),
+    "teleport": ("teleport:teleport", "Move an agent to another store, as one file."),
+    "secrets": ("secrets:secrets", "Keep the identity that packages and backups are for."),
     "audit": ("audit:audit", "Verify the audit chains."),
     "sim": ("sim:sim", "Run simulated worlds under seeded faults, and look into them."),
     "version": ("version:version", "Print the version."),

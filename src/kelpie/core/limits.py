@@ -78,6 +78,16 @@ DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
 BLOB_BYTES_MAX: Final = 256 * MIB
 BLOB_UNNAMED_KEEP_MS: Final = 86_400_000  # put, and not named by a commit yet
 SNAPSHOT_BYTES_MAX: Final = 1024 * MIB
+COPY_PAGE_ROWS: Final = 64  # rows of one step of a copy; each may be a whole state
+
+# --- packages ---------------------------------------------------------------------------------
+PACKAGE_FRAME_BYTES_MAX: Final = 1 * MIB  # one frame; what a reader must be ready to hold
+PACKAGE_HEAD_BYTES_MAX: Final = 64 * KIB  # far above the facts of one actor
+PACKAGE_PARTS_MAX: Final = 50_000  # every changed path, every blob and every table
+PACKAGE_BYTES_MAX: Final = 2 * SNAPSHOT_BYTES_MAX  # a whole package: rows, blobs and workspace
+PACKAGE_ROWS_BYTES_MAX: Final = 256 * MIB  # an actor's rows, which arrive in one transaction
+PACKAGE_TREE_BYTES_MAX: Final = 64 * MIB  # the listing of a workspace with the longest paths
+EXPORT_REST_TIMEOUT_MS: Final = 30_000  # for the turn that runs when an export begins
 
 # --- effects ----------------------------------------------------------------------------------
 EFFECT_ARGS_BYTES_MAX: Final = 4 * MIB
@@ -200,5 +210,7 @@ assert PLAN_UNITS_RUNNING_MAX <= FILES_CONCURRENT_MAX
 assert KV_VALUE_BYTES_MAX <= TRANSACTION_BYTES_MAX
 assert TRANSACTION_BYTES_MAX <= COMMIT_BATCH_BYTES_MAX <= COMMIT_QUEUE_BYTES_MAX
 assert STATE_CHUNK_BYTES <= ACTOR_STATE_BYTES_MAX
+assert ACTOR_STATE_BYTES_MAX < PACKAGE_ROWS_BYTES_MAX < PACKAGE_BYTES_MAX
+assert WORKSPACE_ENTRIES_MAX < PACKAGE_PARTS_MAX
 assert MODEL_RETRY_DELAY_MS_MIN < MODEL_RETRY_DELAY_MS_MAX < MODEL_TIMEOUT_MS
 assert SHARD_COUNT & (SHARD_COUNT - 1) == 0

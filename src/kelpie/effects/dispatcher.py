@@ -16,7 +16,7 @@ import msgspec
 from kelpie.actors.engine import Engine
 from kelpie.actors.hub import EventHub
 from kelpie.actors.supervisor import Supervisor
-from kelpie.core.errors import InputError, KelpieError, NotFoundError
+from kelpie.core.errors import ActorMovedError, InputError, KelpieError, NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.effects.executor import Executor, Order, StreamSink
 from kelpie.effects.messages import EffectFinished, EffectPrepared, RecoverEffect, StartEffect
@@ -84,6 +84,11 @@ class Dispatcher:
             for row in page:
                 self._consider(row)
             after = page[-1].effect_id
+
+    def take_up(self, rows: Sequence[EffectRow]) -> None:
+        """Take the next step for effects that no commit of this process announced."""
+        for row in rows:
+            self._consider(row)
 
     async def settle_restored(self) -> None:
         """After a restore: make every ``once`` effect that may have run since unknown."""
@@ -318,7 +323,7 @@ class Dispatcher:
         while True:
             try:
                 return await self._runtime.call(actor, message, principal=PRINCIPAL, internal=True)
-            except NotFoundError:
+            except (NotFoundError, ActorMovedError):
                 return None
             except InputError:
                 raise

@@ -31,6 +31,7 @@ from kelpie.storage.sqlite.actor_reads import (
 )
 from kelpie.storage.sqlite.call_reads import CallReads
 from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
+from kelpie.storage.sqlite.departures import SEALS, moved_error, seal_of
 from kelpie.storage.sqlite.engine import translate_error, unseal
 from kelpie.storage.sqlite.injected import engine_error
 from kelpie.storage.sqlite.log_reads import LogReads
@@ -53,6 +54,7 @@ class SqliteReads(LogReads, CallReads):
 
         Raises:
             CorruptionError: Its checksum does not match; the error names the actor.
+            ActorMovedError: It was exported.
         """
         name = str(actor)
         try:
@@ -63,12 +65,18 @@ class SqliteReads(LogReads, CallReads):
             raise translate_error(error, name) from error
         if has_more:
             with self._snapshot(name):
+                self._require_open_actor(name)
                 raw = fetch_actor(self._reader, name, is_aside=False)
         if raw is None:
             return None
         if is_large(raw):
             return await self._aside(partial(read_large_actor, actor=actor))
         return stored_actor(actor, raw)
+
+    def _require_open_actor(self, name: str) -> None:
+        query = f"{SEALS} WHERE actor = ?"
+        if (row := self._reader.execute(query, (name,)).fetchone()) is not None:
+            raise moved_error(seal_of(row))
 
     async def reply(self, actor: ActorId, method: str, key: str) -> StoredReply | None:
         """Return the kept reply for an idempotency key of the actor's living incarnation."""

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kelpie.core.errors import KelpieError, StoreError, StoreHeldError
 from kelpie.core.ids import ActorId, Tenant
@@ -56,6 +56,7 @@ from kelpie.storage.sqlite.check import (
     require_compactable,
 )
 from kelpie.storage.sqlite.engine import checkpoint, translate_error
+from kelpie.storage.sqlite.moves import SqliteMoves
 from kelpie.storage.sqlite.names import find_named
 from kelpie.storage.sqlite.opening import (
     Opened,
@@ -63,14 +64,13 @@ from kelpie.storage.sqlite.opening import (
     open_for_reading,
     open_for_writing,
 )
-from kelpie.storage.sqlite.reads import SqliteReads
 from kelpie.storage.sqlite.transaction import Transaction
 from kelpie.storage.sqlite.writer import GroupWriter
 
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteReads):
+class SqliteStore(SqliteMoves):
     """A store in one file. Use `open`; `close` it in the loop that opened it."""
 
     __slots__ = (
@@ -316,7 +316,7 @@ class SqliteStore(SqliteReads):
         self._held = False
         self.check_invariants()
 
-    def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[T]:
+    def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[Any]:
         if self._writer is None:
             return _failed(self._read_only())
         return self._writer.submit(member, size_bytes)

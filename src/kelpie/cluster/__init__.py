@@ -1,0 +1,1 @@
+"""Several nodes over one store, and actors that move between stores."""
