@@ -52,10 +52,13 @@ async def open_app(
     """
     async with open_node(settings, world=world, address=address) as node:
         hosted = host_actors(node, actors)
-        await node.pauses.load()
         teleport = make_teleport(settings, node)
+        is_settled = drive and node.store.held
+        if is_settled:
+            await node.drive()  # settles the effects of paused actors too; nothing is delivered
+        await node.pauses.load()
         await teleport.load()
         app = App(node=node, asgi=make_edge(settings, node, hosted, teleport))
-        if drive:
+        if drive and not is_settled:
             await node.drive()
         yield app

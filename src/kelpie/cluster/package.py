@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, cast
 
 import msgspec
 
@@ -44,7 +44,7 @@ from kelpie.core.limits import (
 )
 from kelpie.storage.blobs import BlobStore
 from kelpie.storage.moving import MoveStore
-from kelpie.storage.tables import ACTOR_TABLES, ACTORS, EFFECTS, TABLES, Row, Table
+from kelpie.storage.tables import ACTOR_TABLES, ACTORS, EFFECTS, TABLES, Row, Table, Value
 from kelpie.storage.trees import Entry, check_entries
 
 T = TypeVar("T")
@@ -346,9 +346,10 @@ def _decode_rows(table: Table, data: bytes) -> list[Row]:
         if start + length > len(data):
             raise _wrong(f"a row of {table.name} is cut short")
         try:
-            row = msgspec.msgpack.decode(data[start : start + length], type=Row)
-        except msgspec.DecodeError as error:
+            values = msgspec.msgpack.decode(data[start : start + length])
+        except (msgspec.DecodeError, RecursionError) as error:
             raise _wrong(f"a row of {table.name} cannot be read ({error})") from error
+        row: Row = tuple(cast("list[Value]", values)) if isinstance(values, list) else ()
         table.check(row)
         rows.append(row)
         start += length

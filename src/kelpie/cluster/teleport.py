@@ -64,6 +64,7 @@ from kelpie.storage.trees import Listing, build_tree, list_tree
 T = TypeVar("T")
 
 _LOOK_INTERVAL_S: Final = 0.05
+_IS_OPEN: Final = EFFECTS.place("is_open")
 
 
 class MovingStore(Store, MoveStore, Protocol):
@@ -374,8 +375,11 @@ class Teleport:
         now_ms = self._clock.now_ms()
         contained = deps.contained
         place = contents.head.workspace and (workspace or contents.head.workspace)
-        state = contained.relocate(actor, contents.state, place)
         effects = contents.rows.get(EFFECTS.name, [])
+        if place != contents.head.workspace and any(row[_IS_OPEN] for row in effects):
+            message = f"an open effect of {actor} names its workspace {contents.head.workspace}"
+            raise ConflictError(f"{message}; answer it before the export, or leave --workspace out")
+        state = contained.relocate(actor, contents.state, place)
         contents.rows[EFFECTS.name] = [contained.settle(row, now_ms) for row in effects]
         arrival = Arrival(actor, contents.head.package, state, contents.rows, principal, now_ms)
         blobs = [path for name, path in contents.files.items() if name.startswith("blob/")]

@@ -8,6 +8,7 @@ only for a started record with its decision. At most one attempt of an effect ru
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
@@ -101,7 +102,8 @@ class Dispatcher:
                     ended_session=row.session,
                     restored=True,
                 )
-                await self._runtime.call(row.actor, message, principal=PRINCIPAL, internal=True)
+                with contextlib.suppress(ActorMovedError):
+                    await self._runtime.call(row.actor, message, principal=PRINCIPAL, internal=True)
             after = page[-1].effect_id
 
     async def drain(self, timeout_s: float) -> None:

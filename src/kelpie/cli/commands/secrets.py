@@ -38,7 +38,10 @@ def rotate(frame: Frame) -> None:
 def show_recipient(frame: Frame) -> None:
     """Print the recipient that others encrypt for."""
     recipient = _identities(frame).recipient()
-    frame.terminal.data({"recipient": recipient} if frame.as_json else recipient)
+    if frame.as_json:
+        frame.terminal.data({"recipient": recipient})
+    else:
+        frame.terminal.line(recipient)
 
 
 def _show(frame: Frame, identities: Identities, recipient: str) -> None:
@@ -47,4 +50,4 @@ def _show(frame: Frame, identities: Identities, recipient: str) -> None:
         return
     frame.terminal.say(f"The identity is in {identities.path}. Keep a copy of it elsewhere:")
     frame.terminal.say("without it nobody reads what was encrypted for it.")
-    frame.terminal.data(recipient)
+    frame.terminal.line(recipient)

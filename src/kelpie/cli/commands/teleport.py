@@ -13,7 +13,6 @@ from typing import Any
 import click
 
 from kelpie.cli.client import Api, items_of
-from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed
 from kelpie.cli.rows import agent_actor, find_agent, text_of
 
@@ -158,8 +157,8 @@ def abort(frame: Frame, *, agent: str) -> None:
 def confirm(frame: Frame, *, agent: str, yes: bool) -> None:
     """End an export whose package arrived: the agent is removed here."""
     if not yes:
-        if not sys.stdin.isatty():
-            raise CommandError("invalid_field", "it removes the agent here; say --yes")
+        if not frame.terminal.interactive:
+            raise click.UsageError("the agent is removed here; add --yes")
         click.confirm(
             f"Did the package of {agent} arrive? It is removed here", abort=True, err=True
         )
