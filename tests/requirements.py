@@ -530,6 +530,9 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
         text="Taking a store over reads and writes in one transaction.", critical=True
     ),
     "K-15": Requirement(text="Who owns what is read from one snapshot, not piece by piece."),
+    "K-16": Requirement(
+        text="Of those who want a shard one gets it, and the others learn who.", critical=True
+    ),
     "K-17": Requirement(text="Ownership ends with the session that had it."),
     "K-18": Requirement(text="A background task that dies is reported and runs again."),
     "K-19": Requirement(
@@ -561,7 +564,6 @@ DUE_DEFECTS: dict[str, str] = {
     "K-02": "Failures found, migrations thrown away: nothing migrates until there is a cluster.",
     "K-03": "A consensus that was never wired: with one process nothing has to be agreed on.",
     "K-04": "An incomplete reader of frames: there are no frames between nodes yet.",
-    "K-16": "The loser of an activation race gets the error: with one process nobody races.",
 }
 
 REQUIREMENTS: dict[str, Requirement] = PROMISES | KNOWN_DEFECTS

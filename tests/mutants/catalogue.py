@@ -134,9 +134,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="messages-are-read-backwards",
-        file="storage/sqlite/reads.py",
-        before="message_id > ? ORDER BY message_id LIMIT",
-        after="message_id > ? ORDER BY message_id DESC LIMIT",
+        file="storage/sql/work.py",
+        before="message_id > ?{own.where} ORDER BY message_id LIMIT",
+        after="message_id > ?{own.where} ORDER BY message_id DESC LIMIT",
         family="messages",
         scenario="errands",
     ),
@@ -166,7 +166,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="checksum-is-skipped",
-        file="storage/sqlite/engine.py",
+        file="storage/sealing.py",
         before="    if not isinstance(data, bytes) or zlib.crc32(data) != checksum:\n",
         after="    if not isinstance(data, bytes):\n",
         family="recovery",

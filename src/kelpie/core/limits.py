@@ -74,6 +74,15 @@ PURGE_SLICE_ROWS: Final = 64  # rows of deleted actors removed per batch; each m
 LIST_CURSOR_TTL_MS: Final = 3_600_000  # how long a deleted item keeps its place for a cursor
 WAL_CHECKPOINT_PAGES: Final = 1_000  # 4 MB of log: twice as much stalls commits half as long again
 BACKUP_STEP_PAGES: Final = 1_024  # 4 MB between two chances for other work
+DATABASE_WRITERS: Final = 4  # connections of one node that write; a shard keeps to one of them
+DATABASE_READERS: Final = 3  # connections of one node that read; one more renews its lease
+DATABASE_STATEMENT_MS_MAX: Final = 10_000  # a batch of large states on a slow disk, with room
+DATABASE_IDLE_MS_MAX: Final = 5_000  # inside a transaction: a stopped node holds nobody up longer
+DATABASE_LOCK_MS_MAX: Final = 500  # that a claim waits for the shard's last batch, and tries again
+DATABASE_CONNECT_MS_MAX: Final = 10_000
+DATABASE_AWAY_MS_MAX: Final = 20_000  # then an outcome that nobody can ask for is unknown
+DATABASE_RETRY_MS: Final = 100  # between two tries to reach the database
+DATABASE_ATTEMPTS_MAX: Final = 8  # of one batch, when others' locks were in the way
 DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
 BLOB_BYTES_MAX: Final = 256 * MIB
 BLOB_UNNAMED_KEEP_MS: Final = 86_400_000  # put, and not named by a commit yet
@@ -212,5 +221,12 @@ assert TRANSACTION_BYTES_MAX <= COMMIT_BATCH_BYTES_MAX <= COMMIT_QUEUE_BYTES_MAX
 assert STATE_CHUNK_BYTES <= ACTOR_STATE_BYTES_MAX
 assert ACTOR_STATE_BYTES_MAX < PACKAGE_ROWS_BYTES_MAX < PACKAGE_BYTES_MAX
 assert WORKSPACE_ENTRIES_MAX < PACKAGE_PARTS_MAX
+assert DATABASE_WRITERS + DATABASE_READERS + 1 <= 8, "a fixed handful of connections per node"
+assert DATABASE_STATEMENT_MS_MAX < DATABASE_AWAY_MS_MAX, "a lost batch ends before it is given up"
+assert (
+    COMMIT_BATCH_ROWS_MAX * 2 * TRANSACTION_OPERATIONS_MAX
+    > 2**20
+    > (2 * TRANSACTION_OPERATIONS_MAX)
+), "a batch is cut by its rows, so that their ordinals fit 20 bits"
 assert MODEL_RETRY_DELAY_MS_MIN < MODEL_RETRY_DELAY_MS_MAX < MODEL_TIMEOUT_MS
 assert SHARD_COUNT & (SHARD_COUNT - 1) == 0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kelpie.core import limits
+from kelpie.core.dsn import Dsn
 from kelpie.core.errors import ConfigError
 from kelpie.llm.providers import MODELS, PROVIDERS
 from kelpie.settings.merge import Values
@@ -27,6 +28,7 @@ from kelpie.settings.model import (
 )
 from kelpie.settings.secret import SecretRef
 from kelpie.settings.values import parse_url
+from kelpie.storage.cluster import NODE_NAME_DEFAULT
 
 
 def build_settings(
@@ -39,17 +41,19 @@ def build_settings(
     """
     _discover(values, environment)
     data_dir = values.get("data_dir", _data_dir(environment, home))
+    node = values.get("node", NODE_NAME_DEFAULT)
     providers = tuple(_provider(values, name) for name in values.provider_names())
     _default_model(values, providers)
     return Settings(
         data_dir=data_dir,
+        node=node,
         model=values.get("model", ""),
         server=ServerSettings(
             host=values.get("server.host", "127.0.0.1"),
             port=values.get("server.port", limits.PORT_DEFAULT),
             api_keys=values.get("server.api_keys", ()),
         ),
-        store=StoreSettings(path=values.get("store.path", data_dir / "kelpie.db")),
+        store=_store(values, data_dir, node),
         workspaces=WorkspaceSettings(roots=values.get("workspaces.roots", ())),
         log=LogSettings(
             level=values.get("log.level", "info"), format=values.get("log.format", "auto")
@@ -64,6 +68,15 @@ def build_settings(
         origins=values.origins(),
         notices=notices,
     )
+
+
+def _store(values: Values, data_dir: Path, node: str) -> StoreSettings:
+    url = values.get("store.url")
+    if isinstance(url, Dsn):
+        # Each node of a machine has a lock and a socket of its own, in one directory of data.
+        beside = data_dir / "nodes" / node / "node"
+        return StoreSettings(path=values.get("store.path", beside), url=url)
+    return StoreSettings(path=url or values.get("store.path", data_dir / "kelpie.db"))
 
 
 def _discover(values: Values, environment: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ from kelpie.settings.model import Layer, Origin, Settings
 from kelpie.settings.schema import (
     CLIENT_VARIABLES,
     find_setting,
+    flag_of,
     is_table,
     key_of_variable,
     nearest_key,
@@ -77,7 +78,7 @@ def load_settings(
             values.put(_text_entry(key, environment[variable], origin, place))
     for key, value in (flags or {}).items():
         if value is not None:
-            origin = Origin(layer="flag", source="--" + key.rpartition(".")[2].replace("_", "-"))
+            origin = Origin(layer="flag", source=flag_of(key))
             values.put(_text_entry(key, value, origin, place))
     return build_settings(values, environment=environment, home=home, notices=tuple(notices))
 

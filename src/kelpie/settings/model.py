@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from kelpie.core.dsn import Dsn
 from kelpie.llm.providers import WireName
 from kelpie.settings.secret import SecretRef
 
@@ -42,9 +43,21 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """The embedded store's file; its lock and blobs lie beside it."""
+    """Where the store is: a database's address, else the embedded store's file.
+
+    Attributes:
+        path: The embedded store's file, with lock and blobs beside it; or, with ``url``, the file
+            beside which this node's lock and socket lie.
+        url: The database that several nodes share.
+    """
 
     path: Path
+    url: Dsn | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the store is, as people may see it."""
+        return str(self.url or self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +120,7 @@ class Settings:
 
     Attributes:
         data_dir: Where Kelpie keeps what it owns.
+        node: This node's name among those that share a store.
         model: The handle ``<provider>/<name>`` of agents that name none; empty if no provider is
             configured.
         providers: The configured providers, by name.
@@ -115,6 +129,7 @@ class Settings:
     """
 
     data_dir: Path
+    node: str
     model: str
     server: ServerSettings
     store: StoreSettings

@@ -17,13 +17,16 @@ from kelpie.settings.values import (
     Handle,
     Host,
     Integer,
+    NodeName,
     PathList,
     PathValue,
     Secret,
     SecretList,
+    StoreAddress,
     Url,
     ValueKind,
 )
+from kelpie.storage.cluster import NODE_NAME_DEFAULT
 
 
 class Setting(NamedTuple):
@@ -46,6 +49,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "`$XDG_DATA_HOME/kelpie`, else `~/.local/share/kelpie`",
         "KELPIE_DATA_DIR",
         "Where Kelpie keeps what it owns.",
+    ),
+    Setting(
+        "node",
+        NodeName(),
+        f'`"{NODE_NAME_DEFAULT}"`',
+        "KELPIE_NODE",
+        "This node's name among those that share a store. Each has one of its own.",
     ),
     Setting(
         "model",
@@ -74,7 +84,18 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         PathValue(),
         "`kelpie.db` in `data_dir`",
         "KELPIE_STORE_PATH",
-        "The embedded store's file; its lock and its blobs lie beside it.",
+        "The embedded store's file; its lock and its blobs lie beside it. With a database in "
+        "`store.url`, the file beside which this node's lock and socket lie; by default in "
+        "`data_dir`, in a directory with the node's name.",
+    ),
+    Setting(
+        "store.url",
+        StoreAddress(),
+        "none: the embedded store at `store.path`",
+        "KELPIE_STORE",
+        "Where the store is, as `--store`: `postgresql://user@host/database`, or a path of the "
+        "embedded store, which then counts as `store.path`. A password in it is never shown; "
+        "better keep it in the server's password file (`~/.pgpass`).",
     ),
     Setting(
         "workspaces.roots",
@@ -153,6 +174,9 @@ PROVIDER_SETTINGS: Final[tuple[Setting, ...]] = (
 )
 """The settings of one ``[providers.NAME]`` table."""
 
+FLAGS: Final = {"store.url": "--store"}
+"""Flags that are not named after the last part of their setting's key."""
+
 CLIENT_VARIABLES: Final = {
     "KELPIE_CONFIG": "The project file to read in place of `./kelpie.toml`, as `--config`.",
     "KELPIE_URL": "The server that commands talk to, as `--url`.",
@@ -175,6 +199,11 @@ def find_setting(key: str) -> Setting | None:
     if match := _PROVIDER_KEY.match(key):
         return _BY_PROVIDER_FIELD.get(match[2])
     return _BY_KEY.get(key)
+
+
+def flag_of(key: str) -> str:
+    """Return the flag that sets a dotted key."""
+    return FLAGS.get(key) or "--" + key.rpartition(".")[2].replace("_", "-")
 
 
 def is_table(key: str) -> bool:

@@ -1,6 +1,6 @@
 """Settings back into TOML: what `load_settings` reads as the same settings, wherever it lies.
 
-Paths come out absolute and secrets as references.
+Paths come out absolute, secrets as references, and a database's address without its password.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kelpie.core.dsn import Dsn
 from kelpie.settings.model import Settings
 from kelpie.settings.schema import PROVIDER_SETTINGS, SETTINGS
 from kelpie.settings.secret import SecretRef
 
-Value = str | int | Path | SecretRef | tuple[Path | SecretRef, ...]
+Value = str | int | Path | Dsn | SecretRef | tuple[Path | SecretRef, ...]
 """What a setting's value can be."""
 
 Plain = str | int | bool | list[str]
@@ -26,7 +27,8 @@ def list_values(settings: Settings) -> Iterator[tuple[str, Value]]:
         value: Any = settings
         for part in setting.key.split("."):
             value = getattr(value, part)
-        yield setting.key, value
+        if value is not None:
+            yield setting.key, value
     for provider in settings.providers:
         for setting in PROVIDER_SETTINGS:
             value = getattr(provider, setting.key)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
+from kelpie.core.dsn import Dsn, is_dsn, parse_dsn
 from kelpie.core.limits import INTEGER_MAX, NAME_CHARS_MAX, PATH_BYTES_MAX
 from kelpie.core.quoting import quote_text
 from kelpie.settings.secret import SecretRef, expand_path, parse_secret
 
 _HOST: Final = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
+_NODE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _HANDLE: Final = re.compile(r"[a-z0-9-]+/[^\s\x00-\x1f\x7f]+\Z")
 
 
@@ -166,6 +168,36 @@ class PathValue(_Text):
         if not text or "\x00" in text or len(text.encode()) > PATH_BYTES_MAX:
             raise UnfitValueError(f"must be a path of 1 to {PATH_BYTES_MAX:,} bytes")
         return expand_path(text, base=place.base, home=place.home)
+
+
+class NodeName(_Text):
+    """A node's name."""
+
+    name = "name of a node"
+
+    def parse(self, value: object, place: ValuePlace) -> str:  # noqa: ARG002 - no path in it
+        """Return the name."""
+        text = _require_text(value)
+        if not _NODE.match(text):
+            raise UnfitValueError("must be 1 to 64 letters, digits, - or _")
+        return text
+
+
+class StoreAddress(_Text):
+    """Where a store is: a path, ``sqlite:`` and a path, or a database's address."""
+
+    name = "path or `postgresql://` address"
+
+    def parse(self, value: object, place: ValuePlace) -> Path | Dsn:
+        """Return the absolute path, or the address."""
+        text = _require_text(value)
+        if is_dsn(text):
+            return parse_dsn(text)
+        path = text.removeprefix("sqlite:")
+        if "://" in path:
+            # Not repeated: whoever mistyped the scheme may have written a password.
+            raise UnfitValueError("must be a path, sqlite:PATH, or begin with postgresql://")
+        return PathValue().parse(path, place)
 
 
 class PathList:

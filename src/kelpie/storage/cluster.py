@@ -10,9 +10,15 @@ changes, so a commit of an earlier owner is refused whatever that owner believes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from kelpie.storage.records import ShardGrant
+
+NODE_NAME_DEFAULT: Final = "local"
+"""The node that has a store for itself."""
+
+ENDED_SHOWN_MAX: Final = 64
+"""How many ended sessions a view shows; the newest."""
 
 NodeState = Literal["initializing", "running", "shutting_down", "stopped"]
 
@@ -102,8 +108,11 @@ class ClusterStore(Protocol):
         """
         ...
 
-    async def release(self, session: str, shards: Sequence[ShardGrant]) -> None:
-        """Let go of shards that this session owns under these epochs; others are left alone."""
+    async def release_shards(self, session: str, shards: Sequence[ShardGrant]) -> None:
+        """Let go of shards that this session owns under these epochs; others are left alone.
+
+        Their epochs rise, so that nothing that was still on its way can be written.
+        """
         ...
 
     async def end_session(self, session: str, renewals: int | None, *, now_ms: int) -> bool:

@@ -218,7 +218,6 @@ STORE_TABLES: Final = (
         "purge:i tenant:t actor:t incarnation:i shard:i epoch:i event_floor:i at_ms:i",
         key="purge",
     ),
-    _table("call_counts", "tenant:t kept:i", key="tenant"),
     _table("pauses", "actor:t tenant:t shard:i epoch:i principal:t at_ms:i", key="actor"),
     _table(
         "seals",

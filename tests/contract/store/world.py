@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kelpie.core.digests import digest_bytes
 from kelpie.core.ids import TENANT_DEFAULT, ActorId, Tenant
+from kelpie.storage.cluster import ClusterStore
+from kelpie.storage.protocol import Store
 from kelpie.storage.records import Commit, CommitReceipt, EffectRow, EffectState
 from kelpie.storage.sqlite.store import SqliteStore
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
-
-    from kelpie.storage.protocol import Store
 
 NOW_MS = 1_800_000_000_000
 
@@ -52,13 +52,21 @@ class SeededRng:
         return self._random.random()
 
 
+class SharedStore(Store, ClusterStore, Protocol):
+    """A store that nodes join."""
+
+
 class Engine(Protocol):
     """One engine with one empty store, which may be opened again and again."""
 
     clock: FakeClock
 
     def opened(self) -> AbstractAsyncContextManager[Store]:
-        """Open the store, and close it at the end."""
+        """Open the store as its only node, which owns every shard, and close it at the end."""
+        ...
+
+    def shared(self) -> AbstractAsyncContextManager[SharedStore]:
+        """Open the store for nodes that join, and close it at the end."""
         ...
 
 
@@ -76,6 +84,15 @@ class SqliteEngine:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[SqliteStore]:
         store = await self.open()
+        try:
+            yield store
+        finally:
+            store.check_invariants()
+            await store.close()
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[SqliteStore]:
+        store = await self.open(node="")
         try:
             yield store
         finally:
@@ -118,11 +135,11 @@ class Hand:
     def prepare(self, **changes: Any) -> Commit:
         """Return the next turn's commit without submitting it."""
         shard = self.actor.shard
-        grant = next(grant for grant in self.store.grants() if grant.shard == shard)
+        grants = {grant.shard: grant.epoch for grant in self.store.grants()}
         fields: dict[str, Any] = {
             "actor": self.actor,
             "shard": shard,
-            "epoch": grant.epoch,
+            "epoch": grants.get(shard, 0),
             "incarnation": self.incarnation,
             "expected_version": self.version,
             "schema_version": 1,

@@ -60,7 +60,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     writer = connect_writer(path)
     migrate(writer)
     shards = ((actor.shard,) for actor in ACTORS)
-    writer.executemany("INSERT OR IGNORE INTO shards VALUES (?, 1, 's')", shards)
+    writer.executemany("INSERT OR IGNORE INTO shards VALUES (?, 1, 's', '')", shards)
     return writer
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from kelpie.core.dsn import Dsn
 from kelpie.core.errors import ConfigError
 from kelpie.settings import SecretRef
+from kelpie.settings.toml_text import dump_toml
 from tests.unit.settings.world import ValuePlace
 
 
@@ -69,6 +71,30 @@ def test_paths_start_at_the_file_that_names_them_and_tilde_is_home(place: ValueP
     assert settings.data_dir == place.project / "there"
 
 
+def test_a_store_is_a_file_or_a_database(place: ValuePlace) -> None:
+    for written in ("here.db", "sqlite:here.db"):
+        store = place.load(flags={"store.url": written}).store
+        assert (store.path, store.url) == (place.project / "here.db", None)
+    settings = place.load({"KELPIE_STORE": "postgresql://a:b@host/k", "KELPIE_NODE": "n2"})
+    assert settings.store.url == Dsn("postgresql://a:b@host/k")
+    assert settings.store.place == "postgresql://a:***@host/k"
+    # Nodes of one machine share their data, but neither lock nor socket.
+    assert settings.store.path.is_relative_to(settings.data_dir)
+    assert settings.store.path.parent.name == "n2"
+    assert str(place.load(flags={"store.url": "/x"}).origin("store.url")) == "flag --store"
+
+
+def test_a_password_shows_in_no_representation_of_the_settings(place: ValuePlace) -> None:
+    settings = place.load({"KELPIE_STORE": "postgresql://ada:hunter2@host/kelpie"})
+    assert "hunter2" not in repr(settings)
+    assert 'url = "postgresql://ada:***@host/kelpie"' in dump_toml(settings)
+    for wrong in ("mysql://ada:hunter2@host/k", "postgresql://ada:hunter2@host"):
+        with pytest.raises(ConfigError) as caught:
+            place.load({"KELPIE_STORE": wrong})
+        assert caught.value.message.startswith("KELPIE_STORE: store.url: must")
+        assert "hunter2" not in f"{caught.value.message} {caught.value.fields}"
+
+
 @pytest.mark.parametrize(
     ("text", "key", "nearest", "line"),
     [
@@ -106,6 +132,7 @@ def test_an_unknown_key_names_file_line_key_and_the_nearest_known_key(
         ("[telemetry]\nendpoint = 'http://x:y/'\n", "telemetry.endpoint: must be an http or"),
         ("[telemetry]\nendpoint = 'http://u:p@x'\n", "must not carry a user"),
         ("[telemetry]\nendpoint = 'http://x?a'\n", "must not carry a query"),
+        ("node = 'a b'\n", "node: must be 1 to 64 letters"),
         ("model = 'gpt'\n", "model: must read provider/name"),
         ("data_dir = ''\n", "data_dir: must be a path of 1 to"),
         ("[workspaces]\nroots = 'a'\n", "workspaces.roots: must be a list, not a string"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kelpie.core.dsn import Dsn
 from kelpie.core.limits import APPROVAL_TTL_MS_MAX
 from kelpie.settings import SecretRef, Settings, dump_toml
 from kelpie.settings.model import (
@@ -42,9 +43,13 @@ _providers = st.builds(
     base_url=_urls,
     api_key=st.none() | _secrets,
 )
+_databases = st.from_regex(r"postgresql://[a-z]{1,9}(:[1-9]{1,4})?/[a-z]{1,9}", fullmatch=True).map(
+    Dsn
+)
 _settings = st.builds(
     Settings,
     data_dir=_paths,
+    node=st.from_regex(r"[A-Za-z0-9_-]{1,9}", fullmatch=True),
     model=st.just("") | _handles,
     server=st.builds(
         ServerSettings,
@@ -52,7 +57,7 @@ _settings = st.builds(
         port=st.integers(1, 65_535),
         api_keys=st.lists(_secrets, max_size=3).map(tuple),
     ),
-    store=st.builds(StoreSettings, path=_paths),
+    store=st.builds(StoreSettings, path=_paths, url=st.none() | _databases),
     workspaces=st.builds(WorkspaceSettings, roots=st.lists(_paths, max_size=3).map(tuple)),
     log=st.builds(
         LogSettings,
@@ -80,6 +85,8 @@ def test_the_dump_reads_like_a_file_a_person_wrote(tmp_path: Path) -> None:
     place = make_place(tmp_path)
     settings = place.load({"OPENAI_API_KEY": "k", "KELPIE_DATA_DIR": "/d", "KELPIE_MODEL": "a/b"})
     text = dump_toml(settings)
-    assert text.startswith('data_dir = "/d"\nmodel = "a/b"\n\n[server]\nhost = "127.0.0.1"\n')
+    assert text.startswith(
+        'data_dir = "/d"\nnode = "local"\nmodel = "a/b"\n\n[server]\nhost = "127.0.0.1"\n'
+    )
     assert '[providers.openai]\nwire = "openai"\n' in text
     assert 'api_key = "env:OPENAI_API_KEY"\n' in text

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie.core.ids import TENANT_DEFAULT
+from kelpie.storage.paging import SortPlace, slice_page
 from kelpie.storage.records import Page
-from kelpie.storage.sqlite.paging import SortPlace, slice_page
 
 keys = st.integers(0, 4)
 rows = st.lists(keys, min_size=1, max_size=12)

@@ -14,7 +14,10 @@ from kelpie.settings import require_startable
 @click.argument("app", required=False)
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.")
 @click.option("--port", metavar="PORT", help="Port to listen on.")
-def serve(frame: Frame, *, app: str | None, host: str | None, port: str | None) -> int:
+@click.option("--store", metavar="STORE", help="A path, or postgresql://user@host/database.")
+def serve(
+    frame: Frame, *, app: str | None, host: str | None, port: str | None, store: str | None
+) -> int:
     """Run the server until it is told to stop.
 
     APP is a Python file, or module:attribute, with Actor classes to host: those of its list named
@@ -23,7 +26,7 @@ def serve(frame: Frame, *, app: str | None, host: str | None, port: str | None) 
     SIGTERM and Ctrl-C stop it: running turns finish, and what is pending resumes at the next
     start. An address beyond loopback needs an API key.
     """
-    settings = frame.settings({"server.host": host, "server.port": port})
+    settings = frame.settings({"server.host": host, "server.port": port, "store.url": store})
     require_startable(settings, frame.world.environment)
     for notice in settings.notices:
         frame.terminal.say(f"kelpie: {notice}")

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 from kelpie.core.errors import CorruptionError
 from kelpie.core.ids import ActorId
 from kelpie.core.limits import STATE_CHUNK_BYTES, STATE_INLINE_READ_BYTES_MAX
+from kelpie.storage import decode
+from kelpie.storage.decode import EFFECT_COLUMNS, Row
 from kelpie.storage.records import StoredActor
-from kelpie.storage.sqlite import decode
-from kelpie.storage.sqlite.decode import EFFECT_COLUMNS, Row
-from kelpie.storage.sqlite.engine import unseal
+from kelpie.storage.sealing import unseal
 
 _CHUNKS_MAX: Final = STATE_INLINE_READ_BYTES_MAX // STATE_CHUNK_BYTES
 _ACTOR: Final = (

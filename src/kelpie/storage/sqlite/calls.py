@@ -14,9 +14,9 @@ from typing import Final
 from kelpie.core.errors import KeyReusedError, OverloadedError
 from kelpie.core.ids import Tenant
 from kelpie.core.limits import CALLS_KEPT_MAX
+from kelpie.storage.decode import CALL_COLUMNS, Row, stored_call
 from kelpie.storage.records import CallEnd, StoredCall, Submission
-from kelpie.storage.sqlite.decode import CALL_COLUMNS, Row, stored_call
-from kelpie.storage.sqlite.engine import seal
+from kelpie.storage.sealing import seal
 from kelpie.storage.sqlite.transaction import Transaction
 
 COMPLETE_CALL: Final = (

@@ -16,14 +16,14 @@ from typing import Final, NamedTuple
 from kelpie.core.errors import ConflictError, CorruptionError
 from kelpie.ports.clock import Clock
 from kelpie.storage.audit import AuditHead, verify_chain
+from kelpie.storage.decode import AUDIT_COLUMNS, audit_record
 from kelpie.storage.protocol import StoreStats
 from kelpie.storage.records import AuditRecord
-from kelpie.storage.sqlite.decode import AUDIT_COLUMNS, audit_record
+from kelpie.storage.sealing import unseal
 from kelpie.storage.sqlite.engine import (
     AUTO_VACUUM_INCREMENTAL,
     is_wal_reset_fixed,
     translate_error,
-    unseal,
 )
 from kelpie.storage.sqlite.migrations import read_version
 from kelpie.storage.sqlite.opening import is_held, read_shards

@@ -25,8 +25,8 @@ from kelpie.storage.records import (
     ReminderRow,
     ReplyRecord,
 )
+from kelpie.storage.sealing import seal
 from kelpie.storage.sqlite.calls import complete_call
-from kelpie.storage.sqlite.engine import seal
 from kelpie.storage.sqlite.rows import write_audit, write_list_item
 from kelpie.storage.sqlite.transaction import Transaction
 

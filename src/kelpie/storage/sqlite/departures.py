@@ -13,9 +13,9 @@ import msgspec
 
 from kelpie.core.errors import ActorMovedError, ConflictError, NotFoundError
 from kelpie.core.ids import ActorId
+from kelpie.storage.decode import parse_actor
 from kelpie.storage.moving import Seal, SealState
 from kelpie.storage.records import AuditAppend
-from kelpie.storage.sqlite.decode import parse_actor
 from kelpie.storage.sqlite.rows import fail_message, link_audit
 from kelpie.storage.sqlite.transaction import Transaction
 

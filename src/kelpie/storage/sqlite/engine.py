@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import zlib
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from kelpie.core.errors import CorruptionError, DiskFullError, StoreError, StoreHeldError
 from kelpie.core.limits import WAL_CHECKPOINT_PAGES
 from kelpie.ports.faults import fault
-from kelpie.storage.files import flip_bit, sync_directory
+from kelpie.storage.files import sync_directory
 from kelpie.storage.sqlite.injected import engine_error
 
 BUSY_TIMEOUT_MS: Final = 5_000  # for a stranger's transaction; Kelpie itself never contends
@@ -26,13 +25,6 @@ _LOG_BYTES_MAX: Final = 64 * 1024 * 1024  # the log file is cut back to this whe
 _PRIMARY: Final = 0xFF  # the low byte of an extended result code is its primary code
 AUTO_VACUUM_INCREMENTAL: Final = 2
 WAL_RESET_FIXED: Final = (3, 51, 3)
-
-
-class Body(NamedTuple):
-    """An opaque body with the checksum stored beside it."""
-
-    checksum: int
-    data: bytes
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
@@ -148,26 +140,6 @@ def translate_error(error: sqlite3.Error, subject: str) -> StoreError:
         case _:
             name: str = getattr(error, "sqlite_errorname", type(error).__name__)
             return StoreError(f"{subject}: {error} ({name})", subject=subject, engine=name)
-
-
-def seal(data: bytes) -> Body:
-    """Return ``data`` with its checksum, for storing."""
-    return Body(zlib.crc32(data), data)
-
-
-def unseal(checksum: object, data: object, subject: str) -> bytes:
-    """Return stored ``data`` after comparing its checksum.
-
-    Raises:
-        CorruptionError: It differs; the error names ``subject``.
-    """
-    if isinstance(data, bytes) and fault("storage.corruption"):
-        data = flip_bit(data)
-    # A damaged row may lack its body altogether, whatever the schema says of the column.
-    if not isinstance(data, bytes) or zlib.crc32(data) != checksum:
-        message = f"{subject} is damaged (checksum differs); run a check, then restore a backup"
-        raise CorruptionError(message, subject=subject)
-    return data
 
 
 def is_wal_reset_fixed(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:

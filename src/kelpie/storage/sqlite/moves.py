@@ -89,7 +89,7 @@ class SqliteMoves(SqliteReads):
 
     async def seals(self) -> list[Seal]:
         """Return every exported actor of the store, by name."""
-        return [seal_of(row) for row in self._fetch(f"{SEALS} ORDER BY actor", (), "seals")]
+        return [seal_of(row) for row in self._query(f"{SEALS} ORDER BY actor", (), "seals")]
 
     async def actor_rows(
         self, actor: ActorId, table: Table, *, after: Row | None, limit: int
@@ -104,7 +104,7 @@ class SqliteMoves(SqliteReads):
         """
         name = str(actor)
         query = "SELECT incarnation, event_floor FROM actors WHERE actor = ? AND tombstoned = 0"
-        living = self._fetch_one(query, (name,), name)
+        living = await self._fetch_one(query, (name,), name)
         if living is None:
             raise NotFoundError("actor", name)
         which = _which(name, table, incarnation=living[0], floor=living[1])

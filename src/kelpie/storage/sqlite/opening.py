@@ -22,6 +22,7 @@ from kelpie.core.limits import SHARD_COUNT
 from kelpie.ports.clock import Clock
 from kelpie.ports.faults import fault
 from kelpie.ports.rng import Rng
+from kelpie.storage.cluster import NODE_NAME_DEFAULT
 from kelpie.storage.holder import HolderLock
 from kelpie.storage.records import ShardGrant
 from kelpie.storage.sqlite.engine import (
@@ -49,8 +50,21 @@ class Opened(NamedTuple):
     held: bool
 
 
+class Holder(NamedTuple):
+    """Who opens a store for writing.
+
+    Attributes:
+        address: Where this process listens.
+        node: The node that has the store for itself; empty when it is opened for nodes that join
+            and claim their shards.
+    """
+
+    address: str = ""
+    node: str = NODE_NAME_DEFAULT
+
+
 def open_for_writing(
-    path: Path, *, clock: Clock, rng: Rng, address: str, accept_loss: bool = False
+    path: Path, *, clock: Clock, rng: Rng, holder: Holder, accept_loss: bool = False
 ) -> Opened:
     """Take the store at ``path``, creating it if there is none.
 
@@ -65,10 +79,12 @@ def open_for_writing(
         StoreError: The engine cannot open it.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = HolderLock.acquire(path, address=address)
+    lock = HolderLock.acquire(path, address=holder.address)
     try:
         require_database(path)
-        return _open_locked(path, lock, clock=clock, rng=rng, accept_loss=accept_loss)
+        return _open_locked(
+            path, lock, clock=clock, rng=rng, holder=holder, accept_loss=accept_loss
+        )
     except sqlite3.Error as error:
         lock.release()
         raise translate_error(error, str(path)) from error
@@ -81,7 +97,7 @@ def open_for_writing(
 
 
 def _open_locked(
-    path: Path, lock: HolderLock, *, clock: Clock, rng: Rng, accept_loss: bool
+    path: Path, lock: HolderLock, *, clock: Clock, rng: Rng, holder: Holder, accept_loss: bool
 ) -> Opened:
     is_log_there = has_log(path)
     writer = connect_writer(path)
@@ -98,7 +114,8 @@ def _open_locked(
         if lost is not None:
             begin_incarnation(writer, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"
-        grants = take_over(writer, session, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
+        incarnation = derive_uuid(rng.bytes(16), 0)
+        grants = take_over(writer, session, clock.now_ms(), incarnation, holder=holder)
         held = is_held(writer)
         fault("crash.while_opening")
         checkpoint(writer)
@@ -119,24 +136,32 @@ def _find_loss(path: Path, connection: sqlite3.Connection) -> LogMissingError | 
 
 
 def take_over(
-    writer: sqlite3.Connection, session: str, now_ms: int, incarnation: str
+    writer: sqlite3.Connection,
+    session: str,
+    now_ms: int,
+    incarnation: str,
+    *,
+    holder: Holder = Holder(),  # noqa: B008  it is immutable
 ) -> tuple[ShardGrant, ...]:
-    """End every earlier session, raise every epoch and own every shard, in one transaction.
+    """Begin a session, in one transaction.
 
+    A node that has the store for itself ends every earlier session, raises every epoch and owns
+    every shard. Whoever opens it for other nodes owns none, and ends only sessions without a lease.
     ``incarnation`` names the store if it has no name yet.
     """
     assert session, "a session has a name"
     writer.execute("BEGIN IMMEDIATE")
     try:
-        writer.execute("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", (now_ms,))
-        writer.execute("INSERT INTO sessions VALUES (?, ?, NULL)", (session, now_ms))
-        mark_log(writer, session)
+        _begin_session(writer, session, now_ms, holder)
         writer.execute("INSERT OR IGNORE INTO meta VALUES ('incarnation', ?)", (incarnation,))
-        writer.executemany(
-            "INSERT INTO shards VALUES (?, 1, ?) ON CONFLICT (shard)"
-            " DO UPDATE SET epoch = epoch + 1, session = excluded.session",
-            ((shard, session) for shard in range(SHARD_COUNT)),
-        )
+        if holder.node:
+            writer.executemany(
+                "INSERT INTO shards (shard, epoch, session) VALUES (?, 1, ?) ON CONFLICT (shard)"
+                " DO UPDATE SET epoch = epoch + 1, session = excluded.session",
+                ((shard, session) for shard in range(SHARD_COUNT)),
+            )
+        else:
+            _free_shards(writer)
         rows = writer.execute("SELECT shard, epoch FROM shards ORDER BY shard").fetchall()
         _require_shards(rows)
         writer.execute("COMMIT")
@@ -144,7 +169,29 @@ def take_over(
         if writer.in_transaction:
             writer.execute("ROLLBACK")
     assert min(row[1] for row in rows) >= 1, "an epoch counts take-overs"
-    return tuple(ShardGrant(*row) for row in rows)
+    return tuple(ShardGrant(*row) for row in rows) if holder.node else ()
+
+
+def _begin_session(writer: sqlite3.Connection, session: str, now_ms: int, holder: Holder) -> None:
+    ended = "UPDATE sessions SET ended_ms = ?, state = 'stopped' WHERE ended_ms IS NULL"
+    writer.execute(ended if holder.node else f"{ended} AND ttl_ms = 0", (now_ms,))
+    writer.execute(
+        "INSERT INTO sessions (session, started_ms, name, address, state) VALUES (?, ?, ?, ?, ?)",
+        (session, now_ms, holder.node, holder.address, "running" if holder.node else "stopped"),
+    )
+    mark_log(writer, session)
+
+
+def _free_shards(writer: sqlite3.Connection) -> None:
+    """Free the shards of sessions that have ended, and make those that are new."""
+    writer.execute(
+        "UPDATE shards SET epoch = epoch + 1, session = '' WHERE session != '' AND session NOT IN"
+        " (SELECT session FROM sessions WHERE ended_ms IS NULL)"
+    )
+    writer.executemany(
+        "INSERT OR IGNORE INTO shards (shard, epoch, session) VALUES (?, 1, '')",
+        ((shard,) for shard in range(SHARD_COUNT)),
+    )
 
 
 def begin_incarnation(connection: sqlite3.Connection, now_ms: int, incarnation: str) -> None:
@@ -175,7 +222,9 @@ def _require_shards(rows: Sequence[tuple[object, object]]) -> None:
 
 def end_session(writer: sqlite3.Connection, session: str, now_ms: int) -> None:
     """Write down that the session ended in order. A crash is noticed by the next one instead."""
-    query = "UPDATE sessions SET ended_ms = ? WHERE session = ? AND ended_ms IS NULL"
+    query = (
+        "UPDATE sessions SET ended_ms = ?, state = 'stopped' WHERE session = ? AND ended_ms IS NULL"
+    )
     assert session, "only a store open for writing has a session"
     ended = writer.execute(query, (now_ms, session)).rowcount
     assert ended == 1, "another session took over a store that this one held"

@@ -13,29 +13,32 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from kelpie.ports.clock import Clock
 from kelpie.ports.faults import fault
-from kelpie.storage.sqlite.decode import Row
+from kelpie.storage.decode import Row
+from kelpie.storage.sql.reader import SqlReader
 from kelpie.storage.sqlite.engine import connect_reader, translate_error
 from kelpie.storage.sqlite.injected import engine_error
 
 T = TypeVar("T")
 
-# Joined to an actor's rows, this hides what is left of a deleted incarnation.
-LIVING: Final = "a.incarnation = {0}.incarnation AND a.tombstoned = 0"
 
-
-class SqliteReader:
+class SqliteReader(SqlReader):
     """Base of the reading half of the store: statements, snapshots, typed errors."""
 
-    __slots__ = ("_clock", "_path", "_reader")
+    __slots__ = ("_path", "_reader")
+
+    # Told so, the engine finds the rows first, in order, and each one's actor after it.
+    JOIN = "CROSS JOIN"
+    GREATEST = "max"
+    OPEN_EFFECTS = " INDEXED BY effects_open"
 
     def __init__(self, path: Path, reader: sqlite3.Connection, clock: Clock) -> None:
+        super().__init__(clock)
         self._path = path
         self._reader = reader
-        self._clock = clock
 
     async def _aside(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run a long read on a connection and a thread of its own."""
@@ -55,7 +58,10 @@ class SqliteReader:
         finally:
             executor.shutdown(wait=False)
 
-    def _fetch(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
+    async def _fetch(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
+        return self._query(query, values, subject)
+
+    def _query(self, query: str, values: Sequence[object], subject: str) -> list[Row]:
         try:
             if fault("storage.read_fail"):
                 raise engine_error(sqlite3.SQLITE_IOERR)
@@ -63,15 +69,10 @@ class SqliteReader:
         except sqlite3.Error as error:
             raise translate_error(error, subject) from error
 
-    def _fetch_one(self, query: str, values: Sequence[object], subject: str) -> Row | None:
-        rows = self._fetch(query, values, subject)
-        assert len(rows) <= 1, "the query names one row"
-        return rows[0] if rows else None
-
     @contextmanager
     def _snapshot(self, subject: str) -> Generator[None, None, None]:
         """Let every read inside see the same commit."""
-        self._fetch("BEGIN", (), subject)
+        self._query("BEGIN", (), subject)
         try:
             yield
         except sqlite3.Error as error:

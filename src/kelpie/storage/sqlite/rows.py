@@ -22,8 +22,8 @@ from kelpie.storage.records import (
     ReminderRow,
     StreamChunk,
 )
+from kelpie.storage.sealing import seal
 from kelpie.storage.sqlite.calls import expire_calls, revive_call
-from kelpie.storage.sqlite.engine import seal
 from kelpie.storage.sqlite.transaction import Transaction
 
 # Each names the rows of one deleted incarnation; a slice of them goes at a time.

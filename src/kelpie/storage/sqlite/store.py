@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kelpie.core.errors import KelpieError, StoreError, StoreHeldError
 from kelpie.core.ids import ActorId, Tenant
@@ -32,6 +32,7 @@ from kelpie.storage.bounds import (
     submission_bytes,
     text_bytes,
 )
+from kelpie.storage.cluster import NODE_NAME_DEFAULT
 from kelpie.storage.protocol import Compaction, StoreStats
 from kelpie.storage.records import (
     CallEnd,
@@ -58,7 +59,9 @@ from kelpie.storage.sqlite.check import (
 from kelpie.storage.sqlite.engine import checkpoint, translate_error
 from kelpie.storage.sqlite.moves import SqliteMoves
 from kelpie.storage.sqlite.names import find_named
+from kelpie.storage.sqlite.nodes import SqliteNodes
 from kelpie.storage.sqlite.opening import (
+    Holder,
     Opened,
     end_session,
     open_for_reading,
@@ -70,7 +73,7 @@ from kelpie.storage.sqlite.writer import GroupWriter
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteMoves):
+class SqliteStore(SqliteNodes, SqliteMoves):
     """A store in one file. Use `open`; `close` it in the loop that opened it."""
 
     __slots__ = (
@@ -89,7 +92,7 @@ class SqliteStore(SqliteMoves):
         super().__init__(path, opened.reader, clock)
         self._opened: Opened | None = opened
         self._executor = executor
-        self._session = opened.session
+        self._session = opened.session if opened.grants else ""
         self._grants = opened.grants
         self._held = opened.held
         self._blobs = BlobStore(blobs_path(path))
@@ -103,6 +106,7 @@ class SqliteStore(SqliteMoves):
         clock: Clock,
         rng: Rng,
         address: str = "",
+        node: str = NODE_NAME_DEFAULT,
         read_only: bool = False,
         accept_loss: bool = False,
     ) -> SqliteStore:
@@ -113,6 +117,8 @@ class SqliteStore(SqliteMoves):
             clock: Wall time for sessions and expiry, boot time for `engine_report`.
             rng: Makes the session's id.
             address: Where this process listens, for those who find the store held.
+            node: The name of the node that has the store for itself. Empty opens it for nodes that
+                join and claim their shards: no session, no shard, no earlier lease is ended.
             read_only: Read beside whoever holds it; takes no lock, owns no shard.
             accept_loss: Go on without a missing log, from the last checkpoint, held as after a
                 restore. Harmless when nothing is missing.
@@ -132,7 +138,7 @@ class SqliteStore(SqliteMoves):
                 path,
                 clock=clock,
                 rng=rng,
-                address=address,
+                holder=Holder(address, node),
                 accept_loss=accept_loss,
             )
         future = asyncio.get_running_loop().run_in_executor(executor, job)
@@ -152,7 +158,7 @@ class SqliteStore(SqliteMoves):
 
     @property
     def session(self) -> str:
-        """This holder's session id; a new one at every open, empty when read-only."""
+        """This holder's session id; a new one at every open, empty when it owns no shard."""
         return self._session
 
     @property
@@ -316,7 +322,7 @@ class SqliteStore(SqliteMoves):
         self._held = False
         self.check_invariants()
 
-    def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[Any]:
+    def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[T]:
         if self._writer is None:
             return _failed(self._read_only())
         return self._writer.submit(member, size_bytes)
@@ -441,8 +447,8 @@ class SqliteStore(SqliteMoves):
         """Assert what always holds between two callbacks."""
         if self._writer is not None:
             self._writer.check_invariants()
-        assert (self._writer is None) == (not self._grants), "who writes owns shards"
-        assert (self._writer is None) == (not self._session), "who writes has a session"
+        assert self._writer is not None or not self._grants, "who only reads owns no shard"
+        assert bool(self._grants) == bool(self._session), "who owns shards has a session"
 
 
 def _count_free(transaction: Transaction) -> int:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from kelpie.core.errors import CorruptionError
 from kelpie.core.limits import STATE_CHUNK_BYTES
-from kelpie.storage.sqlite.engine import seal, unseal
+from kelpie.storage.sealing import seal, unseal
 from kelpie.storage.tables import ACTORS, Row, Table
 
 _CHUNKS: Final = "SELECT data FROM state_chunks WHERE actor = ? ORDER BY chunk"

@@ -81,6 +81,12 @@ class Transaction:
                 current=current,
             )
 
+    def raise_epoch(self, shard: int, epoch: int) -> None:
+        """Remember the epoch that this transaction gave a shard."""
+        assert 0 <= shard < SHARD_COUNT, "there are no other shards"
+        assert epoch > self._epochs.get(shard, 0), "an epoch only grows"
+        self._epochs[shard] = epoch
+
     def take(self, counter: Counter, count: int) -> int:
         """Return the first of ``count`` new numbers, which follow each other."""
         assert count >= 1, "taking nothing gives no number"

@@ -1,4 +1,4 @@
-"""Schema 3: actors that were exported, and packages that were imported.
+"""Schema 4: actors that were exported, and packages that were imported.
 
 ``state`` is ``sealed`` while the export can be taken back, and ``moved`` once it is confirmed.
 ``message_id`` is the newest message that the package holds.

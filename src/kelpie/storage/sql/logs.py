@@ -10,12 +10,12 @@ from typing import Final
 from kelpie.core.errors import CursorAheadError, CursorExpiredError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import EVENT_PAGE_ROWS_MAX
+from kelpie.storage import decode
 from kelpie.storage.bounds import require_integers, text_bytes
+from kelpie.storage.decode import AUDIT_COLUMNS
+from kelpie.storage.paging import require_limit
 from kelpie.storage.records import AuditRecord, StoredEvent, StreamChunk
-from kelpie.storage.sqlite import decode
-from kelpie.storage.sqlite.decode import AUDIT_COLUMNS
-from kelpie.storage.sqlite.paging import require_limit
-from kelpie.storage.sqlite.reader import LIVING, SqliteReader
+from kelpie.storage.sql.reader import LIVING, SqlReader
 
 _AUDIT_PAGE_ROWS: Final = 500
 # The actor's row comes with every event, and alone when there is none: one statement, one snapshot.
@@ -23,18 +23,12 @@ _EVENTS: Final = (
     "SELECT a.event_sequence, a.event_floor,"
     " e.position, e.actor, e.sequence, e.at_ms, e.kind, e.checksum, e.body"
     " FROM actors a LEFT JOIN events e"
-    " ON e.actor = a.actor AND e.sequence > max(?, a.event_floor)"
+    " ON e.actor = a.actor AND e.sequence > {0}(?, a.event_floor)"
     " WHERE a.actor = ? ORDER BY e.sequence LIMIT ?"
 )
-_TAIL: Final = (
-    "SELECT e.position, e.actor, e.sequence, e.at_ms, e.kind, e.checksum, e.body"
-    " FROM events e CROSS JOIN actors a ON a.actor = e.actor"
-    " WHERE e.tenant = ? AND e.position > ? AND e.sequence > a.event_floor"
-    " ORDER BY e.position LIMIT ?"
-)
 
 
-class LogReads(SqliteReader):
+class LogReads(SqlReader):
     """Reads of logs, by cursor."""
 
     __slots__ = ()
@@ -51,9 +45,9 @@ class LogReads(SqliteReader):
         require_limit(limit, EVENT_PAGE_ROWS_MAX)
         require_integers("after", after)
         name = str(actor)
-        rows = self._fetch(_EVENTS, (after, name, limit), name)
+        rows = await self._fetch(_EVENTS.format(self.GREATEST), (after, name, limit), name)
         newest, floor = rows[0][:2] if rows else (0, 0)
-        _require_cursor(after, newest)
+        require_cursor(after, newest)
         if 0 < after < floor:
             message = f"events up to {floor} of {name} were removed; begin again with 0"
             raise CursorExpiredError(message, after=after, floor=floor)
@@ -62,26 +56,9 @@ class LogReads(SqliteReader):
     async def event_newest(self, actor: ActorId) -> int | None:
         """Return the sequence of a living actor's newest event, 0 if it has none."""
         name = str(actor)
-        query = "SELECT event_sequence FROM actors WHERE actor = ? AND tombstoned = 0"
-        row = self._fetch_one(query, (name,), name)
+        query = "SELECT event_sequence FROM actors WHERE actor = ? AND NOT tombstoned"
+        row = await self._fetch_one(query, (name,), name)
         return None if row is None else int(row[0])
-
-    async def events_tail(
-        self, tenant: Tenant, after_position: int, limit: int
-    ) -> list[StoredEvent]:
-        """Return all the tenant's events with position > ``after_position``, in commit order.
-
-        Raises:
-            CursorAheadError: ``after_position`` is beyond the newest event of the store.
-        """
-        require_limit(limit, EVENT_PAGE_ROWS_MAX)
-        require_integers("after", after_position)
-        rows = self._fetch(_TAIL, (tenant, after_position, limit), "events")
-        if not rows:
-            query = "SELECT value FROM counters WHERE name = 'event'"
-            (newest,) = self._fetch_one(query, (), "counters") or (0,)
-            _require_cursor(after_position, newest)
-        return list(map(decode.stored_event, rows))
 
     async def stream(
         self, actor: ActorId, effect_id: str, attempt: int, after: int, limit: int
@@ -90,7 +67,7 @@ class LogReads(SqliteReader):
         require_limit(limit, EVENT_PAGE_ROWS_MAX)
         text_bytes("effect_id", effect_id)
         require_integers("attempt", attempt, after)
-        rows = self._fetch(
+        rows = await self._fetch(
             "SELECT s.effect_id, s.attempt, s.sequence, s.kind, s.checksum, s.body FROM actors a"
             f" JOIN streams s ON s.actor = a.actor AND {LIVING.format('s')}"
             " WHERE a.actor = ? AND s.effect_id = ? AND s.attempt = ? AND s.sequence > ?"
@@ -106,7 +83,7 @@ class LogReads(SqliteReader):
         """Yield the tenant's audit records, by shard and sequence."""
         shard, sequence = -1, 0
         while True:
-            rows = self._fetch(
+            rows = await self._fetch(
                 f"SELECT {AUDIT_COLUMNS} FROM audit WHERE tenant = ?"
                 " AND (shard, sequence) > (?, ?) ORDER BY shard, sequence LIMIT ?",
                 (tenant, shard, sequence, _AUDIT_PAGE_ROWS),
@@ -123,7 +100,7 @@ class LogReads(SqliteReader):
         """Yield every record of one shard's chain, in order."""
         sequence = 0
         while True:
-            rows = self._fetch(
+            rows = await self._fetch(
                 f"SELECT {AUDIT_COLUMNS} FROM audit WHERE shard = ? AND sequence > ?"
                 " ORDER BY sequence LIMIT ?",
                 (shard, sequence, _AUDIT_PAGE_ROWS),
@@ -137,7 +114,12 @@ class LogReads(SqliteReader):
                 return
 
 
-def _require_cursor(after: int, newest: int) -> None:
+def require_cursor(after: int, newest: int) -> None:
+    """Return if a cursor lies within what there is.
+
+    Raises:
+        CursorAheadError: ``after`` is beyond ``newest``.
+    """
     if after > newest:
         message = f"after is {after:,}, the newest event is {newest:,}; use a cursor you were given"
         raise CursorAheadError(message, after=after, newest=newest)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import LIST_PAGE_ROWS_MAX
+from kelpie.storage import decode
 from kelpie.storage.bounds import text_bytes
+from kelpie.storage.decode import CALL_COLUMNS, CALL_HEAD_COLUMNS
+from kelpie.storage.paging import require_limit
 from kelpie.storage.records import CallState, Page, StoredCall, StoredPause
-from kelpie.storage.sqlite import decode
-from kelpie.storage.sqlite.decode import CALL_COLUMNS, CALL_HEAD_COLUMNS
-from kelpie.storage.sqlite.page_reads import PageReads
-from kelpie.storage.sqlite.paging import require_limit, slice_page
+from kelpie.storage.sql.pages import PageReads
 
 
 class CallReads(PageReads):
@@ -22,7 +22,7 @@ class CallReads(PageReads):
     async def call(self, tenant: Tenant, call_id: str) -> StoredCall | None:
         """Return one call, unless its end has expired."""
         text_bytes("call_id", call_id)
-        row = self._fetch_one(
+        row = await self._fetch_one(
             f"SELECT {CALL_COLUMNS} FROM calls c WHERE c.tenant = ? AND c.call_id = ?"
             " AND NOT c.expires_ms BETWEEN 1 AND ?",
             (tenant, call_id, self._clock.now_ms()),
@@ -40,10 +40,7 @@ class CallReads(PageReads):
         """
         require_limit(page.limit, LIST_PAGE_ROWS_MAX)
         query = "SELECT created_ms FROM calls WHERE tenant = ? AND call_id = ?"
-        find = self._finder(page.tenant, query, "call")
-        sliced = slice_page(
-            page, ("c.created_ms", "c.call_id"), find(page.after), find(page.before)
-        )
+        sliced = await self._slice(page, ("c.created_ms", "c.call_id"), query, "call")
         where = " WHERE c.tenant = ? AND NOT c.expires_ms BETWEEN 1 AND ?"
         values: list[object] = [page.tenant, self._clock.now_ms()]
         if actor is not None:
@@ -52,7 +49,7 @@ class CallReads(PageReads):
         if state is not None:
             where += " AND c.state = ?"
             values.append(state)
-        rows = self._fetch(
+        rows = await self._fetch(
             f"SELECT {CALL_HEAD_COLUMNS} FROM calls c{where}{sliced.where}{sliced.order}",
             (*values, *sliced.values),
             "calls",
@@ -65,5 +62,5 @@ class CallReads(PageReads):
         query = "SELECT actor, principal, at_ms FROM pauses ORDER BY actor"
         return [
             StoredPause(decode.parse_actor(actor), principal, at_ms)
-            for actor, principal, at_ms in self._fetch(query, (), "pauses")
+            for actor, principal, at_ms in await self._fetch(query, (), "pauses")
         ]

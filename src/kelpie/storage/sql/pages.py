@@ -4,20 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from kelpie.core.errors import NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import LIST_PAGE_ROWS_MAX
+from kelpie.storage import decode
 from kelpie.storage.bounds import text_bytes
+from kelpie.storage.decode import EFFECT_COLUMNS
+from kelpie.storage.paging import Slice, SortPlace, require_limit, slice_page
 from kelpie.storage.records import ActorRow, EffectRow, EffectState, ListItem, Page
-from kelpie.storage.sqlite import decode
-from kelpie.storage.sqlite.decode import EFFECT_COLUMNS
-from kelpie.storage.sqlite.paging import SortPlace, require_limit, slice_page
-from kelpie.storage.sqlite.reader import LIVING, SqliteReader
+from kelpie.storage.sql.reader import LIVING, SqlReader
 
 
-class PageReads(SqliteReader):
+class PageReads(SqlReader):
     """Reads in pages."""
 
     __slots__ = ()
@@ -30,9 +30,9 @@ class PageReads(SqliteReader):
         text_bytes("after", after)
         prefix = f"{tenant}/{type_name}/"
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        rows = self._fetch(
+        rows = await self._fetch(
             "SELECT actor, incarnation, version, updated_ms FROM actors"
-            " WHERE actor > ? AND actor < ? AND tombstoned = 0 ORDER BY actor LIMIT ?",
+            " WHERE actor > ? AND actor < ? AND NOT tombstoned ORDER BY actor LIMIT ?",
             (prefix + after, end, limit),
             "actors",
         )
@@ -41,7 +41,7 @@ class PageReads(SqliteReader):
     async def effect(self, tenant: Tenant, effect_id: str) -> EffectRow | None:
         """Return one effect, in whatever state; those of deleted actors are gone."""
         text_bytes("effect_id", effect_id)
-        row = self._fetch_one(
+        row = await self._fetch_one(
             f"SELECT {EFFECT_COLUMNS} FROM effects e"
             f" JOIN actors a ON a.actor = e.actor AND {LIVING.format('e')}"
             " WHERE e.tenant = ? AND e.effect_id = ?",
@@ -60,10 +60,7 @@ class PageReads(SqliteReader):
         """
         require_limit(page.limit, LIST_PAGE_ROWS_MAX)
         query = "SELECT created_ms FROM effects WHERE tenant = ? AND effect_id = ?"
-        find = self._finder(page.tenant, query, "effect")
-        sliced = slice_page(
-            page, ("e.created_ms", "e.effect_id"), find(page.after), find(page.before)
-        )
+        sliced = await self._slice(page, ("e.created_ms", "e.effect_id"), query, "effect")
         where = " WHERE e.tenant = ?"
         values: list[object] = [page.tenant]
         if actor is not None:
@@ -72,9 +69,9 @@ class PageReads(SqliteReader):
         if states:
             where += f" AND e.state IN ({', '.join('?' * len(states))})"
             values += states
-        rows = self._fetch(
+        rows = await self._fetch(
             f"SELECT {EFFECT_COLUMNS} FROM effects e"
-            f" CROSS JOIN actors a ON a.actor = e.actor AND {LIVING.format('e')}"
+            f" {self.JOIN} actors a ON a.actor = e.actor AND {LIVING.format('e')}"
             f"{where}{sliced.where}{sliced.order}",
             (*values, *sliced.values),
             "effects",
@@ -82,21 +79,21 @@ class PageReads(SqliteReader):
         found = list(map(decode.effect_row, rows))
         return found[::-1] if sliced.is_reversed else found
 
-    def _finder(
-        self, tenant: Tenant, query: str, kind: str, *keys: str
-    ) -> Callable[[str | None], SortPlace | None]:
-        """Return a function that finds a cursor's place with ``query``."""
+    async def _slice(
+        self, page: Page, columns: tuple[str, str], query: str, kind: str, *keys: str
+    ) -> Slice:
+        """Return the SQL of a page whose cursors' places are found with ``query``."""
 
-        def find(item_id: str | None) -> SortPlace | None:
+        async def find(item_id: str | None) -> SortPlace | None:
             if item_id is None:
                 return None
             text_bytes("cursor", item_id)
-            row = self._fetch_one(query, (tenant, *keys, item_id), kind)
+            row = await self._fetch_one(query, (page.tenant, *keys, item_id), kind)
             if row is None:
                 raise NotFoundError(kind, item_id)
             return SortPlace(row[0], item_id)
 
-        return find
+        return slice_page(page, columns, await find(page.after), await find(page.before))
 
     async def list_page(self, collection: str, page: Page) -> list[ListItem]:
         """Return projection rows of the tenant in (sort_key, item_id) order.
@@ -107,11 +104,11 @@ class PageReads(SqliteReader):
         require_limit(page.limit, LIST_PAGE_ROWS_MAX)
         text_bytes("collection", collection)
         query = "SELECT sort_key FROM lists WHERE tenant = ? AND collection = ? AND item_id = ?"
-        find = self._finder(page.tenant, query, collection, collection)
-        sliced = slice_page(page, ("l.sort_key", "l.item_id"), find(page.after), find(page.before))
-        rows = self._fetch(
+        columns = ("l.sort_key", "l.item_id")
+        sliced = await self._slice(page, columns, query, collection, collection)
+        rows = await self._fetch(
             "SELECT l.item_id, l.sort_key, l.owner, l.checksum, l.body FROM lists l"
-            f" CROSS JOIN actors a ON a.actor = l.owner AND {LIVING.format('l')}"
+            f" {self.JOIN} actors a ON a.actor = l.owner AND {LIVING.format('l')}"
             " WHERE l.tenant = ? AND l.collection = ? AND l.deleted_ms IS NULL"
             f"{sliced.where}{sliced.order}",
             (page.tenant, collection, *sliced.values),
@@ -124,7 +121,7 @@ class PageReads(SqliteReader):
         """Return one projection row."""
         text_bytes("collection", collection)
         text_bytes("item_id", item_id)
-        row = self._fetch_one(
+        row = await self._fetch_one(
             "SELECT l.item_id, l.sort_key, l.owner, l.checksum, l.body FROM lists l"
             f" JOIN actors a ON a.actor = l.owner AND {LIVING.format('l')}"
             " WHERE l.tenant = ? AND l.collection = ? AND l.item_id = ? AND l.deleted_ms IS NULL",

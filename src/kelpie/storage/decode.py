@@ -17,7 +17,7 @@ from kelpie.storage.records import (
     StoredMessage,
     StreamChunk,
 )
-from kelpie.storage.sqlite.engine import unseal
+from kelpie.storage.sealing import unseal
 
 Row = tuple[Any, ...]
 

@@ -1,0 +1,1 @@
+"""Reads that every SQL engine makes with the same statements."""
