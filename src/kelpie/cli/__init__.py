@@ -37,7 +37,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Check the host, the store, the sandbox, the model, the gate."),
     "backup": ("backup:backup", "Copy the whole store, beside a running server too."),
     "restore": ("backup:restore", "Make a store from a backup; it starts held."),
-    "store": ("store:store", "Release, measure, check and compact the store."),
+    "store": ("store:store", "Release, measure, check, compact and copy the store."),
     "teleport": ("teleport:teleport", "Move an agent to another store, as one file."),
     "secrets": ("secrets:secrets", "Keep the identity that packages and backups are for."),
     "audit": ("audit:audit", "Verify the audit chains."),

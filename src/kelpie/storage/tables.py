@@ -215,8 +215,8 @@ STORE_TABLES: Final = (
     ),
     _table(
         "purges",
-        "purge:i tenant:t actor:t incarnation:i shard:i epoch:i event_floor:i at_ms:i",
-        key="purge",
+        "tenant:t actor:t incarnation:i shard:i epoch:i event_floor:i at_ms:i",
+        key="actor incarnation",
     ),
     _table("pauses", "actor:t tenant:t shard:i epoch:i principal:t at_ms:i", key="actor"),
     _table(
