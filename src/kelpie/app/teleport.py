@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -224,9 +224,10 @@ class PackageFiles:
                 plain = folder / "package"
                 await _aside(partial(decrypt_file, source, plain, self._identities))
                 source = plain
-            done = await self._teleport.receive(
-                chunks_of(source), tenant=tenant, principal=principal, workspace=workspace
-            )
+            async with aclosing(chunks_of(source)) as chunks:
+                done = await self._teleport.receive(
+                    chunks, tenant=tenant, principal=principal, workspace=workspace
+                )
         return ImportOut(
             package=done.package,
             actor=actor_name(done.actor),

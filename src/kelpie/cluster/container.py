@@ -20,7 +20,8 @@ came before may be a part of anything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -45,7 +46,7 @@ class Part(NamedTuple):
     """A part to be written: its name, and its data as it comes."""
 
     name: str
-    data: AsyncIterable[bytes]
+    data: AsyncGenerator[bytes]
 
 
 class Began(NamedTuple):
@@ -94,7 +95,7 @@ class _Beginning(msgspec.Struct, frozen=True, kw_only=True):
     optional: bool = False
 
 
-async def write_container(head: Head, parts: AsyncIterable[Part]) -> AsyncGenerator[bytes]:
+async def write_container(head: Head, parts: AsyncGenerator[Part]) -> AsyncGenerator[bytes]:
     """Yield the bytes of a package.
 
     Raises:
@@ -121,25 +122,33 @@ async def write_container(head: Head, parts: AsyncIterable[Part]) -> AsyncGenera
     yield MAGIC
     yield pack(b"h", encoded)
     lines: list[_PartLine] = []
-    async for part in parts:
-        yield pack(b"b", msgspec.json.encode({"name": part.name}))
-        hasher, part_bytes = hashlib.sha256(), 0
-        async for data in part.data:
-            for start in range(0, len(data), PACKAGE_FRAME_BYTES_MAX):
-                piece = data[start : start + PACKAGE_FRAME_BYTES_MAX]
-                hasher.update(piece)
-                part_bytes += len(piece)
-                yield pack(b"d", piece)
-        yield pack(b"e", hasher.digest())
-        digest = f"sha256:{hasher.hexdigest()}"
-        lines.append(_PartLine(name=part.name, size_bytes=part_bytes, digest=digest))
-        if len(lines) > PACKAGE_PARTS_MAX:
-            limit = PACKAGE_PARTS_MAX
-            raise LimitExceededError("package", actual=len(lines), limit=limit, unit="parts")
+    async with aclosing(parts):
+        async for part in parts:
+            yield pack(b"b", msgspec.json.encode({"name": part.name}))
+            hasher, part_bytes = hashlib.sha256(), 0
+            async with aclosing(_pieces(part.data)) as pieces:
+                async for piece in pieces:
+                    hasher.update(piece)
+                    part_bytes += len(piece)
+                    yield pack(b"d", piece)
+            yield pack(b"e", hasher.digest())
+            digest = f"sha256:{hasher.hexdigest()}"
+            lines.append(_PartLine(name=part.name, size_bytes=part_bytes, digest=digest))
+            if len(lines) > PACKAGE_PARTS_MAX:
+                limit = PACKAGE_PARTS_MAX
+                raise LimitExceededError("package", actual=len(lines), limit=limit, unit="parts")
     manifest = msgspec.json.encode(_Manifest(parts=lines))
     for start in range(0, len(manifest), PACKAGE_FRAME_BYTES_MAX):
         yield pack(b"m", manifest[start : start + PACKAGE_FRAME_BYTES_MAX])
     yield b"s" + (32).to_bytes(4, "big") + whole.digest()
+
+
+async def _pieces(data: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yield data in pieces that fit a frame."""
+    async with aclosing(data):
+        async for chunk in data:
+            for start in range(0, len(chunk), PACKAGE_FRAME_BYTES_MAX):
+                yield chunk[start : start + PACKAGE_FRAME_BYTES_MAX]
 
 
 class _Frames:
@@ -162,6 +171,7 @@ class _Frames:
         Raises:
             CorruptionError: The stream ends before.
         """
+        assert 0 <= count <= PACKAGE_FRAME_BYTES_MAX, "a length is bounded before it is believed"
         while len(self._held) < count:
             chunk = await anext(self._chunks, None)
             if chunk is None:
@@ -170,6 +180,7 @@ class _Frames:
             self._held += chunk
         taken = bytes(self._held[:count])
         del self._held[:count]
+        assert len(taken) == count, "no more and no less"
         self.size_bytes += count
         if self.size_bytes > PACKAGE_BYTES_MAX:
             raise _too_large(self.size_bytes)
@@ -182,12 +193,15 @@ class _Frames:
         if kind not in b"hbdems" or length > PACKAGE_FRAME_BYTES_MAX:
             raise _damaged("a frame has no known kind or length")
         payload = await self.take(length)
+        assert len(header) == _HEADER_BYTES, "a header has its size"
+        assert len(payload) == length, "a frame is whole"
         if kind != b"s":
             self._whole.update(header + payload)
         return kind, payload
 
     async def begin(self) -> None:
         """Take the magic."""
+        assert self.size_bytes == 0, "it comes first"
         magic = await self.take(len(MAGIC))
         if magic != MAGIC:
             message = "this is no Kelpie package, or one of another version"
@@ -195,15 +209,18 @@ class _Frames:
                 f"{message}; an encrypted one needs its identity", subject="magic"
             )
         self._whole.update(magic)
+        assert self.size_bytes == len(MAGIC), "nothing else was taken"
 
     async def end(self) -> None:
         """Return if nothing follows."""
+        assert self.size_bytes > len(MAGIC), "something came before the end"
         while (chunk := await anext(self._chunks, None)) is not None:
             self._held += chunk
             if self._held:
                 break
         if self._held:
             raise _damaged("there is something behind its end")
+        assert not self._held, "everything was taken"
 
 
 async def read_container(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Item]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ from kelpie.core.limits import (
 from kelpie.storage.blobs import BlobStore
 from kelpie.storage.moving import MoveStore
 from kelpie.storage.tables import ACTOR_TABLES, ACTORS, EFFECTS, TABLES, Row, Table, Value
-from kelpie.storage.trees import Entry, check_entries
+from kelpie.storage.trees import TreeEntry, check_entries
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class PackageHead(msgspec.Struct, frozen=True, kw_only=True):
 class Tree(msgspec.Struct, frozen=True, kw_only=True):
     """The workspace's listing, and what of it could not be packed."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[TreeEntry, ...]
     left_out: tuple[str, ...] = ()
 
 
@@ -122,6 +123,7 @@ class Packer:
         """
         assert not self._is_used, "a packer packs once"
         self._is_used = True
+        assert (root is None) == (tree is None), "a workspace comes with its listing"
         yield Part("state", self._rows(ACTORS))
         for table in ACTOR_TABLES:
             yield Part(f"rows/{table.name}", self._rows(table))
@@ -160,7 +162,7 @@ async def _once(data: bytes) -> AsyncGenerator[bytes]:
     yield data
 
 
-async def _file(path: Path, entry: Entry) -> AsyncGenerator[bytes]:
+async def _file(path: Path, entry: TreeEntry) -> AsyncGenerator[bytes]:
     """Yield a file's content, which must be what its listing says."""
     data = await _aside(partial(_read, path))
     if digest_bytes(data) != entry.digest:
@@ -191,8 +193,9 @@ async def read_package(chunks: AsyncIterator[bytes], staging: Path) -> Contents:
         LimitExceededError: It is larger than a package may be.
     """
     reader = _Reader(staging)
-    async for item in read_container(chunks):
-        reader.take(item)
+    async with aclosing(read_container(chunks)) as items:
+        async for item in items:
+            reader.take(item)
     return reader.finish()
 
 
@@ -218,6 +221,7 @@ class _Reader:
             CorruptionError: It says what cannot be.
             LimitExceededError: There is too much of it.
         """
+        assert self._ended is None, "nothing follows the end"
         match item:
             case Began():
                 self._begin(item)
@@ -380,11 +384,12 @@ async def chunks_of(path: Path) -> AsyncGenerator[bytes]:
             yield piece
 
 
-async def write_chunks(chunks: AsyncIterable[bytes], path: Path) -> int:
+async def write_chunks(chunks: AsyncGenerator[bytes], path: Path) -> int:
     """Write pieces to a new file, and return how many bytes they were."""
     size_bytes = 0
-    with path.open("xb") as file:
-        async for piece in chunks:
-            size_bytes += file.write(piece)
-        assert file.tell() == size_bytes, "the file holds what was written"
+    async with aclosing(chunks):
+        with path.open("xb") as file:
+            async for piece in chunks:
+                size_bytes += file.write(piece)
+            assert file.tell() == size_bytes, "the file holds what was written"
     return size_bytes

@@ -59,7 +59,7 @@ from kelpie.storage.moving import HELD_BY, Arrival, MoveStore, Seal
 from kelpie.storage.protocol import Store
 from kelpie.storage.records import EffectRow
 from kelpie.storage.tables import ACTORS, EFFECTS, Row
-from kelpie.storage.trees import Listing, build_tree, list_tree
+from kelpie.storage.trees import TreeListing, build_tree, list_tree
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ class Export(NamedTuple):
 
     head: PackageHead
     left_out: tuple[str, ...]
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes]
 
 
 class Imported(NamedTuple):
@@ -172,6 +172,7 @@ class Teleport:
         pauses = await self._store.pauses()
         self._held = {pause.actor for pause in pauses if pause.principal == HELD_BY}
         assert len(self._held) <= len(pauses), "who arrived is paused"
+        assert self._held <= {pause.actor for pause in pauses}, "and nobody else"
 
     async def seals(self, tenant: Tenant) -> list[Seal]:
         """Return a tenant's exports that were not taken back, by actor."""
@@ -457,7 +458,7 @@ def _content(files: dict[str, Path], digest: Digest) -> Path:
     return files[f"file/{digest.removeprefix('sha256:')}"]
 
 
-def _list_if_any(target: Path) -> Listing | None:
+def _list_if_any(target: Path) -> TreeListing | None:
     """Return what lies in a directory; None if nothing does."""
     return list_tree(target) if target.is_dir() and any(target.iterdir()) else None
 

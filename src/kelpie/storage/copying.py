@@ -28,25 +28,25 @@ _UNCOUNTED: Final = frozenset({"counters", "shards"})
 """Tables that an engine keeps in a way of its own."""
 
 
-class Tally(msgspec.Struct, frozen=True):
+class RowTally(msgspec.Struct, frozen=True):
     """How many rows there are, and the sum of their checksums, whatever their order."""
 
     count: int = 0
     total: str = "0"
 
-    def add(self, rows: Sequence[Row]) -> Tally:
+    def add(self, rows: Sequence[Row]) -> RowTally:
         """Return the tally with more rows."""
         total = int(self.total, 16)
         for row in rows:
             total += int.from_bytes(hashlib.sha256(msgspec.msgpack.encode(row)).digest(), "big")
-        return Tally(self.count + len(rows), f"{total % _SUM_MODULUS:x}")
+        return RowTally(self.count + len(rows), f"{total % _SUM_MODULUS:x}")
 
 
 class Progress(msgspec.Struct, frozen=True):
     """How far one table has come: the key of the last row that was written."""
 
     after: tuple[str | int, ...] | None = None
-    tally: Tally = Tally()
+    tally: RowTally = RowTally()
     is_done: bool = False
 
 
@@ -191,13 +191,13 @@ def _key_value(value: str | int | bytes | None) -> str | int:
     return value
 
 
-async def _verify_table(target: CopyTarget, table: Table, expected: Tally) -> None:
+async def _verify_table(target: CopyTarget, table: Table, expected: RowTally) -> None:
     """Read a table back and return if it is what was copied.
 
     Raises:
         CorruptionError: It is not.
     """
-    tally, after = Tally(), None
+    tally, after = RowTally(), None
     while True:
         page = await target.rows(table, after=after, limit=COPY_PAGE_ROWS)
         tally = tally.add(page)

@@ -75,8 +75,7 @@ def key_reused(actor: str, reply: ReplyRecord, *, kept_request: str) -> KeyReuse
 def chunk_behind(chunk: StreamChunk, newest: int) -> ConflictError:
     """The stream's chunk does not come after those of its attempt."""
     return ConflictError(
-        f"chunk {chunk.sequence} of {chunk.effect_id!r} comes after "
-        f"{newest}; begin a new attempt",
+        f"chunk {chunk.sequence} of {chunk.effect_id!r} comes after {newest}; begin a new attempt",
         effect_id=chunk.effect_id,
         sequence=chunk.sequence,
     )

@@ -26,7 +26,7 @@ from kelpie.storage.files import digest_file, sync_directory, sync_file
 _MODES: Final = 0o777
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class TreeEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One name in a listing.
 
     ``path`` is relative, with ``/`` between its parts. ``mode`` holds permissions alone. ``digest``
@@ -41,21 +41,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""
 
 
-class Listing(NamedTuple):
+class TreeListing(NamedTuple):
     """What lies in a directory, and what of it no listing can hold."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[TreeEntry, ...]
     left_out: tuple[str, ...]
 
 
-def list_tree(root: Path) -> Listing:
+def list_tree(root: Path) -> TreeListing:
     """List everything below ``root``, by path; reads every file.
 
     Raises:
         InvalidFieldError: A name is not UTF-8.
         LimitExceededError: There are too many names, or a file is too large.
     """
-    entries: list[Entry] = []
+    entries: list[TreeEntry] = []
     left_out: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=False, onerror=_fail):
         folders.sort()
@@ -70,14 +70,14 @@ def list_tree(root: Path) -> Listing:
             limit = WORKSPACE_ENTRIES_MAX
             raise LimitExceededError("workspace", actual=len(entries), limit=limit, unit="paths")
     entries.sort(key=lambda entry: entry.path.split("/"))
-    return Listing(tuple(entries), tuple(left_out))
+    return TreeListing(tuple(entries), tuple(left_out))
 
 
 def _fail(error: OSError) -> None:
     raise error
 
 
-def _entry(path: Path, name: str) -> Entry | None:
+def _entry(path: Path, name: str) -> TreeEntry | None:
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -86,9 +86,9 @@ def _entry(path: Path, name: str) -> Entry | None:
     found = path.lstat()
     mode = found.st_mode & _MODES
     if stat.S_ISLNK(found.st_mode):
-        return Entry(path=name, kind="link", target=str(path.readlink()))
+        return TreeEntry(path=name, kind="link", target=str(path.readlink()))
     if stat.S_ISDIR(found.st_mode):
-        return Entry(path=name, kind="directory", mode=mode)
+        return TreeEntry(path=name, kind="directory", mode=mode)
     if not stat.S_ISREG(found.st_mode):
         return None
     if found.st_size > BLOB_BYTES_MAX:
@@ -96,10 +96,10 @@ def _entry(path: Path, name: str) -> Entry | None:
             name, actual=found.st_size, limit=BLOB_BYTES_MAX, unit="bytes", hint="leave it out"
         )
     digest = digest_file(path)
-    return Entry(path=name, kind="file", mode=mode, size=found.st_size, digest=digest)
+    return TreeEntry(path=name, kind="file", mode=mode, size=found.st_size, digest=digest)
 
 
-def check_entries(entries: Sequence[Entry]) -> None:
+def check_entries(entries: Sequence[TreeEntry]) -> None:
     """Return if a listing that somebody else made can be built inside one directory.
 
     Raises:
@@ -125,7 +125,9 @@ def check_entries(entries: Sequence[Entry]) -> None:
         kinds[entry.path] = entry.kind
 
 
-def build_tree(entries: Sequence[Entry], target: Path, content: Callable[[Digest], Path]) -> None:
+def build_tree(
+    entries: Sequence[TreeEntry], target: Path, content: Callable[[Digest], Path]
+) -> None:
     """Make what a checked listing says in the empty directory ``target``, durably.
 
     Args:
@@ -151,7 +153,7 @@ def build_tree(entries: Sequence[Entry], target: Path, content: Callable[[Digest
     assert len(folders) <= len(entries), "a listing is made once"
 
 
-def _copy(source: Path, path: Path, entry: Entry) -> None:
+def _copy(source: Path, path: Path, entry: TreeEntry) -> None:
     data = source.read_bytes()
     assert digest_bytes(data) == entry.digest, "what is staged was checked"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -21,7 +21,7 @@ _STREAM = "-"
 
 @click.group()
 def teleport() -> None:
-    """Move an agent, or another actor, to another store, as one file."""
+    """Move an agent to another store, as one file."""
 
 
 @teleport.command()

@@ -170,6 +170,7 @@ class PostgresCopy:
             query = "SELECT name, value FROM meta WHERE name LIKE $1"
             rows = await self._connection.fetch(query, f"{_COPIED}%")
         assert await _read_mark(self._connection, COPYING) == mark, "nobody else opens it"
+        assert all(row["name"].startswith(_COPIED) for row in rows), "progress of tables"
         return {
             row["name"].removeprefix(_COPIED): msgspec.json.decode(row["value"], type=Progress)
             for row in rows

@@ -128,6 +128,7 @@ class SqliteCopy:
                 raise ConflictError(f"{self.place} was written to meanwhile; copy it again")
             query = "INSERT INTO meta VALUES (?, ?)"
             self._connection.execute(query, (SEALED, msgspec.json.encode(mark).decode()))
+        assert not self._connection.in_transaction, "the seal is durable"
         assert _read_mark(self._connection, SEALED) == mark, "from here on it is closed"
 
     async def begin(self, mark: CopyMark) -> Mapping[str, Progress] | None:
@@ -149,6 +150,7 @@ class SqliteCopy:
             rows = self._connection.execute(
                 "SELECT name, value FROM meta WHERE name LIKE ?", (f"{_COPIED}%",)
             ).fetchall()
+        assert not self._connection.in_transaction, "the mark is durable"
         assert _read_mark(self._connection, COPYING) == mark, "nobody else opens it"
         return {
             name.removeprefix(_COPIED): msgspec.json.decode(value, type=Progress)
@@ -169,6 +171,7 @@ class SqliteCopy:
                 (f"{_COPIED}{table.name}", msgspec.json.encode(progress).decode()),
             )
         assert not self._connection.in_transaction, "a page is one transaction"
+        assert progress.tally.count >= len(rows), "what was written was counted"
 
     async def open(self, mark: CopyMark) -> None:
         """Make the target a store: a new incarnation with higher epochs, held."""
