@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -15,14 +15,22 @@ from kelpie.app.wiring import make_providers
 from kelpie.app.world import SCRATCH_DIRECTORY, World, host_world
 from kelpie.core.dsn import DsnError, is_dsn, parse_dsn
 from kelpie.core.errors import ConfigError, ConflictError, LogMissingError, NotFoundError
+from kelpie.ports.clock import Clock
+from kelpie.ports.rng import Rng
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
+from kelpie.storage.age import IDENTITY_FILE, Identities, decrypt_file, is_encrypted
+from kelpie.storage.archive import unpack_backup
 from kelpie.storage.blobs import BlobStore, blobs_path
 from kelpie.storage.copying import copy_store as copy_between
+from kelpie.storage.files import temporary_directory
 from kelpie.storage.postgres.copying import PostgresCopy
+from kelpie.storage.sqlite.backup import Manifest
 from kelpie.storage.sqlite.backup import restore_store as restore_files
 from kelpie.storage.sqlite.copying import SqliteCopy
 from kelpie.storage.sqlite.store import SqliteStore
+
+RESTORING_DIRECTORY: Final = ".restoring"
 
 
 class ModelProbe(NamedTuple):
@@ -37,17 +45,31 @@ async def restore_store(settings: Settings, source: Path) -> Mapping[str, Any]:
 
     Raises:
         ConflictError: There is a store already.
-        CorruptionError: The backup is damaged.
-        NotFoundError: ``source`` is no backup.
+        CorruptionError: The backup is damaged, or not encrypted for this data directory.
+        NotFoundError: ``source`` is no backup, or there is no identity to decrypt it with.
     """
     async with host_world(settings) as world:
-        job = partial(restore_files, source, settings.store.path, clock=world.clock, rng=world.rng)
+        job = partial(_restore, settings, source, clock=world.clock, rng=world.rng)
         manifest = await asyncio.get_running_loop().run_in_executor(None, job)
     return {
         "store": str(settings.store.path),
         "held": True,
         "manifest": msgspec.to_builtins(manifest),
     }
+
+
+def _restore(settings: Settings, source: Path, *, clock: Clock, rng: Rng) -> Manifest:
+    """Restore a backup; one that is an encrypted file is unpacked in the data directory first."""
+    target = settings.store.path
+    if not (source.is_file() and is_encrypted(source)):
+        return restore_files(source, target, clock=clock, rng=rng)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with temporary_directory(settings.data_dir / RESTORING_DIRECTORY) as folder:
+        identities = Identities(settings.data_dir / IDENTITY_FILE)
+        decrypt_file(source, folder / "archive", identities)
+        backup = unpack_backup(folder / "archive", folder)
+        (folder / "archive").unlink()
+        return restore_files(backup, target, clock=clock, rng=rng)
 
 
 async def accept_loss(settings: Settings) -> Mapping[str, Any]:

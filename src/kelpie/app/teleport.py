@@ -1,4 +1,4 @@
-"""Teleport wired to one node: what states and effects mean, packages as files, their encryption.
+"""Teleport wired to one node: what states and effects mean; packages and backups as files.
 
 A package is written, and an encrypted one decrypted, in the data directory first: a file under the
 name that was asked for is always a whole one.
@@ -30,6 +30,7 @@ from kelpie.server.ops.names import actor_name
 from kelpie.server.ops.responses import ExportOut, ExportPage, ImportOut, SealOut
 from kelpie.settings import Settings
 from kelpie.storage.age import IDENTITY_FILE, Identities, decrypt_file, encrypt_file, is_encrypted
+from kelpie.storage.archive import pack_backup
 from kelpie.storage.files import (
     digest_file,
     sync_directory,
@@ -163,9 +164,28 @@ class PackageFiles:
 
     def __init__(self, settings: Settings, node: Node, teleport: Teleport) -> None:
         self._teleport = teleport
+        self._store = node.store
         self._rng = node.world.rng
         self._staging = settings.data_dir / STAGING_DIRECTORY
         self._identities = Identities(settings.data_dir / IDENTITY_FILE)
+
+    async def back_up(self, target: Path, *, recipients: Sequence[str]) -> None:
+        """Write a backup of the whole store to one new file, encrypted for its recipients.
+
+        An empty list of recipients stands for this node's own.
+
+        Raises:
+            ConflictError: ``target`` exists.
+            NotFoundError: There is no directory for the file, or no identity.
+            DiskFullError: No space.
+        """
+        await _aside(partial(_require_place, target))
+        readers = list(recipients) or [await _aside(self._identities.recipient)]
+        async with self._folder() as folder:
+            await self._store.backup(folder / "backup")
+            whole = folder / "archive"
+            await _aside(partial(pack_backup, folder / "backup", whole))
+            await _aside(partial(_publish, whole, target, readers))
 
     async def export(
         self,

@@ -121,7 +121,11 @@ class StoreCare(Protocol):
 
 
 class Packages(Protocol):
-    """Actors that leave as files and arrive from them."""
+    """Actors that leave as files and arrive from them, and encrypted backups."""
+
+    async def back_up(self, target: Path, *, recipients: Sequence[str]) -> None:
+        """Write a backup of the whole store to one new encrypted file."""
+        ...
 
     async def export(
         self,

@@ -159,12 +159,13 @@ def decrypt_file(source: Path, target: Path, identities: Identities) -> None:
     assert not target.exists(), "nothing is written over"
     keys = identities.read()
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        with typed_failures(target.parent):
+    with typed_failures(target.parent):
+        try:
             pyrage.decrypt_file(str(source), str(target), keys)
-    except (pyrage.DecryptError, ValueError) as error:
-        message = (
-            f"{source} is not encrypted for an identity in {identities.path}, or damaged ({error})"
-        )
-        raise CorruptionError(message, path=str(source)) from error
+        except (pyrage.DecryptError, OSError) as error:
+            # A file that is damaged further on is an error of the system without a number.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            found = f"{source} is not encrypted for an identity in {identities.path}, or damaged"
+            raise CorruptionError(f"{found} ({error})", path=str(source)) from error
     assert target.exists(), "what was decrypted is there"

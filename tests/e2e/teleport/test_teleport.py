@@ -234,3 +234,25 @@ def test_a_killed_export_leaves_the_agent_in_one_place(node: Node) -> None:
     node.workspace.rename(node.directory / "away")
     assert node.ok("teleport", "import", "ada.kelpie")["held"]
     assert (node.workspace / "large").stat().st_size == 64 << 20
+
+
+@pytest.mark.requirement("SECRETS-ROTATE")
+def test_an_encrypted_backup_is_one_file_that_its_identity_restores(node: Node) -> None:
+    node.script(*conversation())
+    node.serve()
+    agent_id = make_agent(node)
+    unable = node.cli("backup", "backup.age", "--encrypt", "--json")
+    assert (unable.status, unable.error["code"]) == (MISSING, "not_found")
+    node.ok("secrets", "init")
+    node.ok("backup", "backup.age", "--encrypt")
+    said = texts_of(node, agent_id)
+    identity = node.data / "identity.age"
+    assert (node.directory / "backup.age").read_bytes().startswith(b"age-encryption.org/v1")
+    assert list((node.data / "packages").iterdir()) == []
+    node.data = node.directory / "restored"
+    assert node.cli("restore", "backup.age", "--json").status == MISSING
+    node.data.mkdir(exist_ok=True)
+    (node.data / "identity.age").write_bytes(identity.read_bytes())
+    assert node.ok("restore", "backup.age")["held"]
+    assert texts_of(node, agent_id) == said
+    assert node.ok("store", "check")["ok"]

@@ -10,7 +10,7 @@ from kelpie.storage.age import IDENTITY_FILE, Identities
 
 @click.group()
 def secrets() -> None:
-    """Keep the identity that packages and backups are encrypted for."""
+    """Keep the identity that packages and backups are for."""
 
 
 def _identities(frame: Frame) -> Identities:

@@ -95,9 +95,13 @@ class AuditQuery(Strict, frozen=True, kw_only=True):
 
 
 class BackupRequest(Strict, frozen=True, kw_only=True):
-    """``POST /v1/store/backup``: an absolute path on the server that does not exist yet."""
+    """``POST /v1/store/backup``: an absolute path on the server that does not exist yet.
+
+    ``recipients`` asks for one encrypted file; an empty list stands for the server's own identity.
+    """
 
     target: Path
+    recipients: Annotated[list[str], Meta(max_length=16)] | None = None
 
 
 Named = Annotated[str, Meta(min_length=3, max_length=ACTOR_ID_BYTES_MAX)]

@@ -298,7 +298,7 @@ def _teleport() -> Table:
         Operation(
             method="POST",
             path="/v1/teleport/import",
-            summary="Write a package's actor, held (Unix socket only)",
+            summary="Write the actor of a package, held (Unix socket only)",
             tag="teleport",
             handler=teleport.import_actor,
             query=Nothing,
