@@ -109,6 +109,10 @@ PROMISES: dict[str, Requirement] = {
     "CLUSTER-ROLLING-UPGRADE": Requirement(
         text="Two nodes of neighbouring versions talk in what both of them know."
     ),
+    "COPY-ONE-OPEN": Requirement(
+        text="Of a store and its copy at most one can be opened, at whatever step the copy ended.",
+        critical=True,
+    ),
     "CRASH-ANY-STEP": Requirement(
         text="A process that dies at any step loses nothing acknowledged, repeats nothing that "
         "must not be repeated, and resumes what it began.",
@@ -193,8 +197,28 @@ PROMISES: dict[str, Requirement] = {
     "SERVER-KEYS": Requirement(
         text="Beyond the loopback nothing is served without a key.", critical=True
     ),
+    "SECRETS-ROTATE": Requirement(
+        text="What is encrypted is read by its recipients alone, whatever was rotated since.",
+        critical=True,
+    ),
     "SETTINGS-SECRETS": Requirement(
         text="A secret in a settings file is refused, and no message repeats it.", critical=True
+    ),
+    "TELEPORT-FITS": Requirement(
+        text="A package goes on only on its own architecture and its own MAJOR.MINOR version."
+    ),
+    "TELEPORT-HOSTILE": Requirement(
+        text="A package that is cut, changed or made to do harm is refused, and changes nothing.",
+        critical=True,
+    ),
+    "TELEPORT-SEALED": Requirement(
+        text="An exported actor takes no turn, and what is sent to it waits, until a person says "
+        "that its package arrived or takes the export back.",
+        critical=True,
+    ),
+    "TELEPORT-WHOLE": Requirement(
+        text="An actor arrives with all that it had, or not at all; once, and held.",
+        critical=True,
     ),
     "SIM-FAULT-BY-FAULT": Requirement(
         text="Every fault of the simulator that is built happens where it may, and breaks nothing.",

@@ -11,7 +11,9 @@ from kelpie.actors.supervisor import Supervisor
 from kelpie.core import limits
 from kelpie.core.errors import (
     ActorFailedError,
+    ActorMovedError,
     DeadlineError,
+    DrainingError,
     InputError,
     KelpieError,
     StoreError,
@@ -68,10 +70,13 @@ def judge_failure(error: BaseException, attempts: int, *, is_call: bool = False)
 
     A retriable failure does not count. What its receiver refuses as malformed will be refused
     again, so it is final at once. To a submitted call every refusal on purpose is final, and a
-    handler that is late has had its attempt: nobody else would ever give up.
+    handler that is late has had its attempt: nobody else would ever give up. An actor whose export
+    may be taken back refuses nothing.
     """
     assert attempts >= 0, "attempts count from zero"
     known = error if isinstance(error, KelpieError) else ActorFailedError(repr(error))
+    if isinstance(known, ActorMovedError) and not known.is_final:
+        known = DrainingError(known.message)  # it may come back, and is not refused until then
     counts = not known.retriable or (is_call and isinstance(known, DeadlineError))
     attempts += counts
     is_refused = isinstance(known, InputError)

@@ -6,8 +6,10 @@ from functools import partial
 from typing import Any
 
 from kelpie import __version__
+from kelpie.app.teleport import PackageFiles
 from kelpie.app.wiring import Node
 from kelpie.app.workspaces import require_workspace
+from kelpie.cluster.teleport import Teleport
 from kelpie.core.digests import digest_bytes
 from kelpie.core.errors import CorruptionError
 from kelpie.core.ids import Tenant
@@ -91,7 +93,9 @@ def _soundness(chains: int, records: int, *, problem: str = "") -> AuditSoundnes
     )
 
 
-def make_edge(settings: Settings, node: Node, actors: ActorService) -> AsgiApp:
+def make_edge(
+    settings: Settings, node: Node, actors: ActorService, teleport: Teleport | None
+) -> AsgiApp:
     """Return the ASGI callable over ``node`` and its user-defined ``actors``.
 
     Raises:
@@ -111,6 +115,7 @@ def make_edge(settings: Settings, node: Node, actors: ActorService) -> AsgiApp:
             workspace_for=partial(require_workspace, settings),
             metrics_text=world.metrics_text,
             care=_StoreEdge(node),
+            teleport=PackageFiles(settings, node, teleport),
             actors=actors,
             version=__version__,
             model_default=settings.model,

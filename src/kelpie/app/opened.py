@@ -10,6 +10,7 @@ from typing import Any
 from kelpie.actors.api.definition import Actor
 from kelpie.app.edge import make_edge
 from kelpie.app.hosting import host_actors
+from kelpie.app.teleport import make_teleport
 from kelpie.app.wiring import Node, open_node
 from kelpie.app.world import World
 from kelpie.server.http import AsgiApp
@@ -51,8 +52,14 @@ async def open_app(
     """
     async with open_node(settings, world=world, address=address) as node:
         hosted = host_actors(node, actors)
+        teleport = make_teleport(settings, node)
+        is_settled = drive and node.store.held
+        if is_settled:
+            await node.drive()  # settles the effects of paused actors too; nothing is delivered
         await node.pauses.load()
-        app = App(node=node, asgi=make_edge(settings, node, hosted))
-        if drive:
+        if teleport is not None:
+            await teleport.load()
+        app = App(node=node, asgi=make_edge(settings, node, hosted, teleport))
+        if drive and not is_settled:
             await node.drive()
         yield app

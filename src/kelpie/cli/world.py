@@ -90,7 +90,8 @@ class ServerReady(Protocol):
 class World:
     """The process around a command, and the ways into the product.
 
-    ``cwd`` and ``home`` are absolute. ``restore`` makes the store of the settings from a backup.
+    ``cwd`` and ``home`` are absolute. ``restore`` makes the store of the settings from a backup;
+    ``copy_store`` copies the store at one place to another, and tells how far it is.
     ``probe_sandboxes`` starts a trivial command in each tier; ``probe_model`` makes one request
     to the default model's provider, and returns what it offers or raises a `KelpieError`.
     """
@@ -105,6 +106,7 @@ class World:
     ]
     restore: Callable[[Settings, Path], Awaitable[Mapping[str, Any]]]
     accept_loss: Callable[[Settings], Awaitable[Mapping[str, Any]]]
+    copy_store: Callable[[Settings, str, str, Callable[[str], None]], Awaitable[Mapping[str, Any]]]
     probe_sandboxes: Callable[[Settings], Awaitable[Sequence[TierReport]]]
     probe_model: Callable[[Settings], Awaitable[ModelProbe]]
     probe_database: Callable[[Settings], Awaitable[str]]
@@ -121,6 +123,7 @@ def real_world() -> World:
         run_server=_run_server,
         restore=_restore,
         accept_loss=_accept_loss,
+        copy_store=_copy_store,
         probe_sandboxes=_probe_sandboxes,
         probe_model=_probe_model,
         probe_database=_probe_database,
@@ -157,6 +160,14 @@ async def _accept_loss(settings: Settings) -> Mapping[str, Any]:
     from kelpie.app.care import accept_loss  # noqa: PLC0415 - only what runs is imported
 
     return await accept_loss(settings)
+
+
+async def _copy_store(
+    settings: Settings, source: str, target: str, tell: Callable[[str], None]
+) -> Mapping[str, Any]:
+    from kelpie.app.care import copy_store  # noqa: PLC0415 - only what runs is imported
+
+    return await copy_store(settings, source, target, tell)
 
 
 async def _probe_sandboxes(settings: Settings) -> Sequence[TierReport]:

@@ -10,6 +10,7 @@
     │   ├── CallCancelledError     a submitted call was cancelled before it began
     │   ├── AlreadyDecidedError    an approval was decided before
     │   ├── TargetMovedError       a file is not as it was when its change was approved
+    │   ├── ActorMovedError        the actor was exported, and takes no turn here
     │   ├── KeyReusedError         an idempotency key came back with another request
     │   ├── CursorAheadError       a cursor names a position that does not exist yet
     │   ├── CursorExpiredError     a cursor names a position that retention has removed
@@ -26,6 +27,7 @@
     │   ├── VersionConflictError   another turn committed first
     │   ├── MessageGoneError       the message was consumed before
     │   ├── StoreHeldError         another process holds the store, or it is held after a restore
+    │   ├── StoreSealedError       the store was copied elsewhere, or is a copy in the making
     │   ├── StoreVersionError      the store's schema is newer than this program
     │   ├── CorruptionError        a checksum or the engine found damage
     │   ├── LogMissingError        the newest commits were in a log that is gone
@@ -165,6 +167,26 @@ class TargetMovedError(ConflictError):
         self.applied = applied
 
 
+class ActorMovedError(ConflictError):
+    """The actor was exported: nothing happens to it here.
+
+    Attributes:
+        is_final: Whether it is elsewhere for good; else the export can still be taken back, and
+            what is sent to the actor waits.
+    """
+
+    code = "actor_moved"
+
+    def __init__(self, actor: str, *, destination: str, package: str, is_final: bool) -> None:
+        done = "moved" if is_final else "was exported"
+        step = "" if is_final else "; kelpie teleport abort takes it back, confirm ends it here"
+        message = f"{actor} {done} to {quote_text(destination)} as package {package}{step}"
+        super().__init__(
+            message, actor=actor, destination=destination, package=package, final=is_final
+        )
+        self.is_final = is_final
+
+
 class KeyReusedError(InputError):
     """An idempotency key came back with another request."""
 
@@ -266,6 +288,12 @@ class StoreHeldError(StoreError):
     """Another process holds the store, or the store is held after a restore."""
 
     code = "store_held"
+
+
+class StoreSealedError(StoreError):
+    """The store was copied to another and is closed for good, or it is a copy in the making."""
+
+    code = "store_sealed"
 
 
 class StoreVersionError(StoreError):
@@ -372,6 +400,7 @@ STATUS: Final[dict[str, Status]] = {
     "call_cancelled": Status(409, 5),
     "already_decided": Status(409, 5),
     "target_moved": Status(409, 5),
+    "actor_moved": Status(409, 5),
     "idempotency_key_reused": Status(422, 5),
     "cursor_ahead": Status(400, 2),
     "cursor_expired": Status(410, 5),
@@ -388,6 +417,7 @@ STATUS: Final[dict[str, Status]] = {
     "version_conflict": Status(503, 75),
     "message_gone": Status(409, 5),
     "store_held": Status(503, 73),
+    "store_sealed": Status(503, 73),
     "store_version": Status(500, 73),
     "store_corrupt": Status(500, 74),
     "store_log_missing": Status(500, 74),

@@ -82,6 +82,8 @@ RPC_BODY_BYTES_MAX: Final = FRAME_BYTES_MAX - 64 * KIB  # a message or an answer
 RPC_IN_FLIGHT_MAX: Final = 4_096  # requests of one connection before back-pressure
 RPC_QUEUE_BYTES_MAX: Final = 32 * MIB  # requests that wait for one connection, in bytes
 RPC_WATCHES_MAX: Final = 65_536  # actors whose news one node wants from another
+HEARTBEAT_INTERVAL_MS: Final = 1_000  # on a connection that says nothing else
+HEARTBEAT_TIMEOUT_MS: Final = 5_000  # of silence; then the connection is taken for dead
 CONNECT_TIMEOUT_MS: Final = 2_000  # between two nodes of one cluster
 RECONNECT_PAUSE_MS_MIN: Final = 50
 RECONNECT_PAUSE_MS_MAX: Final = 2_000  # a node that came back is found within two seconds
@@ -114,6 +116,16 @@ DISK_FREE_BYTES_MIN: Final = 64 * MIB  # below this, `doctor` warns
 BLOB_BYTES_MAX: Final = 256 * MIB
 BLOB_UNNAMED_KEEP_MS: Final = 86_400_000  # put, and not named by a commit yet
 SNAPSHOT_BYTES_MAX: Final = 1024 * MIB
+COPY_PAGE_ROWS: Final = 64  # rows of one step of a copy; each may be a whole state
+
+# --- packages ---------------------------------------------------------------------------------
+PACKAGE_FRAME_BYTES_MAX: Final = 1 * MIB  # one frame; what a reader must be ready to hold
+PACKAGE_HEAD_BYTES_MAX: Final = 64 * KIB  # far above the facts of one actor
+PACKAGE_PARTS_MAX: Final = 50_000  # every changed path, every blob and every table
+PACKAGE_BYTES_MAX: Final = 2 * SNAPSHOT_BYTES_MAX  # a whole package: rows, blobs and workspace
+PACKAGE_ROWS_BYTES_MAX: Final = 256 * MIB  # an actor's rows, which arrive in one transaction
+PACKAGE_TREE_BYTES_MAX: Final = 64 * MIB  # the listing of a workspace with the longest paths
+EXPORT_REST_TIMEOUT_MS: Final = 30_000  # for the turn that runs when an export begins
 
 # --- effects ----------------------------------------------------------------------------------
 EFFECT_ARGS_BYTES_MAX: Final = 4 * MIB
@@ -222,6 +234,7 @@ assert 2 * CLOCK_RATE_PPM_MAX * LEASE_MARGIN_PARTS <= 1_000_000, (
 assert LEASE_RENEWALS_PER_TTL * (LEASE_MARGIN_PARTS - 2) >= LEASE_MARGIN_PARTS * 2, (
     "a renewal is due long before its lease ends"
 )
+assert HEARTBEAT_INTERVAL_MS * 3 <= HEARTBEAT_TIMEOUT_MS, "two lost heartbeats are no suspicion"
 assert ACTOR_STATE_BYTES_MAX < RPC_BODY_BYTES_MAX, "a whole state fits an answer between nodes"
 assert MESSAGE_BYTES_MAX < RPC_BODY_BYTES_MAX, "every message fits a frame"
 assert FRAME_STRANGER_BYTES_MAX < RPC_BATCH_BYTES < FRAME_QUEUE_BYTES_HIGH < FRAME_BYTES_MAX
@@ -250,6 +263,8 @@ assert PLAN_UNITS_RUNNING_MAX <= FILES_CONCURRENT_MAX
 assert KV_VALUE_BYTES_MAX <= TRANSACTION_BYTES_MAX
 assert TRANSACTION_BYTES_MAX <= COMMIT_BATCH_BYTES_MAX <= COMMIT_QUEUE_BYTES_MAX
 assert STATE_CHUNK_BYTES <= ACTOR_STATE_BYTES_MAX
+assert ACTOR_STATE_BYTES_MAX < PACKAGE_ROWS_BYTES_MAX < PACKAGE_BYTES_MAX
+assert WORKSPACE_ENTRIES_MAX < PACKAGE_PARTS_MAX
 assert DATABASE_WRITERS + DATABASE_READERS + 1 <= 8, "a fixed handful of connections per node"
 assert DATABASE_STATEMENT_MS_MAX < DATABASE_AWAY_MS_MAX, "a lost batch ends before it is given up"
 assert (

@@ -8,6 +8,7 @@ only for a started record with its decision. At most one attempt of an effect ru
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
@@ -19,7 +20,7 @@ from kelpie.actors.output import CommitListener
 from kelpie.actors.ownership import Ownership
 from kelpie.actors.sessions import LOOK_INTERVAL_S, EndedSessions
 from kelpie.actors.supervisor import Supervisor
-from kelpie.core.errors import InputError, KelpieError, NotFoundError
+from kelpie.core.errors import ActorMovedError, InputError, KelpieError, NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.effects.executor import Executor, Order
 from kelpie.effects.messages import EffectFinished, EffectPrepared, RecoverEffect, StartEffect
@@ -104,6 +105,11 @@ class Dispatcher:
                     self._consider(row)
             after = page[-1].effect_id
 
+    def take_up(self, rows: Sequence[EffectRow]) -> None:
+        """Take the next step for effects that no commit of this process announced."""
+        for row in rows:
+            self._consider(row)
+
     async def settle_restored(self) -> None:
         """After a restore: make every ``once`` effect that may have run since unknown."""
         after = ""
@@ -115,7 +121,8 @@ class Dispatcher:
                     ended_session=row.session,
                     restored=True,
                 )
-                await self._runtime.call(row.actor, message, principal=PRINCIPAL, internal=True)
+                with contextlib.suppress(ActorMovedError):
+                    await self._runtime.call(row.actor, message, principal=PRINCIPAL, internal=True)
             after = page[-1].effect_id
 
     async def drain(self, timeout_s: float) -> None:
@@ -362,7 +369,7 @@ class Dispatcher:
         while True:
             try:
                 return await self._runtime.call(actor, message, principal=PRINCIPAL, internal=True)
-            except NotFoundError:
+            except (NotFoundError, ActorMovedError):
                 return None
             except InputError:
                 raise

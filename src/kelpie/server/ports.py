@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from kelpie.actors.commands import Message
+from kelpie.cluster.package import PackageKind
 from kelpie.core.digests import Digest
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
@@ -19,7 +21,14 @@ from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.server.actors.service import ActorService
-from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
+from kelpie.server.ops.responses import (
+    AuditSoundness,
+    ExportOut,
+    ExportPage,
+    ImportOut,
+    SealOut,
+    StoreSoundness,
+)
 from kelpie.storage.cluster import ClusterStore
 from kelpie.storage.protocol import Store
 
@@ -112,6 +121,48 @@ class StoreCare(Protocol):
         ...
 
 
+class Packages(Protocol):
+    """Actors that leave as files and arrive from them, and encrypted backups."""
+
+    async def back_up(self, target: Path, *, recipients: Sequence[str]) -> None:
+        """Write a backup of the whole store to one new encrypted file."""
+        ...
+
+    async def export(
+        self,
+        actor: ActorId,
+        target: Path,
+        *,
+        kind: PackageKind,
+        recipients: Sequence[str] | None,
+        principal: str,
+    ) -> ExportOut:
+        """Seal an actor and write its package to a new file."""
+        ...
+
+    async def receive(
+        self, source: Path, *, workspace: str, tenant: Tenant, principal: str
+    ) -> ImportOut:
+        """Read a package's file and write its actor, held."""
+        ...
+
+    async def exports(self, tenant: Tenant) -> ExportPage:
+        """Return a tenant's exports that were not taken back."""
+        ...
+
+    async def abort(self, actor: ActorId, *, principal: str) -> SealOut:
+        """Take an export back."""
+        ...
+
+    async def confirm(self, actor: ActorId, *, principal: str) -> SealOut:
+        """End an export: the actor is gone here."""
+        ...
+
+    async def release(self, actor: ActorId, *, principal: str) -> None:
+        """Let an actor that arrived go on."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSource:
     """Where a plan's workspace comes from: a path, or YAML text with the root it applies to.
@@ -176,6 +227,7 @@ class Deps:
         workspace_for: Which directories an agent may be given.
         metrics_text: Renders ``/metrics``.
         care: Checks and releases the store.
+        teleport: Exports and imports actors.
         actors: User-defined actors.
         version: The product's version.
         model_default: The handle of an agent that names none.
@@ -195,6 +247,7 @@ class Deps:
     workspace_for: WorkspacePolicy
     metrics_text: Callable[[], str]
     care: StoreCare
+    teleport: Packages
     actors: ActorService
     version: str
     model_default: str

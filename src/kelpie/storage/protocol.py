@@ -57,6 +57,7 @@ class ActorStore(Protocol):
 
         Raises:
             CorruptionError: Its checksum does not match; the error names the actor.
+            ActorMovedError: It was exported.
         """
         ...
 

@@ -178,6 +178,7 @@ class Desk:
             run_server=self._run_server,
             restore=self._restore,
             accept_loss=self._accept_loss,
+            copy_store=self._copy_store,
             probe_sandboxes=self._probe_sandboxes,
             probe_model=self._probe_model,
             probe_database=self._probe_database,
@@ -201,6 +202,12 @@ class Desk:
     async def _accept_loss(self, settings: Settings) -> dict[str, Any]:
         held = self.lost_after is not None
         return {"store": str(settings.store.path), "held": held, "lost_after": self.lost_after}
+
+    async def _copy_store(
+        self, settings: Settings, source: str, target: str, tell: Callable[[str], None]
+    ) -> dict[str, Any]:
+        tell("actors: 1 rows, verified")
+        return {"source": source, "target": target, "held": True}
 
     async def _probe_sandboxes(self, settings: Settings) -> list[TierReport]:
         return self.tiers or [TierReport("bubblewrap", works=True, detail="0.8.0")]

@@ -542,6 +542,7 @@ class World:
             workspace_for=lambda directory, *, local: directory,
             metrics_text=lambda: "kelpie_up 1\n",
             care=FakeCare(self.store),
+            teleport=cast("Any", None),
             actors=cast("Any", self.actors),
             version="1.2.3",
             model_default=self.model_default,

@@ -14,14 +14,25 @@ from kelpie.cli.processes import name_process
 @click.command()
 @framed()
 @click.argument("target")
-def backup(frame: Frame, *, target: str) -> None:
+@click.option("--encrypt", is_flag=True, help="One file, for this data directory's own identity.")
+@click.option(
+    "--recipient",
+    "recipients",
+    metavar="AGE1",
+    multiple=True,
+    help="One file, encrypted for this recipient; may be given again.",
+)
+def backup(frame: Frame, *, target: str, encrypt: bool, recipients: tuple[str, ...]) -> None:
     """Copy the whole store, beside a running server too.
 
     Blobs are included. TARGET must not exist, and is on the machine of the process that holds
-    the store.
+    the store. Keep the identity of an encrypted backup elsewhere than the store.
     """
     path = str(frame.path(target))
-    value = frame.ask(lambda api: api.post("/v1/store/backup", {"target": path}))
+    body: dict[str, object] = {"target": path}
+    if encrypt or recipients:
+        body["recipients"] = list(recipients)
+    value = frame.ask(lambda api: api.post("/v1/store/backup", body))
     if frame.as_json:
         frame.terminal.data(value)
     else:
@@ -34,7 +45,8 @@ def backup(frame: Frame, *, target: str) -> None:
 def restore(frame: Frame, *, source: str) -> None:
     """Make a store from a backup; it starts held.
 
-    The store of the settings must not exist yet. Held: nothing pending is executed before
+    SOURCE is a backup's directory, or an encrypted backup for which this data directory has the
+    identity. The store of the settings must not exist yet. Held: nothing pending is executed before
     "kelpie store release".
     """
     settings = frame.settings()

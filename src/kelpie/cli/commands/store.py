@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from kelpie.cli.commands.backup import require_unheld
@@ -11,7 +13,7 @@ from kelpie.cli.rows import show_whole
 
 @click.group()
 def store() -> None:
-    """Release, measure, check and compact the store."""
+    """Release, measure, check, compact and copy the store."""
 
 
 @store.command()
@@ -80,3 +82,39 @@ def accept_loss(frame: Frame) -> None:
 
 async def _accept(frame: Frame) -> dict[str, object]:
     return dict(await frame.world.accept_loss(frame.settings()))
+
+
+@store.command()
+@framed(remote=False)
+@click.argument("source")
+@click.argument("target")
+def copy(frame: Frame, *, source: str, target: str) -> None:
+    """Copy the store at SOURCE to TARGET, and close SOURCE for good.
+
+    Each is sqlite:PATH, or a database as postgresql://HOST/NAME. Nobody may use either meanwhile.
+    Everything is verified before SOURCE is closed; TARGET starts held. A copy that was interrupted
+    goes on with the same command.
+    """
+    places = (_place(frame, source), _place(frame, target))
+
+    def tell(line: str) -> None:
+        if not frame.as_json:
+            frame.terminal.say(f"  {line}")
+
+    value = run_async(_copy(frame, *places, tell))
+    if frame.as_json:
+        frame.terminal.data(value)
+        return
+    frame.terminal.say(f"{value['source']} is closed; {value['target']} is the store, and is held.")
+    frame.terminal.say("  next: kelpie effects list, then kelpie store release, with KELPIE_STORE")
+
+
+def _place(frame: Frame, text: str) -> str:
+    path = text.removeprefix("sqlite:")
+    return text if "://" in path else str(frame.path(path))
+
+
+async def _copy(
+    frame: Frame, source: str, target: str, tell: Callable[[str], None]
+) -> dict[str, object]:
+    return dict(await frame.world.copy_store(frame.settings(), source, target, tell))

@@ -17,7 +17,7 @@ from kelpie.agents.model import (
     DeleteAgent,
     UpdateAgent,
 )
-from kelpie.core.errors import InvalidFieldError, NotFoundError
+from kelpie.core.errors import ActorMovedError, InvalidFieldError, NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.core.limits import BLOCK_CHARS_DEFAULT, TOOLS_PER_AGENT_MAX
 from kelpie.core.quoting import quote_text
@@ -146,8 +146,8 @@ class AgentRoutes:
                 continue
             try:
                 state = await read_agent(call, row.owner)
-            except NotFoundError:
-                continue  # deleted since the row was read
+            except (NotFoundError, ActorMovedError):
+                continue  # deleted since the row was read, or exported
             if _matches(call.query, state.config.name, state.config.tags):
                 shown.append(await self.view(call, row.owner, state))
 

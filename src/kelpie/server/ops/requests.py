@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from kelpie.core.limits import (
+    ACTOR_ID_BYTES_MAX,
     EVENT_PAGE_ROWS_MAX,
     INTEGER_MAX,
     LABEL_CHARS_MAX,
@@ -97,9 +98,13 @@ class AuditQuery(Strict, frozen=True, kw_only=True):
 
 
 class BackupRequest(Strict, frozen=True, kw_only=True):
-    """``POST /v1/store/backup``: an absolute path on the server that does not exist yet."""
+    """``POST /v1/store/backup``: an absolute path on the server that does not exist yet.
+
+    ``recipients`` asks for one encrypted file; an empty list stands for the server's own identity.
+    """
 
     target: Path
+    recipients: Annotated[list[str], Meta(max_length=16)] | None = None
 
 
 class WhereQuery(Strict, frozen=True, kw_only=True):
@@ -121,3 +126,31 @@ class PinRequest(Strict, frozen=True, kw_only=True):
     actors: Annotated[list[str], Meta(min_length=1, max_length=SHARD_COUNT)]
     node: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]*$", max_length=NAME_CHARS_MAX)] = ""
     apart: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]*$", max_length=LABEL_CHARS_MAX)] = ""
+
+
+Named = Annotated[str, Meta(min_length=3, max_length=ACTOR_ID_BYTES_MAX)]
+
+
+class ExportRequest(Strict, frozen=True, kw_only=True):
+    """``POST /v1/teleport/export``: ``target`` is a path on the server that does not exist yet.
+
+    ``recipients`` asks for encryption; an empty list stands for the server's own identity.
+    """
+
+    actor: Named
+    target: Path
+    checkpoint: bool = False
+    recipients: Annotated[list[str], Meta(max_length=16)] | None = None
+
+
+class ImportRequest(Strict, frozen=True, kw_only=True):
+    """``POST /v1/teleport/import``: ``source`` is a path on the server."""
+
+    source: Path
+    workspace: Path | None = None
+
+
+class NamedActor(Strict, frozen=True, kw_only=True):
+    """An actor, ``type/key``."""
+
+    actor: Named

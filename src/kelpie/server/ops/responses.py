@@ -120,6 +120,53 @@ class BackupOut(Out, frozen=True, kw_only=True):
     target: str
 
 
+class ExportOut(Out, frozen=True, kw_only=True):
+    """A package that was written. ``left_out`` names what no package can hold."""
+
+    package: str
+    actor: str
+    kind: str
+    target: str
+    size_bytes: int
+    digest: str
+    encrypted: bool
+    left_out: list[str]
+
+
+class ImportOut(Out, frozen=True, kw_only=True):
+    """An actor that arrived; it is held until it is released."""
+
+    package: str
+    actor: str
+    incarnation: int
+    workspace: str
+    digest: str
+    warnings: list[str]
+    held: bool = True
+
+
+class SealOut(Out, frozen=True, kw_only=True):
+    """What an export is at: ``sealed``, ``moved``, or ``open`` when it was taken back."""
+
+    actor: str
+    state: str
+    package: str
+    destination: str
+    at_ms: int
+
+
+class ExportPage(Out, frozen=True, kw_only=True):
+    """Every export that was not taken back."""
+
+    exports: list[SealOut]
+
+
+class ActorReleased(Out, frozen=True, kw_only=True):
+    """An actor that goes on."""
+
+    actor: str
+
+
 class HealthOut(Out, frozen=True, kw_only=True):
     """The server answers."""
 

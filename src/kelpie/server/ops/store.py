@@ -38,7 +38,10 @@ async def back_up(call: Call[Nothing, BackupRequest]) -> Response:
     target = Path(call.body.target)
     if not target.is_absolute() or "\0" in call.body.target:
         raise InvalidFieldError("body.target", "must be an absolute path")
-    await call.deps.store.backup(target)
+    if call.body.recipients is None:
+        await call.deps.store.backup(target)
+    else:
+        await call.deps.teleport.back_up(target, recipients=call.body.recipients)
     return json_response(BackupOut(target=str(target)))
 
 

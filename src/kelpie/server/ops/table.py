@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kelpie.server.operations import Nothing, Operation
-from kelpie.server.ops import cluster, effects, events, health, plans, store
+from kelpie.server.ops import cluster, effects, events, health, plans, store, teleport
 from kelpie.server.ops.requests import (
     ApprovalListQuery,
     AuditQuery,
@@ -13,6 +13,9 @@ from kelpie.server.ops.requests import (
     Decision,
     EffectListQuery,
     EventQuery,
+    ExportRequest,
+    ImportRequest,
+    NamedActor,
     NodeMarks,
     PinRequest,
     PlanCreate,
@@ -21,6 +24,7 @@ from kelpie.server.ops.requests import (
     WhereQuery,
 )
 from kelpie.server.ops.responses import (
+    ActorReleased,
     AuditPage,
     AuditSoundness,
     BackupOut,
@@ -28,10 +32,14 @@ from kelpie.server.ops.responses import (
     EffectOut,
     EffectPage,
     EventPage,
+    ExportOut,
+    ExportPage,
     HealthOut,
+    ImportOut,
     NodeOut,
     PinOut,
     PlanList,
+    SealOut,
     ShardList,
     StoreHeld,
     StoreSoundness,
@@ -46,7 +54,7 @@ def own_operations() -> Table:
     """Return Kelpie's own operations."""
     return (
         *(*_approvals(), *_effects(), *_events(), *_plans()),
-        *(*_audit(), *_store(), *_cluster(), *_health()),
+        *(*_audit(), *_store(), *_cluster(), *_teleport(), *_health()),
     )
 
 
@@ -334,6 +342,77 @@ def _cluster() -> Table:
             query=Nothing,
             body=PinRequest,
             response=PinOut,
+        ),
+    )
+
+
+def _teleport() -> Table:
+    return (
+        Operation(
+            method="POST",
+            path="/v1/teleport/export",
+            summary="Seal an actor and write its package (Unix socket only)",
+            tag="teleport",
+            handler=teleport.export_actor,
+            query=Nothing,
+            body=ExportRequest,
+            response=ExportOut,
+            errors=("local_only", "not_found", "conflict", "actor_moved"),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/teleport/import",
+            summary="Write the actor of a package, held (Unix socket only)",
+            tag="teleport",
+            handler=teleport.import_actor,
+            query=Nothing,
+            body=ImportRequest,
+            response=ImportOut,
+            errors=("local_only", "not_found", "conflict", "store_corrupt"),
+        ),
+        Operation(
+            method="GET",
+            path="/v1/teleport/exports",
+            summary="List exports that were not taken back (Unix socket only)",
+            tag="teleport",
+            handler=teleport.list_exports,
+            query=Nothing,
+            body=Nothing,
+            response=ExportPage,
+            errors=("local_only",),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/teleport/abort",
+            summary="Take an export back (Unix socket only)",
+            tag="teleport",
+            handler=teleport.abort_export,
+            query=Nothing,
+            body=NamedActor,
+            response=SealOut,
+            errors=("local_only", "not_found", "actor_moved"),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/teleport/confirm",
+            summary="End an export: the actor is gone here (Unix socket only)",
+            tag="teleport",
+            handler=teleport.confirm_export,
+            query=Nothing,
+            body=NamedActor,
+            response=SealOut,
+            errors=("local_only", "not_found"),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/teleport/release",
+            summary="Let an actor that arrived go on (Unix socket only)",
+            tag="teleport",
+            handler=teleport.release_actor,
+            query=Nothing,
+            body=NamedActor,
+            response=ActorReleased,
+            errors=("local_only",),
         ),
     )
 

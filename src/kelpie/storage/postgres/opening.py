@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from kelpie.core.errors import ConfigError, StoreVersionError
+from kelpie.storage.postgres.copying import require_unsealed
 from kelpie.storage.postgres.driver import (
     CONTROL_SETTINGS,
     Connection,
@@ -62,6 +63,7 @@ async def prepare(dsn: str, *, name: str, now_ms: int, incarnation: str) -> tupl
     try:
         await _require_server(connection, place)
         await migrate(connection)
+        await require_unsealed(connection, place)
         await _settle_numbers(connection, now_ms=now_ms, incarnation=incarnation)
         query = "SELECT 1 FROM meta WHERE name = 'held'"
         return connection, await connection.fetchval(query) is not None

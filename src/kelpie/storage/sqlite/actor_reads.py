@@ -33,6 +33,7 @@ _WHOLE: Final = (
     "SELECT a.incarnation, a.version, a.schema_version, a.event_sequence, a.tombstoned, a.checksum,"
     " a.chunks, a.state, a.chunks OR EXISTS (SELECT 1 FROM effects e"
     " WHERE e.actor = a.actor AND e.incarnation = a.incarnation AND e.is_open)"
+    " OR EXISTS (SELECT 1 FROM seals s WHERE s.actor = a.actor)"
     " FROM actors a WHERE a.actor = ?"
 )
 

@@ -25,6 +25,7 @@ from kelpie.ports.rng import Rng
 from kelpie.storage.cluster import NODE_NAME_DEFAULT
 from kelpie.storage.holder import HolderLock
 from kelpie.storage.records import ShardGrant
+from kelpie.storage.sqlite.copying import require_unsealed
 from kelpie.storage.sqlite.engine import (
     checkpoint,
     connect_reader,
@@ -111,6 +112,7 @@ def _open_locked(
         if lost is not None and not accept_loss:
             raise lost
         migrate(writer)
+        require_unsealed(writer, str(path))
         if lost is not None:
             begin_incarnation(writer, clock.now_ms(), derive_uuid(rng.bytes(16), 0))
         session = f"session-{derive_uuid(rng.bytes(16), 0)}"

@@ -23,6 +23,7 @@ from kelpie.storage.sqlite.actor_reads import (
     read_large_actor,
     stored_actor,
 )
+from kelpie.storage.sqlite.departures import SEALS, moved_error, seal_of
 from kelpie.storage.sqlite.engine import translate_error
 from kelpie.storage.sqlite.injected import engine_error
 from kelpie.storage.sqlite.reader import SqliteReader
@@ -48,6 +49,7 @@ class SqliteReads(SqliteReader, LogReads, CallReads, KeyReads, WorkReads):
 
         Raises:
             CorruptionError: Its checksum does not match; the error names the actor.
+            ActorMovedError: It was exported.
         """
         name = str(actor)
         try:
@@ -58,12 +60,17 @@ class SqliteReads(SqliteReader, LogReads, CallReads, KeyReads, WorkReads):
             raise translate_error(error, name) from error
         if has_more:
             with self._snapshot(name):
+                self._require_open_actor(name)
                 raw = fetch_actor(self._reader, name, is_aside=False)
         if raw is None:
             return None
         if is_large(raw):
             return await self._aside(partial(read_large_actor, actor=actor))
         return stored_actor(actor, raw)
+
+    def _require_open_actor(self, name: str) -> None:
+        if rows := self._query(f"{SEALS} WHERE actor = ?", (name,), name):
+            raise moved_error(seal_of(rows[0]))
 
     async def events_tail(
         self, tenant: Tenant, after_position: int, limit: int

@@ -58,6 +58,7 @@ from kelpie.storage.sqlite.check import (
     require_compactable,
 )
 from kelpie.storage.sqlite.engine import checkpoint, translate_error
+from kelpie.storage.sqlite.moves import SqliteMoves
 from kelpie.storage.sqlite.names import find_named
 from kelpie.storage.sqlite.nodes import SqliteNodes
 from kelpie.storage.sqlite.opening import (
@@ -67,14 +68,13 @@ from kelpie.storage.sqlite.opening import (
     open_for_reading,
     open_for_writing,
 )
-from kelpie.storage.sqlite.reads import SqliteReads
 from kelpie.storage.sqlite.transaction import Transaction
 from kelpie.storage.sqlite.writer import GroupWriter
 
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteNodes, SqliteReads):
+class SqliteStore(SqliteNodes, SqliteMoves):
     """A store in one file. Use `open`; `close` it in the loop that opened it."""
 
     __slots__ = (

@@ -12,13 +12,14 @@ from typing import Final
 import asyncpg
 
 from kelpie.core.errors import StoreVersionError
-from kelpie.storage.postgres.migrations import apply, first, nodes, single
+from kelpie.storage.postgres.migrations import apply, first, nodes, seals, single
 
 ADVISORY_LOCK: Final = 0x4B454C50  # "KELP"; of the transaction, so that a lost connection frees it
 
 Migration = tuple[str, ...]
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     first.STATEMENTS + apply.STATEMENTS + single.STATEMENTS + nodes.STATEMENTS,
+    seals.STATEMENTS,
 )
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 

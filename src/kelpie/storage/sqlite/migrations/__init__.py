@@ -12,12 +12,17 @@ from typing import Final
 from kelpie.core.errors import StoreVersionError
 from kelpie.ports.faults import fault
 from kelpie.storage.sqlite.injected import engine_error
-from kelpie.storage.sqlite.migrations import calls, first, nodes
+from kelpie.storage.sqlite.migrations import calls, first, nodes, seals
 
 APPLICATION_ID: Final = 0x4B454C50  # "KELP", so that no other program's file is taken for a store
 
 Migration = tuple[str, ...]
-MIGRATIONS: Final[tuple[Migration, ...]] = (first.STATEMENTS, calls.STATEMENTS, nodes.STATEMENTS)
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    first.STATEMENTS,
+    calls.STATEMENTS,
+    nodes.STATEMENTS,
+    seals.STATEMENTS,
+)
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 
 
