@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from kelpie.core.errors import CommitUnknownError, KelpieError, VersionConflictError
 from kelpie.ports.faults import fault
 from kelpie.storage.records import Commit
-from kelpie.storage.sqlite.bulk import apply_together, take_ordinary
+from kelpie.storage.sqlite.bulk import BULK_COMMITS_MIN, apply_together, take_ordinary
 from kelpie.storage.sqlite.commits import apply_commit
 from kelpie.storage.sqlite.engine import primary_code, translate_error
 from kelpie.storage.sqlite.injected import engine_error
@@ -93,7 +93,7 @@ def _write(
         start = len(outcomes)
         commits = take_ordinary(transaction, members, start)
         together = None
-        if commits:
+        if len(commits) >= BULK_COMMITS_MIN:
             before = connection.total_changes
             together = apply_together(transaction, commits, is_first=start == 0)
             undone += 0 if together is not None else connection.total_changes - before

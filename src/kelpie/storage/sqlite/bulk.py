@@ -24,7 +24,7 @@ from kelpie.storage.sqlite.calls import COMPLETE_CALL, end_values
 from kelpie.storage.sqlite.transaction import Counter, Member, Transaction
 
 BULK_COMMITS_MIN: Final = 3
-"""Behind other members fewer commits than this are not worth a savepoint."""
+"""Fewer commits than this are not worth a plan."""
 EPOCHS_READ_MIN: Final = 16
 """From so many members on, one statement that reads every shard's epoch is the shorter way."""
 
@@ -254,11 +254,11 @@ def take_ordinary(
 ) -> list[Commit]:
     """Return the commits from ``start`` on, up to the first member that must run for itself.
 
-    Returns nothing when too few are left behind others to be worth it. A commit whose epoch is
-    another is no ordinary one.
+    Returns nothing when too few members are left to be worth it. A commit whose epoch is another is
+    no ordinary one.
     """
     commits: list[Commit] = []
-    if start and len(members) - start < BULK_COMMITS_MIN:
+    if len(members) - start < BULK_COMMITS_MIN:
         return commits
     if len(members) - start >= EPOCHS_READ_MIN:
         transaction.read_epochs()
