@@ -81,6 +81,10 @@ PROMISES: dict[str, Requirement] = {
     "DEV-TEST-GROUPS": Requirement(
         text="./dev names the suites that exist when it is asked for one that does not."
     ),
+    "DEBUG-REPLAY": Requirement(
+        text="A run that happened is lived through again by the shipped machine and held against "
+        "its record; a fork of it touches nothing outside."
+    ),
     "EFFECT-APPROVAL-BOUND": Requirement(
         text="A yes is bound to the digest of what was shown; for anything else it is refused.",
         critical=True,

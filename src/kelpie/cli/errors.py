@@ -21,7 +21,7 @@ from kelpie.core.errors import STATUS, KelpieError
 
 EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (
     (0, "Done. `plan`: nothing would change."),
-    (1, "A check said no: `doctor`, `store check`, `audit verify`, `sim`."),
+    (1, "A check said no: `doctor`, `store check`, `audit verify`, `sim`, `debug`."),
     (2, "`plan`: something would change. Elsewhere: the input or a setting is wrong."),
     (3, "Something waits for a person: `messages send`, `apply --no-wait`."),
     (4, "It does not exist."),
