@@ -111,6 +111,7 @@ class Engine:
         self._deadlines = Deadlines()
         self._resume_listeners: list[Callable[[ActorId], None]] = []
         self._accepting = True
+        self._gave_up = False
         self._streak = 0
         self._quota = self._share = self._left = self._budget = limits.TURNS_PER_TICK_MAX
         self._tick_ns = 0
@@ -161,15 +162,28 @@ class Engine:
         self._accepting = False
         assert not self.accepting()
 
-    async def drain(self) -> None:
+    async def drain(self, timeout_s: float = limits.DRAIN_TIMEOUT_MS / 1000) -> None:
         """Refuse new calls from this moment, and return when every turn that began is settled.
 
-        Calls that still wait (for a paused actor) fail as retriable, and hooks run.
+        Calls that still wait (for a paused actor) fail as retriable, and hooks run. Handlers that
+        do not end within ``timeout_s`` are stopped; one that will not stop is left to the
+        supervisor, and nothing that it comes to is kept.
         """
         self.close_gate()
-        await self._turns.settled()
+        if not self._gave_up and not await self._settle(timeout_s):
+            self._turns.retire()
+            self._gave_up = not await self._settle(limits.STOP_TIMEOUT_MS / 1000)
         self._turns.retire()
         assert not self._accepting
+
+    async def _settle(self, timeout_s: float) -> bool:
+        """Return whether every turn was settled in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._turns.settled()
+        except TimeoutError:
+            return False
+        return True
 
     # --- calls ----------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 5_000
 LEASE_DURATION_MS: Final = 30_000
 DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's usual length
+STOP_TIMEOUT_MS: Final = 5_000  # for a cancelled task to end, before it is cancelled once more
 
 # --- storage ----------------------------------------------------------------------------------
 COMMIT_BATCH_ROWS_MAX: Final = 512  # actor commits in one transaction (group commit)

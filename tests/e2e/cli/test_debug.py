@@ -96,8 +96,8 @@ def test_a_run_is_lived_through_again_as_it_is_recorded(recorded: Recorded) -> N
         f"tool: Wrote '{FILE}'.",
         "assistant: That is done.",
     ]
-    recorded = [event["body"] for event in events(node) if event["kind"] == "run.finished"]
-    assert story["steps"][-1]["events"][-1]["body"] in recorded
+    ends = [event["body"] for event in events(node) if event["kind"] == "run.finished"]
+    assert story["steps"][-1]["events"][-1]["body"] in ends
     told = node.cli(*REPLAY, written)
     assert told.status == 0
     assert "because: files.apply ends: done" in told.out
