@@ -133,8 +133,8 @@ class Supervisor:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(list(self._tasks), timeout=limits.STOP_TIMEOUT_MS / 1000)
-            while any(task.done() for task in self._tasks):
-                await asyncio.sleep(0)  # their callbacks are on their way
+            while any(task.done() for task in self._tasks):  # noqa: ASYNC110 - it is a step away
+                await asyncio.sleep(0)  # the callback that forgets it is on its way
         if self._tasks:
             self._telemetry.log("error", "tasks.left", tasks=", ".join(self.left))
         assert all(not task.done() for task in self._tasks), "a task that has ended is forgotten"
