@@ -8,7 +8,7 @@ only for a started record with its decision. At most one attempt of an effect ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -136,30 +136,29 @@ class Dispatcher:
         """Take the next step for an effect as its row stands, if it is ours to take."""
         if not self._open or row.kind not in self._executors:
             return
-        work: Coroutine[Any, Any, None]
+        work: Callable[[EffectRow], Awaitable[None]]
         match row.state:
             case "proposed":
-                work = self._prepare(row)
+                work = self._prepare
             case "approved":
-                work = self._attempt(row)
+                work = self._attempt
             case "started" if row.session != self._store.session:
-                work = self._recover(row)
+                work = self._recover
             case "started":
                 self._stop_if_asked(row)
                 return
             case _:
                 return
         if row.effect_id in self._busy:
-            work.close()
             self._later[row.effect_id] = row
             return
         self._busy.add(row.effect_id)
         self._supervisor.spawn(f"effects.{row.state}:{row.effect_id}", self._step(row, work))
 
-    async def _step(self, row: EffectRow, work: Coroutine[Any, Any, None]) -> None:
+    async def _step(self, row: EffectRow, work: Callable[[EffectRow], Awaitable[None]]) -> None:
         """Take one step; then the one that a commit asked for meanwhile."""
         try:
-            await work
+            await work(row)
         finally:
             self._busy.discard(row.effect_id)
             later = self._later.pop(row.effect_id, None)
