@@ -125,6 +125,14 @@ MUTANTS: Final = (
         scenario="bank",
     ),
     Mutant(
+        name="drain-waits-for-ever",
+        file="actors/engine.py",
+        before="            async with asyncio.timeout(timeout_s):\n                await self._turns.settled()",
+        after="            async with asyncio.timeout(None):\n                await self._turns.settled()",
+        family="life",
+        scenario="drains",
+    ),
+    Mutant(
         name="message-is-overtaken",
         file="actors/outbox.py",
         before="            queue.append(message)\n",

@@ -34,7 +34,7 @@ class Supervisor:
         self._clock = clock
         self._telemetry = telemetry
         # Ordered, so that a run can be repeated; a set is in the order of addresses.
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._tasks: dict[asyncio.Task[None], Coroutine[Any, Any, None]] = {}
         self._closed = False
 
     @property
@@ -60,8 +60,8 @@ class Supervisor:
         options: dict[str, Any] = {"loop": asyncio.get_running_loop(), **EAGERLY}
         task = asyncio.Task(self._once(name, work), name=name, **options)
         if not task.done():
-            self._tasks[task] = None
-            task.add_done_callback(lambda done: self._forget(done, work))
+            self._tasks[task] = work
+            task.add_done_callback(self._forget)
         return task
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -133,15 +133,16 @@ class Supervisor:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(list(self._tasks), timeout=limits.STOP_TIMEOUT_MS / 1000)
-            while any(task.done() for task in self._tasks):  # noqa: ASYNC110 - it is a step away
-                await asyncio.sleep(0)  # the callback that forgets it is on its way
+            for task in [task for task in self._tasks if task.done()]:
+                self._forget(task)  # its callback may be as late as it likes
         if self._tasks:
             self._telemetry.log("error", "tasks.left", tasks=", ".join(self.left))
         assert all(not task.done() for task in self._tasks), "a task that has ended is forgotten"
 
-    def _forget(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.pop(task, None)
-        work.close()  # a task that was cancelled before its first step never awaited it
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        work = self._tasks.pop(task, None)
+        if work is not None:
+            work.close()  # a task that was cancelled before its first step never awaited it
 
     async def _go_on(self, work: Coroutine[Any, Any, None], awaited: Any) -> None:
         await Driven(work, awaited=awaited)
