@@ -127,10 +127,20 @@ MUTANTS: Final = (
     Mutant(
         name="drain-waits-for-ever",
         file="actors/engine.py",
-        before="            async with asyncio.timeout(timeout_s):\n                await self._turns.settled()",
-        after="            async with asyncio.timeout(None):\n                await self._turns.settled()",
+        before="asyncio.timeout(timeout_s)",
+        after="asyncio.timeout(None)",
         family="life",
         scenario="drains",
+    ),
+    Mutant(
+        name="outbox-is-not-driven-again",
+        file="actors/outbox.py",
+        before="""        self._news.set()  # a read that failed took the news with it
+        while True:""",
+        after="        while True:",
+        family="messages",
+        scenario="errands",
+        faults=("storage.read_fail",),
     ),
     Mutant(
         name="message-is-overtaken",
