@@ -137,6 +137,7 @@ class Supervisor:
                 self._forget(task)  # its callback may be as late as it likes
         if self._tasks:
             self._telemetry.log("error", "tasks.left", tasks=", ".join(self.left))
+        assert self._closed, "nothing is spawned any more"
         assert all(not task.done() for task in self._tasks), "a task that has ended is forgotten"
 
     def _forget(self, task: asyncio.Task[None]) -> None:

@@ -563,20 +563,6 @@ async def test_a_draining_runtime_finishes_what_runs_and_takes_nothing_new(tmp_p
         assert running.result() == 4
 
 
-@pytest.mark.requirement("DRAIN-BOUNDED")
-async def test_a_drain_whose_time_is_over_stops_what_runs(tmp_path: Path) -> None:
-    door = Gate()
-    async with opened(tmp_path) as runtime:
-        Account.gates["gate"] = door
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(_outcome(runtime.ref(Account, "a").wait("gate", 4)))
-            await door.entered.wait()
-            await runtime.engine.drain(0)
-        assert isinstance(running.result(), VersionConflictError)
-    async with opened(tmp_path) as runtime:
-        assert await runtime.ref(Account, "a").total() == 0
-
-
 class OldState(State):
     cents: int = 0
 
