@@ -122,6 +122,14 @@ PROMISES: dict[str, Requirement] = {
     "DEV-TEST-GROUPS": Requirement(
         text="./dev names the suites that exist when it is asked for one that does not."
     ),
+    "DEBUG-REPLAY": Requirement(
+        text="A run that happened is lived through again by the shipped machine and held against "
+        "its record; a fork of it touches nothing outside."
+    ),
+    "DRAIN-BOUNDED": Requirement(
+        text="A process that is told to stop ends, even when a handler swallows its cancellation: "
+        "the log names it, and nothing that was acknowledged is lost."
+    ),
     "EFFECT-APPROVAL-BOUND": Requirement(
         text="A yes is bound to the digest of what was shown; for anything else it is refused.",
         critical=True,

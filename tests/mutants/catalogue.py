@@ -143,6 +143,24 @@ MUTANTS: Final = (
         scenario="bank",
     ),
     Mutant(
+        name="drain-waits-for-ever",
+        file="actors/engine.py",
+        before="asyncio.timeout(timeout_s)",
+        after="asyncio.timeout(None)",
+        family="life",
+        scenario="drains",
+    ),
+    Mutant(
+        name="outbox-is-not-driven-again",
+        file="actors/outbox.py",
+        before="""        self._news.set()  # a read that failed took the news with it
+        while True:""",
+        after="        while True:",
+        family="messages",
+        scenario="errands",
+        faults=("storage.read_fail",),
+    ),
+    Mutant(
         name="message-is-overtaken",
         file="actors/outbox.py",
         before="            queue.append(message)\n",

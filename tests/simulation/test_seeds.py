@@ -23,6 +23,7 @@ SEEDS = {
     "care": 30,
     "counters": 40,
     "crowd": 25,
+    "drains": 20,
     "errands": 40,
     "lives": 30,
     "plans": 30,

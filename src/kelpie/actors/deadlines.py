@@ -18,6 +18,8 @@ from kelpie.core.ids import ActorId
 
 LANES_KEPT_MAX: Final = 16  # lengths that keep their timer while nobody waits
 
+_EARLY_S: Final = 1e-6  # a timer comes when the clock has nearly shown its time, in floats
+
 
 class _Wait(msgspec.Struct, frozen=True, gc=False):
     """For whom, and until when (the loop's time)."""
@@ -82,7 +84,7 @@ class Deadlines:
         now = asyncio.get_running_loop().time()
         while lane.waits:
             future, wait = next(iter(lane.waits.items()))
-            if wait.ends > now:
+            if wait.ends > now + _EARLY_S:
                 self._set_timer(lane, timeout_ms, wait.ends)
                 return
             del lane.waits[future]

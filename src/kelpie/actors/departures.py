@@ -99,11 +99,12 @@ class Departures:
     # --- many -----------------------------------------------------------------------------------
 
     def retire(self) -> None:
-        """Let go of actors that have a hook to run or calls that wait, at the end of a drain."""
+        """Let go of actors with a hook to run, a handler or waiting calls, at a drain's end."""
         error = DrainingError("the node is shutting down; try again")
         for activation in list(self._residents):
             extras = activation.hosted.extras
-            if activation.mailbox or (extras is not None and extras.has_hooks):
+            is_busy = bool(activation.mailbox) or activation.running is not None
+            if is_busy or (extras is not None and extras.has_hooks):
                 self.discard(activation, error)
 
     async def hand_over(self, shards: frozenset[int]) -> None:

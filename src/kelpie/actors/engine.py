@@ -86,6 +86,7 @@ class Engine(KeyCare):
         self._ticks = TickBudget(clock)
         self.may_go_on: Callable[[Envelope], bool] = self._ticks.may_go_on
         self._accepting = True
+        self._gave_up = False
 
     # --- set-up and state -----------------------------------------------------------------------
 
@@ -142,15 +143,28 @@ class Engine(KeyCare):
         self._accepting = False
         assert not self.accepting()
 
-    async def drain(self) -> None:
+    async def drain(self, timeout_s: float = limits.DRAIN_TIMEOUT_MS / 1000) -> None:
         """Refuse new calls from this moment, and return when every turn that began is settled.
 
-        Calls that still wait (for a paused actor) fail as retriable, and hooks run.
+        Calls that still wait (for a paused actor) fail as retriable, and hooks run. Handlers that
+        do not end within ``timeout_s`` are stopped; one that will not stop is left to the
+        supervisor, and nothing that it comes to is kept.
         """
         self.close_gate()
-        await self._turns.work.settled()
+        if not self._gave_up and not await self._settle(timeout_s):
+            self._turns.departures.retire()
+            self._gave_up = not await self._settle(limits.STOP_TIMEOUT_MS / 1000)
         self._turns.departures.retire()
         assert not self._accepting
+
+    async def _settle(self, timeout_s: float) -> bool:
+        """Return whether every turn was settled in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._turns.work.settled()
+        except TimeoutError:
+            return False
+        return True
 
     async def hand_over(self, shards: Iterable[int]) -> None:
         """Refuse calls to ``shards`` from this moment, and return when nothing of them is left.

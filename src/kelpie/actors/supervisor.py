@@ -1,7 +1,7 @@
 """The one owner of background tasks: the only module that may create a bare task.
 
 Invariants: every task has a name; a kept task that fails is restarted and the failure is reported;
-after `close` no task of this supervisor runs.
+after `close` no task of this supervisor runs, but those that swallowed every cancellation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from kelpie.actors.stepping import Driven
+from kelpie.core import limits
 from kelpie.core.errors import DrainingError
 from kelpie.ports.clock import Clock
 from kelpie.ports.telemetry import Telemetry
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 RESTART_DELAY_S_MIN: Final = 0.05
 RESTART_DELAY_S_MAX: Final = 5.0
+CANCELLATIONS_MAX: Final = 2
 
 
 class Supervisor:
@@ -32,7 +34,7 @@ class Supervisor:
         self._clock = clock
         self._telemetry = telemetry
         # Ordered, so that a run can be repeated; a set is in the order of addresses.
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._tasks: dict[asyncio.Task[None], Coroutine[Any, Any, None]] = {}
         self._closed = False
 
     @property
@@ -58,8 +60,8 @@ class Supervisor:
         options: dict[str, Any] = {"loop": asyncio.get_running_loop(), **EAGERLY}
         task = asyncio.Task(self._once(name, work), name=name, **options)
         if not task.done():
-            self._tasks[task] = None
-            task.add_done_callback(lambda done: self._forget(done, work))
+            self._tasks[task] = work
+            task.add_done_callback(self._forget)
         return task
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -115,20 +117,33 @@ class Supervisor:
         """Run ``work`` until it returns, again after each failure, with growing pauses."""
         self.spawn(name, self._restart(name, work))
 
-    async def close(self) -> None:
-        """Cancel every task and wait until all have ended."""
-        self._closed = True
-        while self._tasks:
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            assert all(task.done() for task in tasks), "a task ignored its cancellation"
-        assert not self._tasks, "a task outlived its supervisor"
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The names of tasks that `close` could not end; empty when all is well."""
+        return tuple(task.get_name() for task in self._tasks) if self._closed else ()
 
-    def _forget(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.pop(task, None)
-        work.close()  # a task that was cancelled before its first step never awaited it
+    async def close(self) -> None:
+        """Cancel every task and wait until all have ended; one that will not is left, and named.
+
+        A task that swallows its cancellation is cancelled once more, ``STOP_TIMEOUT_MS`` later.
+        """
+        self._closed = True
+        for _ in range(CANCELLATIONS_MAX):
+            for task in list(self._tasks):
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(list(self._tasks), timeout=limits.STOP_TIMEOUT_MS / 1000)
+            for task in [task for task in self._tasks if task.done()]:
+                self._forget(task)  # its callback may be as late as it likes
+        if self._tasks:
+            self._telemetry.log("error", "tasks.left", tasks=", ".join(self.left))
+        assert self._closed, "nothing is spawned any more"
+        assert all(not task.done() for task in self._tasks), "a task that has ended is forgotten"
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        work = self._tasks.pop(task, None)
+        if work is not None:
+            work.close()  # a task that was cancelled before its first step never awaited it
 
     async def _go_on(self, work: Coroutine[Any, Any, None], awaited: Any) -> None:
         await Driven(work, awaited=awaited)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from kelpie.actors.commands import PutKv
+import msgspec
+
+from kelpie.actors.commands import DeleteKv, PutKv
 from kelpie.agents import calls, window
 from kelpie.agents.config import read_options
 from kelpie.agents.draft import Draft
@@ -22,6 +24,7 @@ from kelpie.agents.model import (
     answer_id,
     prompt_key,
     run_key,
+    start_key,
 )
 from kelpie.agents.prompt import render_prompt
 from kelpie.agents.repair import CallFailed, Garbage, read_answer
@@ -43,6 +46,8 @@ def begin_run(draft: Draft, run: Run, messages: tuple[TranscriptMessage, ...]) -
     """Make ``run`` the active one, with its messages in the transcript, and ask the model."""
     assert draft.state.run is None, "one run is active at a time"
     assert messages, "a run answers something"
+    before = msgspec.structs.replace(draft.state, run=run, queue=(), last_run=None, recent_runs=())
+    draft.do(PutKv(key=start_key(run.run_id), value=before))
     draft.change(run=run)
     draft.change_run(status="running")
     draft.emit("run.started", run_id=run.run_id)
@@ -277,8 +282,10 @@ def record_finished(draft: Draft, run: Run) -> None:
     assert run.status in {"completed", "failed", "cancelled"}, "the run has ended"
     assert not run.open_calls, "an ended run has no open calls"
     assert not run.model_ref, "an ended run waits for no model"
-    recent = (*draft.state.recent_runs, run.run_id)[-limits.RUNS_REMEMBERED_MAX :]
-    draft.change(last_run=run, recent_runs=recent)
+    recent = (*draft.state.recent_runs, run.run_id)
+    for forgotten in recent[: -limits.RUNS_REMEMBERED_MAX]:
+        draft.do(DeleteKv(key=start_key(forgotten)))
+    draft.change(last_run=run, recent_runs=recent[-limits.RUNS_REMEMBERED_MAX :])
     draft.do(PutKv(key=run_key(run.run_id), value=run))
     draft.emit("run.finished", run=run)
 

@@ -60,6 +60,11 @@ def run_key(run_id: str) -> str:
     return f"run/{run_id}"
 
 
+def start_key(run_id: str) -> str:
+    """Return the ordered-map key of the state before a run, kept while the run is remembered."""
+    return f"start/{run_id}"
+
+
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a person configures about one agent.
 

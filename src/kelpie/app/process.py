@@ -25,6 +25,7 @@ from kelpie.server.serve import Listening, serve
 from kelpie.settings import Settings
 
 STORE_LOOK_S: Final = 1.0
+LEFT_STATUS: Final = 75
 SOCKET_NAME: Final = "kelpie.sock"
 TEMPORARY: Final = Path("/tmp")  # noqa: S108  short by need; what is made there is private
 SOCKET_PATH_BYTES_MAX: Final = 107  # what a Unix socket's address holds on Linux
@@ -78,6 +79,9 @@ async def run_server(
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit status.
 
+    With ``LEFT_STATUS`` everything is closed, but a handler still runs that swallowed every
+    cancellation: a loop that waits for it would wait for ever, so the process has to exit at once.
+
     ``announce`` is called once, when requests are answered. ``program`` has actor classes that are
     hosted beside the built-in types.
 
@@ -127,7 +131,7 @@ async def run_server(
             closed.set()
     if failure is not None:
         raise failure
-    return 0
+    return LEFT_STATUS if app.node.supervisor.left else 0
 
 
 async def wait_for_end(

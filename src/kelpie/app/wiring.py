@@ -32,7 +32,7 @@ from kelpie.app.gauges import report_gauges
 from kelpie.app.stores import NodeStore
 from kelpie.app.workspaces import is_workspace, require_workspace
 from kelpie.app.world import SCRATCH_DIRECTORY, World, host_world
-from kelpie.core.limits import DRAIN_TIMEOUT_MS
+from kelpie.core.limits import DRAIN_TIMEOUT_MS, STOP_TIMEOUT_MS
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Executor
 from kelpie.effects.gate import Gated
@@ -112,9 +112,12 @@ class Node:
 
     async def drain(self) -> None:
         """Take nothing new; let running attempts finish within the bound; settle every turn."""
+        clock = self.world.clock
+        ends_ns = clock.boot_ns() + DRAIN_TIMEOUT_MS * 1_000_000
         self.runtime.close_gate()
         await self.dispatcher.drain(DRAIN_TIMEOUT_MS / 1000)
-        await self.runtime.drain()
+        left_s = (ends_ns - clock.boot_ns()) / 1e9
+        await self.runtime.drain(max(left_s, STOP_TIMEOUT_MS / 1000))
 
 
 @asynccontextmanager

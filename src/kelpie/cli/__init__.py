@@ -43,6 +43,7 @@ COMMANDS = {
     "secrets": ("secrets:secrets", "Keep the identity that packages and backups are for."),
     "audit": ("audit:audit", "Verify the audit chains."),
     "sim": ("sim:sim", "Run simulated worlds under seeded faults, and look into them."),
+    "debug": ("debug:debug", "Look into runs that happened."),
     "version": ("version:version", "Print the version."),
 }
 """Where each command lives below `kelpie.cli.commands`, and its line in the overview."""

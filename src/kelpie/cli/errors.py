@@ -21,7 +21,7 @@ from kelpie.core.errors import STATUS, KelpieError
 
 EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (
     (0, "Done. `plan`: nothing would change."),
-    (1, "A check said no: `doctor`, `store check`, `audit verify`, `sim`."),
+    (1, "A check said no: `doctor`, `store check`, `audit verify`, `sim`, `debug`."),
     (2, "`plan`: something would change. Elsewhere: the input or a setting is wrong."),
     (3, "Something waits for a person: `messages send`, `apply --no-wait`."),
     (4, "It does not exist."),
@@ -33,7 +33,7 @@ EXIT_STATUSES: Final[tuple[tuple[int, str], ...]] = (
     (70, "A defect; stderr has the details."),
     (73, "The store is held by another process, or by a restore, or is newer than this program."),
     (74, "The store or the disk failed."),
-    (75, "Busy, or too slow; try again."),
+    (75, "Busy, or too slow; try again. `serve`: stopped, but a handler would not end."),
     (78, "Python runs with -O, which removes assertions."),
     (130, "Interrupted with Ctrl-C."),
     (141, "The reader of stdout has left."),

@@ -65,6 +65,7 @@ CLOCK_RATE_PPM_MAX: Final = 10_000  # how wrong a clock's rate may be; a kernel 
 SHARD_MOVES_MAX: Final = 16  # what one node hands over at a time
 HAND_OVER_TURN_MS_MAX: Final = 2_000  # a handler that waits longer holds its shard up: run it again
 DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's usual length
+STOP_TIMEOUT_MS: Final = 5_000  # for a cancelled task to end, before it is cancelled once more
 
 # --- frames between nodes ---------------------------------------------------------------------
 FRAME_BYTES_MAX: Final = 16 * MIB  # the largest state in an answer, and what surrounds it

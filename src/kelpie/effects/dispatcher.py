@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -168,23 +168,23 @@ class Dispatcher:
         if row.effect_id in self._busy:
             self._later[row.effect_id] = row
             return
-        work: Coroutine[Any, Any, None]
+        work: Callable[[EffectRow], Awaitable[None]]
         match row.state:
             case "proposed":
-                work = self._prepare(row)
+                work = self._prepare
             case "approved":
-                work = self._attempt(row)
+                work = self._attempt
             case "started":
-                work = self._recover(row)
+                work = self._recover
             case _:
                 return
         self._busy.add(row.effect_id)
         self._supervisor.spawn(f"effects.{row.state}:{row.effect_id}", self._step(row, work))
 
-    async def _step(self, row: EffectRow, work: Coroutine[Any, Any, None]) -> None:
+    async def _step(self, row: EffectRow, work: Callable[[EffectRow], Awaitable[None]]) -> None:
         """Take one step; then the one that a commit asked for meanwhile."""
         try:
-            await work
+            await work(row)
         finally:
             self._busy.discard(row.effect_id)
             later = self._later.pop(row.effect_id, None)

@@ -131,6 +131,7 @@ class Book:
         self.buried: set[Owned] = set()
         self.now_ms = 0
         self.commits = 0
+        self._left: set[int] = set()
 
     def note(self, commit: Commit, receipt: CommitReceipt | None) -> None:
         """Take a durable commit into account."""
@@ -194,9 +195,29 @@ class Book:
         self.unnumbered.append(letter)
         assert letter in self.unnumbered
 
+    def unexpect(self, letter: Letter) -> None:
+        """Take back what was expected: the call was refused."""
+        assert letter in self.unnumbered, "only what was expected is taken back"
+        self.unnumbered.remove(letter)
+        assert letter.body, "a call is a message with a body"
+
+    def number(self, letter: Letter, number: int) -> None:
+        """Learn the number of an expected message: its caller was told that it is kept.
+
+        It waits from now on like any other, unless it has left already; it may also be a call that
+        came before under the same key.
+        """
+        assert number > 0, "messages are counted from one"
+        if letter in self.unnumbered:
+            self.unnumbered.remove(letter)
+        if number not in self._left:
+            self.rows.outbox[number] = letter
+        assert (number in self.rows.outbox) == (number not in self._left)
+
     def release(self, number: int) -> None:
         """Take into account that a message may leave from now on without a turn: an ended call."""
         assert number > 0, "messages are counted from one"
+        self._left.add(number)
         letter = self.rows.outbox.pop(number, None)
         if letter is not None:
             self.unnumbered.append(letter)
@@ -204,6 +225,7 @@ class Book:
 
     def _note_causes(self, commit: Commit, actor: str) -> None:
         if commit.consumes is not None:
+            self._left.add(commit.consumes)
             known = self.rows.outbox.pop(commit.consumes, None)
             unheard = [each for each in self.unnumbered if each.receiver == actor]
             if known is None and unheard:

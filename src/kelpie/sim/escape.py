@@ -10,6 +10,8 @@ Invariants: outside of `sealed` nothing is changed; other threads never notice.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import inspect
 import os
 import random
@@ -22,6 +24,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from types import FrameType, ModuleType
 from typing import Any, Final
 
@@ -60,6 +63,7 @@ _REAL: Final = tuple(
     for name in names
     if name in vars(owner)
 )
+_MOMENTS: Final = ("now", "utcnow")  # `today` asks `time.time`, which is sealed
 _copies_by_module: dict[str, tuple[tuple[ModuleType, str, Any], ...]] = {}
 # What of the standard library may look at a clock on anybody's behalf: it shows it to people alone.
 _HARMLESS: Final = frozenset({"logging", "importlib", "linecache", "warnings", "traceback", "gc"})
@@ -95,10 +99,43 @@ def sealed() -> Generator[None]:
             _make_as_completed(asyncio.as_completed),
             saved,
         )
-        yield
+        with _sealed_moments(thread):
+            yield
     finally:
         for owner, name, real in reversed(saved):
             setattr(owner, name, real)
+
+
+@contextmanager
+def _sealed_moments(thread: int) -> Generator[None]:
+    """Guard the present moment, which is a class's own and nobody's to replace by assignment.
+
+    A stand-in for the class would not be the class that others hold, compare with and decode to;
+    so its methods are exchanged where the interpreter keeps them.
+    """
+    (methods,) = gc.get_referents(vars(datetime))
+    real = {name: methods[name] for name in _MOMENTS}
+    try:
+        for name, method in real.items():
+            title = f"datetime.datetime.{name}"
+            methods[name] = classmethod(_guard(_bind(method), title, thread))
+        _forget_looked_up()
+        yield
+    finally:
+        methods.update(real)
+        _forget_looked_up()
+
+
+def _bind(method: Any) -> Callable[..., Any]:
+    def call(kind: type[datetime], *args: Any, **kwargs: Any) -> Any:
+        return method.__get__(None, kind)(*args, **kwargs)
+
+    return call
+
+
+def _forget_looked_up() -> None:
+    """Make the interpreter look the class's methods up again."""
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime))
 
 
 def _find_copies() -> list[tuple[ModuleType, str, Any]]:

@@ -285,12 +285,20 @@ class SimulatedHost:
         if life is None or life.dead:
             return  # what clean-up meets in a dead program is nobody's
         self._gone()
+        self._exit(life)
         if failure is None:
             ended.set_result(None)
         elif not ready.done():
             ready.set_exception(failure)
         else:
             self._world.fail("program-ends-in-order", f"{self.name}: {failure!r}")
+
+    def _exit(self, life: Incarnation | None) -> None:
+        """End with a program that ended what it left running, as the end of a process does."""
+        loop, this = self._world.loop, asyncio.current_task()
+        if life is None or all(task.done() or task is this for task in life.births):
+            return
+        loop.at_step(loop.steps + 1, partial(loop.kill, life))
 
     async def _serve_until_stopped(self, ready: asyncio.Future[None]) -> None:
         async with self._program(self) as service:

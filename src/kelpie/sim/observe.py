@@ -120,8 +120,21 @@ class ObservedStore:
     async def submit_call(self, submission: Submission, *, epoch: int) -> StoredCall:
         """Hand a call on, and report first that its message may be stored from now on."""
         sender, receiver = str(submission.sender), str(submission.actor)
-        self._book().expect(Letter(sender, receiver, submission.body))
-        return await self._inner.submit_call(submission, epoch=epoch)
+        letter = Letter(sender, receiver, submission.body)
+        book = self._book()
+        book.expect(letter)
+        try:
+            stored = await self._inner.submit_call(submission, epoch=epoch)
+        except CommitUnknownError:
+            raise  # it may be there
+        except KelpieError:
+            book.unexpect(letter)
+            raise
+        if stored.state == "pending":
+            book.number(letter, stored.message_id)
+        else:
+            book.unexpect(letter)
+        return stored
 
     async def end_call(self, message_id: int, end: CallEnd, *, error: str = "") -> bool:
         """Hand an end on, and report first that its message may be gone from now on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import weakref
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, Protocol, cast, get_args
@@ -76,7 +77,9 @@ class PctScheduler:
         self._rng = rng
         self._changes = {rng.randrange(_STEPS_EXPECTED): index for index in range(depth - 1)}
         self._count = 0
-        self._ranks: dict[asyncio.Task[object], float] = {}
+        # A task that is gone must not keep what it waited for, as a store that was being opened.
+        self._ranks: weakref.WeakKeyDictionary[asyncio.Task[object], float]
+        self._ranks = weakref.WeakKeyDictionary()
 
     def choose(self, ready: Sequence[Callback]) -> int:
         """Return the one of the highest priority."""
@@ -100,8 +103,6 @@ class PctScheduler:
             return 1.0 + self._rng.random()
         rank = self._ranks.get(task)
         if rank is None:
-            if len(self._ranks) > 4_096:
-                self._ranks = {each: old for each, old in self._ranks.items() if not each.done()}
             rank = self._ranks[task] = 1.0 + self._rng.random()
         return rank
 

@@ -15,19 +15,16 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import httpx
 import msgspec
 
 from kelpie.actors.api.definition import Actor, definition_of
-from kelpie.actors.api.method import Method
-from kelpie.actors.api.reference import Address
 from kelpie.actors.api.upcast import State
 from kelpie.app.remote import Remote
 from kelpie.app.wire import ServerWire, error_of
-from kelpie.core.errors import OrderError
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 from kelpie.sim.client import insist
 from kelpie.sim.host import SimulatedHost
@@ -133,7 +130,7 @@ class WorldClient(Remote):
     """A client of one machine's actors that repeats each call until somebody answers it.
 
     The client that ships, over the simulated network. Calls have a key each, so a repeated one
-    happens once.
+    happens once; so does a submitted one.
 
     Attributes:
         host: The machine.
@@ -142,30 +139,6 @@ class WorldClient(Remote):
     def __init__(self, host: SimulatedHost) -> None:
         super().__init__(SimulatedWire(host))
         self.host = host
-
-    async def submit(
-        self,
-        target: Address,
-        method: Method[Any, Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> NoReturn:
-        """Refuse: the invariants of messages do not know submitted calls.
-
-        Raises:
-            OrderError: Always.
-        """
-        del args, kwargs
-        name = f"{target.key}.{method.name}"
-        raise OrderError(f"{name}: a simulated client calls and does not submit")
-
-    def desk(self) -> NoReturn:
-        """Refuse, as `submit`.
-
-        Raises:
-            OrderError: Always.
-        """
-        raise OrderError("a simulated client has submitted nothing")
 
 
 def states(view: View, kind: type[Actor[S]]) -> dict[str, S]:

@@ -6,13 +6,13 @@ Made from what the world saw become durable, after the run has ended. Never asks
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from kelpie.sim.faults.catalogue import find_kind
 from kelpie.sim.faults.plan import Injection
 from kelpie.sim.run import RunReport
-from kelpie.sim.view import ActorPlace, CommitSeen, View, Violation
+from kelpie.sim.view import ActorPlace, CommitSeen, Violation
 from kelpie.sim.wording import (
     cut_ids,
     decode,
@@ -90,7 +90,7 @@ def messages_under_way(commits: Iterable[CommitSeen]) -> list[Sent]:
 
 
 class Timeline:
-    """One run that has ended, as a list of turns and faults.
+    """One run that has ended, as a list of turns and faults; ``states`` are those before it.
 
     Attributes:
         turns: Its commits in order.
@@ -99,22 +99,35 @@ class Timeline:
         invariants: The names of those that were checked at every commit.
     """
 
-    def __init__(self, view: View, report: RunReport, invariants: tuple[str, ...] = ()) -> None:
-        self.report = report
-        self.faults = report.injections
-        self.violation: Violation | None = report.violation
+    def __init__(
+        self,
+        log: Iterable[CommitSeen],
+        *,
+        faults: tuple[Injection, ...] = (),
+        violation: Violation | None = None,
+        invariants: tuple[str, ...] = (),
+        seed: int = 0,
+        states: Mapping[ActorPlace, Any] | None = None,
+    ) -> None:
+        self.faults = faults
+        self.violation = violation
         self.invariants = invariants
+        self._seed = seed
         self._effects: dict[str, int] = {}
         self._messages: dict[tuple[str, int], str] = {}
-        states: dict[ActorPlace, Any] = {}
-        self.turns = [
-            self._turn(number, seen, states) for number, seen in enumerate(view.log, start=1)
-        ]
+        now: dict[ActorPlace, Any] = dict(states or {})
+        self.turns = [self._turn(number, seen, now) for number, seen in enumerate(log, start=1)]
 
     @classmethod
     def of(cls, world: SimulatedWorld, report: RunReport) -> Timeline:
         """Return what became of ``world``."""
-        return cls(world.view, report, tuple(each.name for each in world.invariants))
+        return cls(
+            world.view.log,
+            faults=report.injections,
+            violation=report.violation,
+            invariants=tuple(each.name for each in world.invariants),
+            seed=report.seed,
+        )
 
     def number_of(self, effect_id: str) -> int:
         """Return an effect's number in this run, from 1 in the order of their first commits."""
@@ -174,7 +187,7 @@ class Timeline:
         least, most = kind.seconds
         if most:
             # The plan draws a fault's length from a stream of its own, so it can be drawn again.
-            seed = f"{self.report.seed}/{fault.name}/{fault.node}/{fault.occasion}"
+            seed = f"{self._seed}/{fault.name}/{fault.node}/{fault.occasion}"
             seconds = random.Random(seed).uniform(least, most)
             by = " by" if least < 0 else ""
             shown += f"{by} {seconds:.1f} s" if abs(seconds) >= 0.1 else f" {seconds * 1e3:.0f} ms"

@@ -179,3 +179,47 @@ def test_a_class_that_cannot_be_hosted_is_refused_with_its_file_and_line(node: N
     line = next(n for n, each in enumerate(text.splitlines(), 1) if "def add(" in each) - 1
     assert f"wrong.py:{line}: Counter.add: parameter 'amount'" in done.error["message"]
     assert done.error["fields"]["line"] == line
+
+
+STUBBORN = """
+import asyncio
+from kelpie import Actor, State, command
+
+class Tally(State):
+    total: int = 0
+
+class Stubborn(Actor[Tally]):
+    @command
+    def add(self) -> int:
+        self.state.total += 1
+        return self.state.total
+
+    @command
+    async def hang(self) -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+"""
+
+
+@pytest.mark.requirement("DRAIN-BOUNDED")
+@pytest.mark.timeout(180)
+def test_a_handler_that_will_not_end_is_named_and_left(node: Node) -> None:
+    (node.directory / "stubborn.py").write_text(STUBBORN, encoding="utf-8")
+    server = node.serve("stubborn.py")
+    add = ("actors", "call", "Stubborn/kept", "add")
+    assert node.ok(*add) == {"result": 1}
+    hanging = node.kelpie("actors", "call", "Stubborn/hog", "hang", "--json")
+    handler = ("actors", "show", "Stubborn/hog")
+    eventually(
+        lambda: node.cli(*handler, "--json").out.count('"hang"'), within_s=30, what="the handler"
+    )
+    server.process.send(signal.SIGTERM)
+    assert server.process.wait(120) == BUSY
+    assert "tasks.left" in server.process.err
+    assert "actors.handler:default/Stubborn/hog" in server.process.err
+    assert hanging.wait() != 0
+    node.serve("stubborn.py")
+    assert node.ok(*add) == {"result": 2}

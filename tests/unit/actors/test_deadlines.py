@@ -92,3 +92,18 @@ def test_whoever_is_cancelled_leaves_the_others_waiting() -> None:
         assert stays.result() == 7
 
     simulate(work())
+
+
+def test_a_timer_that_comes_a_float_too_early_ends_its_wait_all_the_same() -> None:
+    early_ns = 972_222_125
+    ends = early_ns / 1e9 + 30.0
+    assert round(ends * 1e9) / 1e9 < ends, "the clock's float is a little below the deadline's"
+    loop = SimulatedLoop(start_ns=early_ns)
+
+    async def wait() -> None:
+        with pytest.raises(DeadlineError):
+            await Deadlines().wait(loop.create_future(), ACTOR, 30_000)
+
+    loop.run_until_complete(wait())
+    assert loop.now_ns - early_ns == 30_000_000_000
+    loop.abandon()

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from kelpie.actors.supervisor import RESTART_DELAY_S_MIN, Supervisor
+from kelpie.actors.supervisor import CANCELLATIONS_MAX, RESTART_DELAY_S_MIN, Supervisor
 from kelpie.core.errors import DrainingError
+from kelpie.core.limits import STOP_TIMEOUT_MS
+from kelpie.sim.loop import SimulatedLoop
 from kelpie.sim.telemetry import RecordedTelemetry
 
 
@@ -140,3 +142,41 @@ async def test_a_task_without_a_name_is_a_programmers_mistake() -> None:
     with pytest.raises(AssertionError, match="name"):
         supervisor.spawn("", work)
     work.close()
+
+
+@pytest.mark.requirement("DRAIN-BOUNDED")
+def test_a_task_that_swallows_its_cancellation_is_left_and_named() -> None:
+    telemetry = RecordedTelemetry()
+    cancellations = 0
+
+    async def work() -> None:
+        nonlocal cancellations
+        while cancellations < 3:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancellations += 1
+
+    async def live() -> tuple[str, ...]:
+        supervisor = Supervisor(clock=ImpatientClock(), telemetry=telemetry)
+        stubborn = supervisor.spawn("test.stubborn:1", work())
+        obedient = supervisor.spawn("test.obedient:1", asyncio.sleep(3600))
+        assert stubborn is not None
+        assert obedient is not None
+        await asyncio.sleep(0)  # both have begun
+        assert supervisor.left == ()
+        await supervisor.close()
+        assert obedient.cancelled()
+        left = supervisor.left
+        stubborn.cancel()
+        await asyncio.wait([stubborn])
+        return left
+
+    loop = SimulatedLoop()
+    assert loop.run_until_complete(live()) == ("test.stubborn:1",)
+    assert loop.now_ns == CANCELLATIONS_MAX * STOP_TIMEOUT_MS * 1_000_000
+    assert cancellations == CANCELLATIONS_MAX + 1
+    assert [(event, fields["tasks"]) for _, event, fields in telemetry.logs] == [
+        ("tasks.left", "test.stubborn:1")
+    ]
+    loop.close()

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from pathlib import Path
 from time import monotonic_ns
 
@@ -23,6 +24,11 @@ from kelpie.sim.escape import sealed
 from kelpie.sim.loop import EscapedSimulationError, SimulatedLoop
 
 pytestmark = pytest.mark.requirement("SIM-SEALED")
+
+
+class Moment(datetime):
+    """A moment of a user's own."""
+
 
 ESCAPES: dict[str, Callable[[], object]] = {
     "time.time": lambda: time.time(),  # noqa: PLW0108  looked up when it is called
@@ -37,6 +43,11 @@ ESCAPES: dict[str, Callable[[], object]] = {
     "threading.Thread": lambda: threading.Thread(target=print).start(),
     "subprocess.Popen": lambda: subprocess.run(["true"], check=True),
     "a name imported from time": lambda: monotonic_ns(),  # noqa: PLW0108
+    "datetime.now": lambda: datetime.now(UTC),
+    "datetime.utcnow": lambda: datetime.utcnow(),  # type: ignore[deprecated]  # noqa: DTZ003, PLW0108
+    "datetime.today": lambda: datetime.today(),  # noqa: DTZ002, PLW0108
+    "date.today": lambda: date.today(),  # noqa: DTZ011, PLW0108
+    "a class below datetime": lambda: Moment.now(UTC),
     "os.system": lambda: os.system("true"),
 }
 LATE_BOUND = sorted(ESCAPES)
@@ -50,6 +61,14 @@ def test_what_reaches_the_real_world_is_named_with_its_place(name: str) -> None:
     text = str(caught.value)
     assert __name__.rpartition(".")[2] in text, text
     assert "<lambda>" in text, text
+
+
+def test_the_present_moment_is_back_after_the_seal() -> None:
+    before = datetime.now(UTC)
+    with sealed():
+        assert datetime.fromtimestamp(0, UTC) < before, "a moment that is known is no escape"
+    assert datetime.now(UTC) >= before
+    assert isinstance(Moment.now(UTC), Moment)
 
 
 def test_a_thread_pool_cannot_start_its_threads() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -81,3 +83,24 @@ def test_few_delays_change_little() -> None:
         for seed in range(3)
     ]
     assert any(order != calm for order in orders)
+
+
+@pytest.mark.parametrize("name", SCHEDULER_NAMES)
+def test_a_scheduler_keeps_no_task_that_is_gone(name: SchedulerName) -> None:
+    gone: list[weakref.ref[asyncio.Task[None]]] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(work()) for _ in range(10)]
+        gone.extend(weakref.ref(task) for task in tasks)
+        await asyncio.wait(tasks)
+
+    scheduler = make_scheduler(name, random.Random(1), depth=3)
+    loop = SimulatedLoop(scheduler=scheduler)
+    loop.run_until_complete(main())
+    loop.abandon()
+    gc.collect()
+    assert [each() for each in gone] == [None] * 10
+    assert make_scheduler(name, random.Random(1), depth=3) is not scheduler

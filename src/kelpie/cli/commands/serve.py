@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from kelpie.cli.frame import Frame, framed, run_async
@@ -24,7 +27,8 @@ def serve(
     "actors", else all in its namespace.
 
     SIGTERM and Ctrl-C stop it: running turns finish, and what is pending resumes at the next
-    start. An address beyond loopback needs an API key.
+    start. A handler that swallows its cancellation is left after 20 s: exit status 75, and the log
+    names it. An address beyond loopback needs an API key.
     """
     settings = frame.settings({"server.host": host, "server.port": port, "store.url": store})
     require_startable(settings, frame.world.environment)
@@ -41,4 +45,12 @@ def serve(
         if ready.held:
             frame.terminal.say("  The store is held after a restore: kelpie store release")
 
-    return run_async(frame.world.run_server(settings, announce, program))
+    async def run() -> int:
+        status = await frame.world.run_server(settings, announce, program)
+        if status:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)  # a handler that will not end would keep the loop from closing
+        return status
+
+    return run_async(run())

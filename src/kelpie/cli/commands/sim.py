@@ -10,16 +10,17 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
 
 from kelpie.app.text import safe_line
+from kelpie.cli.debugging import say_lines, step_over
 from kelpie.cli.errors import CommandError
 from kelpie.cli.frame import Frame, framed
-from kelpie.sim.debug import Debugger, drive
+from kelpie.sim.debug import Debugger
 from kelpie.sim.hash_seed import plan_restart
 from kelpie.sim.run import RunReport, run
 from kelpie.sim.scenarios import SCENARIOS
@@ -116,7 +117,7 @@ def replay(frame: Frame, *, scenario: str, token: str | None, faults: str) -> in
         same = {"is_same": ran.is_same, "remarks": ran.remarks}
         frame.terminal.data(msgspec.to_builtins(result) | same)
     else:
-        _say_lines(frame, [ran.timeline.verdict, *ran.remarks])
+        say_lines(frame, [ran.timeline.verdict, *ran.remarks])
     return 0 if ran.is_same and ran.report.is_clean else 1
 
 
@@ -136,7 +137,7 @@ def explain(frame: Frame, *, scenario: str, token: str | None, faults: str) -> i
     if frame.as_json:
         frame.terminal.data({"story": story, "remarks": ran.remarks})
     else:
-        _say_lines(frame, story)
+        say_lines(frame, story)
         for remark in ran.remarks:
             frame.terminal.say(safe_line(remark))
     return 0
@@ -178,7 +179,7 @@ def shrink(
     if frame.as_json:
         frame.terminal.data({"file": name, "attempts": shrinker.attempts, "story": small.story})
         return 0
-    _say_lines(
+    say_lines(
         frame,
         [
             timeline.verdict,
@@ -228,7 +229,7 @@ def soak_seeds(
     for result in tally.failed:
         _show_failure(frame, result)
     _show_tally(frame, tally, with_counts=True)
-    _say_lines(frame, gaps)
+    say_lines(frame, gaps)
     return 1 if gaps or tally.failed else 0
 
 
@@ -245,10 +246,7 @@ def debug(frame: Frame, *, scenario: str, token: str | None, faults: str) -> int
     """
     _pin(frame)
     ran = _run_again(frame, scenario, token, faults)
-    say = frame.terminal.data if frame.as_json else _line_printer(frame)
-    debugger = Debugger(ran.timeline, say)
-    for _ in drive(debugger, _lines_of(frame, debugger)):
-        pass
+    step_over(frame, lambda say: Debugger(ran.timeline, say))
     return 0
 
 
@@ -324,33 +322,10 @@ class _Progress:
         self._frame.terminal.say(f"{seeds:,} seeds, {failed:,} failed")
 
 
-def _say_lines(frame: Frame, lines: list[str]) -> None:
-    for line in lines:
-        frame.terminal.line(safe_line(line))
-
-
-def _line_printer(frame: Frame) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        _say_lines(frame, text.split("\n"))
-
-    return say
-
-
-def _lines_of(frame: Frame, debugger: Debugger) -> Iterator[str]:
-    """Yield what stdin says, line by line, with a prompt on a terminal."""
-    while True:
-        if frame.terminal.interactive:
-            frame.terminal.prompt(debugger.prompt)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        yield line
-
-
 def _show_failure(frame: Frame, result: SeedResult) -> None:
     assert result.violation is not None, "a failure has a reason"
     what = f"{result.violation.invariant}: {result.violation.text}"
-    _say_lines(frame, [f"{result.scenario}, seed {result.seed}: {what}", result.replay])
+    say_lines(frame, [f"{result.scenario}, seed {result.seed}: {what}", result.replay])
 
 
 def _show_tally(frame: Frame, tally: Tally, *, with_counts: bool) -> None:
@@ -358,7 +333,7 @@ def _show_tally(frame: Frame, tally: Tally, *, with_counts: bool) -> None:
     line = f"{tally.seeds.total():,} seeds ({parts}), {len(tally.failed):,} failed"
     hours = f"{tally.virtual_s / 3600:,.1f} simulated hours, {tally.commits:,} commits"
     faults = f"{tally.injected.total():,} faults of {len(+tally.injected)} kinds"
-    _say_lines(frame, [f"{line}; {hours}, {faults}"])
+    say_lines(frame, [f"{line}; {hours}, {faults}"])
     if with_counts:
         rows = [["fault", name, f"{count:,}"] for name, count in sorted(tally.injected.items())]
         rows += [

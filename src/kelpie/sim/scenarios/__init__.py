@@ -11,6 +11,7 @@ from kelpie.sim.scenarios.bank import BankScenario
 from kelpie.sim.scenarios.care import CareScenario
 from kelpie.sim.scenarios.counters import CountersScenario
 from kelpie.sim.scenarios.crowd import CrowdScenario
+from kelpie.sim.scenarios.drains import DrainsScenario
 from kelpie.sim.scenarios.errands import ErrandsScenario
 from kelpie.sim.scenarios.lives import LivesScenario
 from kelpie.sim.scenarios.plans import PlansScenario
@@ -22,6 +23,7 @@ SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
     "care": CareScenario,
     "counters": CountersScenario,
     "crowd": CrowdScenario,
+    "drains": DrainsScenario,
     "errands": ErrandsScenario,
     "lives": LivesScenario,
     "plans": PlansScenario,
