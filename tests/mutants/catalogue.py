@@ -78,10 +78,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="reply-before-commit",
-        file="actors/turns.py",
-        before="        self.unsettle()\n        try:\n            outcome",
+        file="actors/output.py",
+        before="        self._work.begin()\n        try:\n            outcome",
         after=(
-            "        self.unsettle()\n        envelope.succeed(drafted.reply)\n"
+            "        self._work.begin()\n        envelope.succeed(drafted.reply)\n"
             "        try:\n            outcome"
         ),
         family="keys",
@@ -90,15 +90,15 @@ MUTANTS: Final = (
     Mutant(
         name="query-before-durable",
         file="actors/turns.py",
-        before="        if activation.durable_version >= activation.version:\n            envelope",
-        after="        if activation.durable_version >= 0:\n            envelope",
+        before=" and activation.durable_version >= activation.version:\n            envelope",
+        after=" and activation.durable_version >= 0:\n            envelope",
         family="histories",
         scenario="crowd",
     ),
     Mutant(
         name="refused-turn-stays-in-memory",
-        file="actors/turns.py",
-        before="        self.discard(activation, retry)\n",
+        file="actors/output.py",
+        before="        self._turns.departures.discard(activation, retry)\n",
         after="        activation.version = activation.durable_version\n        del retry\n",
         family="histories",
         scenario="crowd",
@@ -107,7 +107,8 @@ MUTANTS: Final = (
         name="failed-load-is-an-empty-state",
         file="actors/turns.py",
         before=(
-            "        except KelpieError as error:\n            self.discard(activation, error)\n"
+            "        except KelpieError as error:\n"
+            "            self.departures.discard(activation, error)\n"
             "        except KeyboardInterrupt:\n"
         ),
         after=(
@@ -128,7 +129,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="key-is-not-looked-up",
-        file="actors/engine.py",
+        file="actors/keyed.py",
         before="            kept = await self._store.reply(envelope.actor, method, envelope.key)\n",
         after="            kept = None\n",
         family="keys",
@@ -268,8 +269,8 @@ MUTANTS: Final = (
     Mutant(
         name="effects-are-not-driven-again",
         file="effects/dispatcher.py",
-        before="            for row in page:\n                self._consider(row)\n",
-        after="            for row in page:\n                del row\n",
+        before="                    self._consider(row)\n",
+        after="                    continue\n",
         family="liveness",
         scenario="agent_day",
     ),

@@ -179,8 +179,9 @@ class Engine(KeyCare):
 
     def hold(self, shards: Iterable[int], until: asyncio.Event) -> None:
         """Let actors of shards that were just gained wait for ``until`` before their first turn."""
-        self._turns.holds.update(dict.fromkeys(shards, until))
         assert not until.is_set(), "what is held waits"
+        self._turns.holds.update(dict.fromkeys(shards, until))
+        assert all(self.ownership.owns(shard) for shard in self.holding(until))
 
     def holding(self, until: asyncio.Event) -> frozenset[int]:
         """Return the shards that wait for ``until``."""
@@ -193,6 +194,7 @@ class Engine(KeyCare):
             del self._turns.holds[shard]
         until.set()
         assert not self.holding(until), "nothing waits for it any more"
+        assert until not in self._turns.holds.values()
 
     # --- calls ----------------------------------------------------------------------------------
 

@@ -31,10 +31,12 @@ class Pauses:
     async def load(self) -> None:
         """Pause what the store says is paused; to be done before anything is delivered.
 
-        Actors of types that are not hosted here have no turns here.
+        Actors of types that are not hosted here, or of shards that are not owned, have no turns
+        here; those of a shard that is gained later are looked up then.
         """
         for pause in await self._store.pauses():
-            self._take(pause)
+            if self._ownership.is_whole or self._ownership.owns(pause.actor.shard):
+                self._take(pause)
 
     def _take(self, pause: StoredPause) -> None:
         if self._engine.hosts(pause.actor.type):

@@ -53,6 +53,8 @@ class TickBudget:
         self._streak = 0
         self._quota = self._share if self._left >= self._share else limits.TURNS_PER_STEP_MIN
         self._resting += 1
+        assert self._resting > 0, "somebody rests"
+        assert self._quota >= limits.TURNS_PER_STEP_MIN, "each that rests gets a share"
         if self._resting == 1:
             asyncio.get_running_loop().call_soon(self._begin_tick)
         await asyncio.sleep(0)

@@ -19,6 +19,7 @@ from kelpie.effects.gate import Gated
 from kelpie.effects.model import EffectRecord, Outcome, Preparation, Promise
 from kelpie.effects.policy import Policy
 from kelpie.effects.rules import EffectKind, GateRules
+from kelpie.sim.loop import SimulatedLoop
 from kelpie.storage.records import StoredPause
 from tests.integration.actors.counter import (
     Add,
@@ -122,7 +123,7 @@ def test_nothing_of_a_shard_that_is_not_owned_is_loaded_and_the_refusal_names_it
             await one.gain(A.shard)
             assert await one.call(A, Add(2)) == 2
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_past_the_lease_no_answer_leaves_that_the_store_did_not_prove(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_past_the_lease_no_answer_leaves_that_the_store_did_not_prove(tmp_path: 
             one.ownership.until_ns = one.clock.boot_ns() + 1_000_000_000
             assert await total(one) == 2
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_an_answer_that_was_read_within_the_lease_may_wait_for_its_commit(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_an_answer_that_was_read_within_the_lease_may_wait_for_its_commit(tmp_pa
             assert (await early).total == 1
             assert isinstance((await ends(late))[0], NotOwnerError)
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_a_shard_lost_while_a_commit_is_in_flight_answers_as_the_store_decided(
@@ -196,7 +197,7 @@ def test_a_shard_lost_while_a_commit_is_in_flight_answers_as_the_store_decided(
             assert await total(two) == 1
             assert await two.call(A, Add(5)) == 6
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_a_commit_that_was_durable_before_its_shard_was_lost_is_acknowledged(
@@ -213,7 +214,7 @@ def test_a_commit_that_was_durable_before_its_shard_was_lost_is_acknowledged(
             await two.gain(A.shard)
             assert await total(two) == 10
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_a_refused_epoch_costs_the_shard_and_no_other(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_a_refused_epoch_costs_the_shard_and_no_other(tmp_path: Path) -> None:
             assert await one.call(B, Add(1)) == 2
             assert await total(two) == 2
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_of_a_handler_whose_shard_is_lost_nothing_leaves(tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_of_a_handler_whose_shard_is_lost_nothing_leaves(tmp_path: Path) -> None
             assert one.store.written == []
             assert await two.engine.query(WALKER, walker_message("total")) == 1
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_a_hand_over_lets_the_running_turn_end_and_sends_the_others_on(tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_a_hand_over_lets_the_running_turn_end_and_sends_the_others_on(tmp_path:
             assert await two.call(A, Add(1)) == 3
             assert await two.call(WALKER, walker_message("walk", 0.1)) == 2
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_a_handler_that_does_not_end_holds_a_hand_over_up_for_a_bounded_time(
@@ -309,7 +310,7 @@ def test_a_handler_that_does_not_end_holds_a_hand_over_up_for_a_bounded_time(
             assert await two.engine.query(WALKER, walker_message("total")) == 0
             assert one.store.written == []
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 @pytest.mark.requirement("ACTOR-MESSAGE-ONCE", "ACTOR-FIFO")
@@ -342,7 +343,7 @@ def test_messages_that_wait_for_a_shard_have_their_turns_once_and_in_order(
             assert await one.store.outbox(0, 10) == []
             assert two.outbox.backlog == 0
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 @pytest.mark.requirement("ACTOR-FIFO")
@@ -365,7 +366,7 @@ def test_a_message_whose_transaction_was_slow_is_not_overtaken_by_its_senders_ne
             await asyncio.sleep(3)
             assert (await two.engine.query(B, Show())).seen == ("other", "first", "second")
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_a_reminder_that_was_on_its_way_when_its_shard_was_lost_is_the_next_owners(
@@ -387,7 +388,7 @@ def test_a_reminder_that_was_on_its_way_when_its_shard_was_lost_is_the_next_owne
             logged = [event for _, event, _ in one.telemetry.logs]
             assert "reminder.failed" not in logged, "it is not one's own any more"
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_reminders_of_a_gained_shard_fire_and_those_of_a_lost_one_do_not(tmp_path: Path) -> None:
@@ -407,7 +408,7 @@ def test_reminders_of_a_gained_shard_fire_and_those_of_a_lost_one_do_not(tmp_pat
             await asyncio.sleep(60)
             assert (await one.engine.query(A, Show())).seen == ("1000", "2000", "60000")
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 @pytest.mark.requirement("ACTOR-PAUSE-SURVIVES")
@@ -436,7 +437,7 @@ def test_a_pause_holds_at_the_next_owner_before_its_first_turn(tmp_path: Path) -
             await two.pauses.resume(A, principal="somebody")
             assert await call == 2
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 class SlowExecutor:
@@ -500,7 +501,7 @@ def test_an_effect_ends_where_it_began_though_its_shard_moved(
             assert await told(two) == ("e done",)
             assert [hand.executed for hand in hands] == [1, 0]
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 @pytest.mark.requirement("EFFECT-ONCE-UNKNOWN")
@@ -528,7 +529,7 @@ def test_an_effect_is_recovered_by_its_promise_once_its_session_has_ended_and_no
             assert await told(two) == (end,)
             assert [hand.executed for hand in hands] == executed
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 @pytest.mark.parametrize(
@@ -551,7 +552,7 @@ def test_nothing_is_handed_to_an_executor_past_the_lease(
             assert await told(one) == (end,)
             assert hand.executed == executed
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
 
 
 def test_effects_that_waited_in_a_gained_shard_are_executed(tmp_path: Path) -> None:
@@ -568,4 +569,4 @@ def test_effects_that_waited_in_a_gained_shard_are_executed(tmp_path: Path) -> N
             assert await told(two) == ("e done",)
             assert [hand.executed for hand in hands] == [0, 1]
 
-    simulate(run)
+    simulate(run, loop=SimulatedLoop())
