@@ -53,7 +53,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class NodeHost:
     """One machine: its clock, and the process on it.
 
     Attributes:
@@ -97,7 +97,7 @@ class NodesWorld:
         left: Which troubles may still happen.
     """
 
-    hosts: tuple[Host, ...]
+    hosts: tuple[NodeHost, ...]
     stored: Stored
     late: tuple[Asked, ...] = ()
     written: int = 0
@@ -152,6 +152,7 @@ class _Subject:
 
     def reach(self, world: NodesWorld, asked: Asked) -> tuple[NodesWorld, Any]:
         """Let an operation reach the store; return the world after it and the answer."""
+        assert asked.command.session, "a session asks"
         key = (world.stored, type(asked.command), asked.command)
         done = self.done.get(key)
         if done is None:
@@ -161,6 +162,7 @@ class _Subject:
             else:
                 answer = self.tables.run(self._member(asked.command))
             done = self.done[key] = (self.tables.save(), answer)
+        assert len(done[0].shards) == len(world.stored.shards), "no shard comes or goes"
         return replace(world, stored=done[0]), done[1]
 
     def _member(self, command: Any) -> Callable[[Transaction], Any]:
@@ -240,7 +242,7 @@ class _Subject:
         return replace(world, written=epoch)
 
 
-def _with(world: NodesWorld, index: int, host: Host) -> NodesWorld:
+def _with(world: NodesWorld, index: int, host: NodeHost) -> NodesWorld:
     hosts = list(world.hosts)
     hosts[index] = host
     return replace(world, hosts=tuple(hosts))
@@ -475,7 +477,7 @@ def _canonical_asked(asked: Asked, epoch: int, renewals: dict[str, int], now_ns:
     return (type(command).__name__, command.session, detail, age_ns if _is_of_lease(asked) else 0)
 
 
-def _canonical_host(host: Host, epoch: int, renewals: dict[str, int]) -> Hashable:
+def _canonical_host(host: NodeHost, epoch: int, renewals: dict[str, int]) -> Hashable:
     now_ns, member = host.clock_ns, host.member
     asked = tuple(_canonical_asked(each, epoch, renewals, now_ns) for each in host.asked)
     slow = tuple(_canonical_asked(each, epoch, renewals, now_ns) for each in host.slow)
@@ -541,7 +543,7 @@ def nodes_model(
         tables=tables, timing=timing, fence=fence, decide=decide, sessions_max=sessions_max
     )
     first = NodesWorld(
-        hosts=(Host(member=None), Host(member=None)),
+        hosts=(NodeHost(member=None), NodeHost(member=None)),
         stored=tables.save(),
     )
     if is_settled:
