@@ -12,7 +12,7 @@ Time is counted in ticks and kept relative in what tells states apart.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -43,6 +43,19 @@ TROUBLES: Final = ("cut", "drift", "lost answer", "slow answer", "crash", "leave
 
 Fence = Callable[[Transaction, int, int], None]
 """What the store makes of a commit to a shard under an epoch: returns, or refuses."""
+
+Statements = Mapping[type, Callable[..., Any]]
+"""Members of transactions that take the place of the shipped ones, by command."""
+
+
+_SHIPPED: Final[Statements] = {
+    c.Join: rows.join,
+    c.Renew: rows.renew,
+    c.WriteState: rows.set_state,
+    c.Claim: rows.claim,
+    c.Release: rows.release,
+    c.End: rows.end,
+}
 
 
 class Asked(NamedTuple):
@@ -112,6 +125,7 @@ class _Subject:
     timing: Timing
     fence: Fence
     decide: Callable[[Member, e.Event], Any]
+    statements: Statements
     sessions_max: int = 2
     done: dict[Any, tuple[Stored, Any]] = field(default_factory=dict[Any, tuple[Stored, Any]])
 
@@ -166,20 +180,19 @@ class _Subject:
         return replace(world, stored=done[0]), done[1]
 
     def _member(self, command: Any) -> Callable[[Transaction], Any]:
+        member = self.statements.get(type(command), _SHIPPED[type(command)])
         match command:
             case c.Join():
-                return partial(rows.join, node=self._row(command.session))
-            case c.Renew():
-                return partial(rows.renew, session=command.session)
+                return partial(member, node=self._row(command.session))
             case c.WriteState():
-                return partial(rows.set_state, session=command.session, state=command.state)
-            case c.Claim():
-                return partial(rows.claim, session=command.session, shards=command.shards)
-            case c.Release():
-                return partial(rows.release, session=command.session, shards=command.shards)
+                return partial(member, session=command.session, state=command.state)
+            case c.Claim() | c.Release():
+                return partial(member, session=command.session, shards=command.shards)
+            case c.End():
+                seen = command.renewals
+                return partial(member, session=command.other, renewals=seen, now_ms=1)
             case _:
-                renewals = command.renewals
-                return partial(rows.end, session=command.other, renewals=renewals, now_ms=1)
+                return partial(member, session=command.session)
 
     def _row(self, session: str) -> NodeRow:
         ttl_ms = self.timing.ttl_ns // NS_PER_MS
@@ -525,6 +538,7 @@ def nodes_model(
     timing: Timing = TIMING,
     fence: Fence = require_epoch,
     decide: Callable[[Member, e.Event], Any] = decide,
+    statements: Statements | None = None,
     sessions_max: int = 2,
     is_settled: bool = True,
 ) -> Model[NodesWorld]:
@@ -535,12 +549,18 @@ def nodes_model(
         timing: How long nodes wait.
         fence: The store's check of epochs, for saboteurs.
         decide: The machine, for saboteurs.
+        statements: Members of transactions, for saboteurs.
         sessions_max: How many sessions a machine may have begun when it starts another process.
         is_settled: Whether both nodes are members and the shard is served to begin with.
     """
     tables = ClusterTables(sqlite3.connect(":memory:", isolation_level=None), 1)
     subject = _Subject(
-        tables=tables, timing=timing, fence=fence, decide=decide, sessions_max=sessions_max
+        tables=tables,
+        timing=timing,
+        fence=fence,
+        decide=decide,
+        statements=statements or {},
+        sessions_max=sessions_max,
     )
     first = NodesWorld(
         hosts=(NodeHost(member=None), NodeHost(member=None)),
