@@ -44,7 +44,7 @@ TROUBLES: Final = ("cut", "drift", "lost answer", "slow answer", "crash", "leave
 Fence = Callable[[Transaction, int, int], None]
 """What the store makes of a commit to a shard under an epoch: returns, or refuses."""
 
-Statements = Mapping[type, Callable[..., Any]]
+Statements = Mapping[type[Any], Callable[..., Any]]
 """Members of transactions that take the place of the shipped ones, by command."""
 
 
@@ -179,8 +179,9 @@ class _Subject:
         assert len(done[0].shards) == len(world.stored.shards), "no shard comes or goes"
         return replace(world, stored=done[0]), done[1]
 
-    def _member(self, command: Any) -> Callable[[Transaction], Any]:
-        member = self.statements.get(type(command), _SHIPPED[type(command)])
+    def _member(self, command: c.LeaseCommand | c.ShardsCommand) -> Callable[[Transaction], Any]:
+        kind = type(command)
+        member = self.statements.get(kind, _SHIPPED[kind])
         match command:
             case c.Join():
                 return partial(member, node=self._row(command.session))
