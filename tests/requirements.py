@@ -573,6 +573,10 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
         text="When a node fails or leaves, its shards are moved, not only planned to be.",
         critical=True,
     ),
+    "K-03": Requirement(
+        text="Who owns a shard is agreed on by one transaction of the store that all share.",
+        critical=True,
+    ),
     "K-04": Requirement(
         text="A frame is read whole, however its bytes arrive; what is none ends its connection."
     ),
@@ -638,8 +642,6 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
 }
 
 # Defects that cannot come back yet, because what had them does not exist here: K-nn and why.
-DUE_DEFECTS: dict[str, str] = {
-    "K-03": "A consensus that was never wired: with one process nothing has to be agreed on.",
-}
+DUE_DEFECTS: dict[str, str] = {}
 
 REQUIREMENTS: dict[str, Requirement] = PROMISES | KNOWN_DEFECTS

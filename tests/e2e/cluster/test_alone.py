@@ -32,6 +32,16 @@ def test_one_node_owns_every_shard(node: Node, *, beside: bool) -> None:
     assert f"{SHARD_COUNT} shards, 0 without an owner" in node.cli("cluster", "status").err
 
 
+def test_a_watched_status_comes_again_and_follows_what_changes(node: Node) -> None:
+    node.serve()
+    watching = node.kelpie("cluster", "status", "--watch", "--json")
+    watching.await_out('"moves": 0}\n')
+    node.ok("cluster", "cordon", "local")
+    watching.await_out('"cordoned": true')
+    assert watching.status is None
+    assert watching.end() != 0
+
+
 @pytest.mark.covers("kelpie cluster where", "kelpie cluster pin", "kelpie cluster unpin")
 @pytest.mark.covers("GET /v1/cluster/where", "POST /v1/cluster/pins")
 def test_an_actor_is_found_and_its_rules_are_kept_with_its_shard(node: Node) -> None:

@@ -12,7 +12,7 @@ Time is counted in ticks and kept relative in what tells states apart.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -44,6 +44,19 @@ TROUBLES: Final = ("cut", "drift", "lost answer", "slow answer", "crash", "leave
 Fence = Callable[[Transaction, int, int], None]
 """What the store makes of a commit to a shard under an epoch: returns, or refuses."""
 
+Statements = Mapping[type[Any], Callable[..., Any]]
+"""Members of transactions that take the place of the shipped ones, by command."""
+
+
+_SHIPPED: Final[Statements] = {
+    c.Join: rows.join,
+    c.Renew: rows.renew,
+    c.WriteState: rows.set_state,
+    c.Claim: rows.claim,
+    c.Release: rows.release,
+    c.End: rows.end,
+}
+
 
 class Asked(NamedTuple):
     """An operation on its way to the store."""
@@ -53,7 +66,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class NodeHost:
     """One machine: its clock, and the process on it.
 
     Attributes:
@@ -97,7 +110,7 @@ class NodesWorld:
         left: Which troubles may still happen.
     """
 
-    hosts: tuple[Host, ...]
+    hosts: tuple[NodeHost, ...]
     stored: Stored
     late: tuple[Asked, ...] = ()
     written: int = 0
@@ -112,6 +125,7 @@ class _Subject:
     timing: Timing
     fence: Fence
     decide: Callable[[Member, e.Event], Any]
+    statements: Statements
     sessions_max: int = 2
     done: dict[Any, tuple[Stored, Any]] = field(default_factory=dict[Any, tuple[Stored, Any]])
 
@@ -152,6 +166,7 @@ class _Subject:
 
     def reach(self, world: NodesWorld, asked: Asked) -> tuple[NodesWorld, Any]:
         """Let an operation reach the store; return the world after it and the answer."""
+        assert asked.command.session, "a session asks"
         key = (world.stored, type(asked.command), asked.command)
         done = self.done.get(key)
         if done is None:
@@ -161,23 +176,24 @@ class _Subject:
             else:
                 answer = self.tables.run(self._member(asked.command))
             done = self.done[key] = (self.tables.save(), answer)
+        assert len(done[0].shards) == len(world.stored.shards), "no shard comes or goes"
         return replace(world, stored=done[0]), done[1]
 
-    def _member(self, command: Any) -> Callable[[Transaction], Any]:
+    def _member(self, command: c.LeaseCommand | c.ShardsCommand) -> Callable[[Transaction], Any]:
+        kind = type(command)
+        member = self.statements.get(kind, _SHIPPED[kind])
         match command:
             case c.Join():
-                return partial(rows.join, node=self._row(command.session))
-            case c.Renew():
-                return partial(rows.renew, session=command.session)
+                return partial(member, node=self._row(command.session))
             case c.WriteState():
-                return partial(rows.set_state, session=command.session, state=command.state)
-            case c.Claim():
-                return partial(rows.claim, session=command.session, shards=command.shards)
-            case c.Release():
-                return partial(rows.release, session=command.session, shards=command.shards)
+                return partial(member, session=command.session, state=command.state)
+            case c.Claim() | c.Release():
+                return partial(member, session=command.session, shards=command.shards)
+            case c.End():
+                seen = command.renewals
+                return partial(member, session=command.other, renewals=seen, now_ms=1)
             case _:
-                renewals = command.renewals
-                return partial(rows.end, session=command.other, renewals=renewals, now_ms=1)
+                return partial(member, session=command.session)
 
     def _row(self, session: str) -> NodeRow:
         ttl_ms = self.timing.ttl_ns // NS_PER_MS
@@ -240,7 +256,7 @@ class _Subject:
         return replace(world, written=epoch)
 
 
-def _with(world: NodesWorld, index: int, host: Host) -> NodesWorld:
+def _with(world: NodesWorld, index: int, host: NodeHost) -> NodesWorld:
     hosts = list(world.hosts)
     hosts[index] = host
     return replace(world, hosts=tuple(hosts))
@@ -475,7 +491,7 @@ def _canonical_asked(asked: Asked, epoch: int, renewals: dict[str, int], now_ns:
     return (type(command).__name__, command.session, detail, age_ns if _is_of_lease(asked) else 0)
 
 
-def _canonical_host(host: Host, epoch: int, renewals: dict[str, int]) -> Hashable:
+def _canonical_host(host: NodeHost, epoch: int, renewals: dict[str, int]) -> Hashable:
     now_ns, member = host.clock_ns, host.member
     asked = tuple(_canonical_asked(each, epoch, renewals, now_ns) for each in host.asked)
     slow = tuple(_canonical_asked(each, epoch, renewals, now_ns) for each in host.slow)
@@ -523,6 +539,7 @@ def nodes_model(
     timing: Timing = TIMING,
     fence: Fence = require_epoch,
     decide: Callable[[Member, e.Event], Any] = decide,
+    statements: Statements | None = None,
     sessions_max: int = 2,
     is_settled: bool = True,
 ) -> Model[NodesWorld]:
@@ -533,15 +550,21 @@ def nodes_model(
         timing: How long nodes wait.
         fence: The store's check of epochs, for saboteurs.
         decide: The machine, for saboteurs.
+        statements: Members of transactions, for saboteurs.
         sessions_max: How many sessions a machine may have begun when it starts another process.
         is_settled: Whether both nodes are members and the shard is served to begin with.
     """
     tables = ClusterTables(sqlite3.connect(":memory:", isolation_level=None), 1)
     subject = _Subject(
-        tables=tables, timing=timing, fence=fence, decide=decide, sessions_max=sessions_max
+        tables=tables,
+        timing=timing,
+        fence=fence,
+        decide=decide,
+        statements=statements or {},
+        sessions_max=sessions_max,
     )
     first = NodesWorld(
-        hosts=(Host(member=None), Host(member=None)),
+        hosts=(NodeHost(member=None), NodeHost(member=None)),
         stored=tables.save(),
     )
     if is_settled:

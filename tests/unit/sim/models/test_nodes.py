@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kelpie.cluster import commands as c
 from kelpie.cluster import events as e
 from kelpie.cluster.member import Member, Timing
 from kelpie.cluster.membership import Decided, decide
 from kelpie.sim.explore import explore
-from kelpie.sim.models.nodes import TIMING, TROUBLES, nodes_model
+from kelpie.sim.models.nodes import TIMING, TROUBLES, Statements, nodes_model
+from kelpie.storage.records import ShardGrant
+from kelpie.storage.sqlite import nodes as rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kelpie.storage.sqlite.transaction import Transaction
 
 pytestmark = pytest.mark.requirement("K-07", "CLUSTER-LEASE")
@@ -114,3 +119,40 @@ def test_a_lease_timed_from_the_answer_lets_two_nodes_answer() -> None:
     assert found.broken is not None
     assert found.broken.law == "one node answers"
     assert "a is told of its renew" in found.broken.trace
+
+
+def _end_without_a_bump(
+    transaction: Transaction, session: str, renewals: int | None, now_ms: int
+) -> bool:
+    """End a session and free its shards under the epochs that they have."""
+    is_ended = rows.end(transaction, session, renewals, now_ms)
+    transaction.execute("UPDATE shards SET epoch = epoch - 1 WHERE session = ''")
+    return is_ended
+
+
+def _claim_without_a_bump(
+    transaction: Transaction, session: str, shards: Sequence[ShardGrant]
+) -> list[ShardGrant]:
+    taken = rows.claim(transaction, session, shards)
+    transaction.execute("UPDATE shards SET epoch = epoch - 1 WHERE session = ?", (session,))
+    return [ShardGrant(shard, epoch - 1) for shard, epoch in taken]
+
+
+@pytest.mark.requirement("K-14")
+def test_a_take_over_that_raises_no_epoch_leaves_two_effective_owners() -> None:
+    statements: Statements = {c.End: _end_without_a_bump, c.Claim: _claim_without_a_bump}
+    found = explore(nodes_model(["cut"], statements=statements))
+    assert found.broken is not None
+    assert found.broken.law == "one effective owner"
+    assert "a is cut off from the store" in found.broken.trace
+
+
+def _renew_anyhow(transaction: Transaction, session: str) -> int:
+    query = "UPDATE sessions SET ended_ms = NULL, renewals = renewals + 1 WHERE session = ?"
+    return transaction.execute(query, (session,)).rowcount
+
+
+def test_an_ended_session_that_could_be_renewed_would_live_again() -> None:
+    found = explore(nodes_model(["cut"], statements={c.Renew: _renew_anyhow}))
+    assert found.broken is not None
+    assert found.broken.law == "an ended session never lives again"
