@@ -15,7 +15,7 @@ from typing import Final
 from kelpie.actors.supervisor import Supervisor
 from kelpie.app.alone import keep_lease, read_earlier, take_over, write_session
 from kelpie.core.dsn import Dsn
-from kelpie.core.errors import KelpieError, SessionEndedError, StoreError
+from kelpie.core.errors import KelpieError, SessionEndedError, StoreError, StoreHeldError
 from kelpie.core.ids import derive_uuid
 from kelpie.core.limits import LEASE_TTL_MS
 from kelpie.ports.clock import Clock
@@ -24,6 +24,13 @@ from kelpie.ports.telemetry import Telemetry
 from kelpie.settings import Settings
 from kelpie.storage.cluster import NodeRow
 from kelpie.storage.holder import HolderLock
+from kelpie.storage.postgres.driver import (
+    DriverError,
+    close_gently,
+    connect,
+    refuse_to_open,
+)
+from kelpie.storage.postgres.migrations import read_version
 from kelpie.storage.postgres.store import PostgresStore
 
 BLOBS_DIRECTORY: Final = "blobs"
@@ -68,7 +75,7 @@ async def open_database(
     place = settings.store.path
     for directory in (settings.data_dir, place.parent):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = HolderLock.acquire(place, address=address)
+    lock = _lock(settings, address)
     try:
         store = await LoneStore.open(
             dsn.text,
@@ -94,6 +101,37 @@ async def open_database(
             await store.close()
     finally:
         lock.release()
+
+
+async def probe_database(settings: Settings) -> str:
+    """Ask the settings' database what it is, change nothing in it, and say so.
+
+    Raises:
+        ConfigError: The address is wrong.
+        StoreVersionError: The store in it is newer than this program.
+        StoreError: The database cannot be reached.
+    """
+    assert settings.store.url is not None, "there is a database"
+    place = settings.store.place
+    try:
+        connection = await connect(settings.store.url.text, name="kelpie doctor")
+        try:
+            version = await connection.fetchval("SELECT current_setting('server_version')")
+            schema = await read_version(connection)
+        finally:
+            await close_gently(connection)
+    except DriverError as error:
+        raise refuse_to_open(error, place) from error
+    kept = f"with a store of schema {schema}" if schema else "without a store yet"
+    return f"PostgreSQL {version}, {kept}"
+
+
+def _lock(settings: Settings, address: str) -> HolderLock:
+    try:
+        return HolderLock.acquire(settings.store.path, address=address)
+    except StoreHeldError as error:
+        message = f"{error.message}; or give this node another name with KELPIE_NODE"
+        raise StoreHeldError(message, **error.fields) from None
 
 
 def _make_node(name: str, address: str, clock: Clock, rng: Rng) -> NodeRow:

@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from kelpie.cli.client import find_holder
 from kelpie.cli.processes import STOPPED, listens, name_process, process_state
 from kelpie.cli.world import World
 from kelpie.core.errors import KelpieError
@@ -96,15 +97,21 @@ def check_disk(settings: Settings) -> Check:
     return Check("disk", "ok", detail)
 
 
-def check_store(world: World, settings: Settings) -> Check:
-    """Say who holds the store."""
-    holder = world.read_holder(settings.store.path)
+async def check_store(world: World, settings: Settings) -> Check:
+    """Say who holds the store, and whether its database answers."""
+    holder = find_holder(world, settings)
     if holder is not None:
-        detail = f"{settings.store.path}, held by {name_process(holder.pid)}"
+        detail = f"{settings.store.place}, held by {name_process(holder.pid)}"
         if process_state(holder.pid) in STOPPED:
             return Check("store", "warn", f"{detail}, which is stopped", f"kill -CONT {holder.pid}")
         step = "" if holder.address else f"ps -p {holder.pid}"
         return Check("store", "ok" if holder.address else "warn", detail, step)
+    if settings.store.url is not None:
+        try:
+            found = await world.probe_database(settings)
+        except KelpieError as error:
+            return Check("store", "fail", error.message, "kelpie config show --origin")
+        return Check("store", "ok", f"{settings.store.place}, {found}")
     state = "not held" if settings.store.path.exists() else "does not exist yet"
     return Check("store", "ok", f"{settings.store.path}, {state}")
 
@@ -131,7 +138,7 @@ def _explain_port(world: World, settings: Settings, error: OSError) -> Check:
     step = f"kelpie serve --port {settings.server.port % 65_535 + 1}"
     if error.errno != errno.EADDRINUSE:
         return Check("port", "fail", f"{place}: {error.strerror or error}", step)
-    holder = world.read_holder(settings.store.path)
+    holder = find_holder(world, settings)
     if holder is not None and holder.pid and listens(holder.pid, settings.server.port):
         return Check("port", "ok", f"{place} is where process {holder.pid} serves the store")
     if holder is not None:

@@ -193,7 +193,7 @@ async def connect(
             if url:
                 http = _remote(url, world.environment.get("KELPIE_API_KEY", ""))
                 where = url
-            elif holder := world.read_holder(settings.store.path):
+            elif holder := find_holder(world, settings):
                 http = _held(settings, holder)
                 pid = holder.pid
                 where = name_process(pid)
@@ -203,11 +203,20 @@ async def connect(
                 http = _inside(app, await stack.enter_async_context(asyncio.TaskGroup()))
                 where = "this process"
             await stack.enter_async_context(http)
-            who = f"{where}, which holds {settings.store.path}," if pid else where
+            who = f"{where}, which holds {settings.store.place}," if pid else where
             patience = Patience(say, who=who, pid=pid)
             yield Api(http, where=where, is_local=not url, patience=patience)
     except BaseExceptionGroup as errors:
         raise bare_error(errors) from None
+
+
+def find_holder(world: World, settings: Settings) -> HolderInfo | None:
+    """Return a process of this machine that holds the store, the one of our own name first."""
+    for path in settings.store.list_places():
+        holder = world.read_holder(path)
+        if holder is not None:
+            return holder
+    return None
 
 
 def _quiet(settings: Settings) -> Settings:
@@ -241,7 +250,7 @@ def _remote(url: str, key: str) -> httpx.AsyncClient:
 
 def _held(settings: Settings, holder: HolderInfo) -> httpx.AsyncClient:
     if not holder.address:
-        found = f"{name_process(holder.pid)} holds {settings.store.path} and takes no requests"
+        found = f"{name_process(holder.pid)} holds {settings.store.place} and takes no requests"
         advice = "a command that runs, or a server that starts; wait for it"
         if process_state(holder.pid) in STOPPED:
             advice = "it is stopped; let it go on (fg in its terminal), or end it"

@@ -107,6 +107,7 @@ class World:
     accept_loss: Callable[[Settings], Awaitable[Mapping[str, Any]]]
     probe_sandboxes: Callable[[Settings], Awaitable[Sequence[TierReport]]]
     probe_model: Callable[[Settings], Awaitable[ModelProbe]]
+    probe_database: Callable[[Settings], Awaitable[str]]
 
 
 def real_world() -> World:
@@ -122,6 +123,7 @@ def real_world() -> World:
         accept_loss=_accept_loss,
         probe_sandboxes=_probe_sandboxes,
         probe_model=_probe_model,
+        probe_database=_probe_database,
     )
 
 
@@ -167,3 +169,9 @@ async def _probe_model(settings: Settings) -> ModelProbe:
     from kelpie.app.care import probe_model  # noqa: PLC0415 - only what runs is imported
 
     return await probe_model(settings)
+
+
+async def _probe_database(settings: Settings) -> str:
+    from kelpie.app.database import probe_database  # noqa: PLC0415 - only what runs is imported
+
+    return await probe_database(settings)

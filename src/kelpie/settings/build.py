@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from kelpie.core import limits
+from kelpie.core.digests import digest_bytes
 from kelpie.core.dsn import Dsn
 from kelpie.core.errors import ConfigError
 from kelpie.llm.providers import MODELS, PROVIDERS
 from kelpie.settings.merge import Values
 from kelpie.settings.model import (
+    NODE_FILE,
     ApprovalSettings,
     LogSettings,
     Origin,
@@ -29,6 +32,8 @@ from kelpie.settings.model import (
 from kelpie.settings.secret import SecretRef
 from kelpie.settings.values import parse_url
 from kelpie.storage.cluster import NODE_NAME_DEFAULT
+
+_DIGEST_CHARS: Final = 12  # tell the few databases of one machine apart
 
 
 def build_settings(
@@ -74,7 +79,8 @@ def _store(values: Values, data_dir: Path, node: str) -> StoreSettings:
     url = values.get("store.url")
     if isinstance(url, Dsn):
         # Each node of a machine has a lock and a socket of its own, in one directory of data.
-        beside = data_dir / "nodes" / node / "node"
+        digest = digest_bytes(str(url).encode()).removeprefix("sha256:")[:_DIGEST_CHARS]
+        beside = data_dir / "nodes" / digest / node / NODE_FILE
         return StoreSettings(path=values.get("store.path", beside), url=url)
     return StoreSettings(path=url or values.get("store.path", data_dir / "kelpie.db"))
 

@@ -6,10 +6,10 @@ shapes; what depends on the host (a secret's presence, an address) is checked by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from kelpie.core.dsn import Dsn
 from kelpie.llm.providers import WireName
@@ -41,6 +41,10 @@ class ServerSettings:
     api_keys: tuple[SecretRef, ...] = ()
 
 
+NODE_FILE: Final = "node"
+"""What lies in the directory of a node of a database; its lock and socket lie beside it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
     """Where the store is: a database's address, else the embedded store's file.
@@ -58,6 +62,17 @@ class StoreSettings:
     def place(self) -> str:
         """Where the store is, as people may see it."""
         return str(self.url or self.path)
+
+    def list_places(self) -> Sequence[Path]:
+        """Return the files beside which nodes of this machine have their locks, our own first.
+
+        An embedded store has one; a database has one for each node that was ever started here.
+        """
+        if self.url is None or self.path.name != NODE_FILE:
+            return (self.path,)
+        directories = self.path.parent.parent.glob("*/")
+        others = sorted(each / NODE_FILE for each in directories)
+        return (self.path, *(path for path in others if path != self.path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

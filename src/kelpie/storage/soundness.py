@@ -63,6 +63,7 @@ class Report:
         self._problems.append(problem.text)
         if problem.actor:
             self._damaged[problem.actor] = None
+        assert len(self._damaged) <= len(self._problems), "whatever is damaged is a problem"
 
     def close(self, heads: Sequence[AuditHead]) -> CheckReport:
         """Return what was found."""

@@ -21,7 +21,7 @@ from kelpie.app.care import ModelProbe
 from kelpie.app.process import Ready
 from kelpie.cli import main
 from kelpie.cli.world import HolderInfo, ServedProgram, ServerReady, World
-from kelpie.core.errors import UnavailableError
+from kelpie.core.errors import KelpieError, UnavailableError
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings
 
@@ -157,6 +157,7 @@ class Desk:
     programs: list[ServedProgram | None] = field(default_factory=list)
     restored: list[Path] = field(default_factory=list)
     lost_after: str | None = None
+    database_error: KelpieError | None = None
     tiers: list[TierReport] = field(default_factory=list)
     model: ModelProbe | None = LISTED
 
@@ -179,6 +180,7 @@ class Desk:
             accept_loss=self._accept_loss,
             probe_sandboxes=self._probe_sandboxes,
             probe_model=self._probe_model,
+            probe_database=self._probe_database,
         )
 
     async def _run_server(
@@ -202,6 +204,11 @@ class Desk:
 
     async def _probe_sandboxes(self, settings: Settings) -> list[TierReport]:
         return self.tiers or [TierReport("bubblewrap", works=True, detail="0.8.0")]
+
+    async def _probe_database(self, settings: Settings) -> str:
+        if self.database_error is not None:
+            raise self.database_error
+        return f"PostgreSQL 15, for {settings.node}"
 
     async def _probe_model(self, settings: Settings) -> ModelProbe:
         if self.model is None:

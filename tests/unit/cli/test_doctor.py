@@ -16,7 +16,7 @@ import pytest
 
 from kelpie.app.care import ModelProbe
 from kelpie.cli.checks import check_sandbox
-from kelpie.core.errors import UnavailableError
+from kelpie.core.errors import StoreError, UnavailableError
 from kelpie.sandbox.protocol import TierReport
 from kelpie.settings import Settings, load_settings
 from tests.unit.cli.answers import PLAN, Question, event, log
@@ -66,6 +66,25 @@ def test_a_healthy_host_passes_every_check(healthy: Desk) -> None:
         *("sandbox bubblewrap", "model", "gate"),
     }
     assert healthy.product.drives == [True]
+
+
+def test_a_database_is_asked_whether_it_answers(healthy: Desk) -> None:
+    healthy.environment["KELPIE_STORE"] = "postgresql://ada:hunter2@host/kelpie"
+    found = _checks(healthy)["store"]
+    assert found["status"] == "ok"
+    assert found["detail"] == "postgresql://ada:***@host/kelpie, PostgreSQL 15, for local"
+    healthy.database_error = StoreError("nobody answers")
+    found = _checks(healthy)["store"]
+    assert (found["status"], found["detail"]) == ("fail", "nobody answers")
+
+
+def test_a_database_is_restored_with_its_own_tools(healthy: Desk) -> None:
+    healthy.environment["KELPIE_STORE"] = "postgresql://ada:hunter2@host/kelpie"
+    for words in (("restore", "backup"), ("store", "accept-loss")):
+        refused = healthy.type(*words, "--json")
+        assert refused.status != 0
+        assert "pg_restore" in refused.stderr
+        assert "hunter2" not in refused.stderr
 
 
 def test_people_get_a_line_per_check(healthy: Desk) -> None:

@@ -55,12 +55,16 @@ def restore(frame: Frame, *, source: str) -> None:
 
 
 def require_unheld(frame: Frame) -> None:
-    """Return if no process holds the settings' store.
+    """Return if the settings' store is a file that no process holds.
 
     Raises:
-        CommandError: One does.
+        CommandError: It is a database, or a process holds it.
     """
-    path = frame.settings().store.path
+    store = frame.settings().store
+    if store.url is not None:
+        message = f"{store.place} is a database; its own tools restore it: pg_restore"
+        raise CommandError("unavailable", message, next_step="pg_restore --help")
+    path = store.path
     holder = frame.world.read_holder(path)
     if holder is not None:
         message = f"{name_process(holder.pid)} holds {path}; stop it first"

@@ -46,7 +46,7 @@ async def _checks(frame: Frame) -> AsyncIterator[Check]:
     yield checks.check_settings(world, settings)
     yield checks.check_sqlite(settings)
     yield checks.check_disk(settings)
-    yield checks.check_store(world, settings)
+    yield await checks.check_store(world, settings)
     yield checks.check_port(world, settings)
     for check in await checks.check_sandbox(world, settings):
         yield check
