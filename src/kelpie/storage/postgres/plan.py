@@ -94,6 +94,8 @@ class _Actor:
 
     def add(self, commit: Commit) -> None:
         """Go on with a commit, whose events are not counted yet."""
+        assert self.floored is None, "nothing follows a deletion"
+        assert commit.expected_version >= self.expected, "versions only grow"
         self.commit = commit
         if commit.tombstone:
             self.has_state, self.state = True, (commit.schema_version, b"")
