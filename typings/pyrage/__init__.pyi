@@ -1,4 +1,4 @@
-"""The part of pyrage that Kelpie uses; it brings no types of its own."""
+# The part of pyrage that Kelpie uses; it brings no types of its own.
 
 from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ from kelpie.storage.soundness import CheckReport
 
 
 class NodeStore(Store, ClusterStore, Protocol):
-    """A store with the blobs that its rows name, and a word on its own health."""
+    """A store that nodes share, with the blobs that its rows name, and a word on its own health."""
 
     @property
     def blobs(self) -> BlobStore:

@@ -17,6 +17,7 @@ from kelpie.storage.records import OutboxRow
 from tests.contract.store.postgres import PostgresEngine
 from tests.contract.store.world import FakeClock, Hand, SeededRng
 from tests.postgres import GUARDED, make_guarded_role, shared_server
+from tests.waiting import eventually_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -66,6 +67,33 @@ async def test_a_database_that_may_lose_what_it_acknowledged_is_refused(
         engine.server.dsn(engine.database), tmp_path
     )
     await engine.server.execute(f"ALTER DATABASE {engine.database} RESET ALL")
+
+
+async def test_a_server_that_may_tear_its_pages_is_refused(
+    engine: PostgresEngine, tmp_path: Path
+) -> None:
+    async with connected(engine) as database:
+        show = "SELECT current_setting('full_page_writes')"
+        try:
+            await engine.server.execute(
+                "ALTER SYSTEM SET full_page_writes = off", "SELECT pg_reload_conf()"
+            )
+
+            async def is_off() -> bool:
+                return bool(await database.fetchval(show) == "off")
+
+            await eventually_async(is_off, within_s=30, what="the server has read its settings")
+            said = await refused_at(engine.server.dsn(engine.database), tmp_path)
+            assert "full_page_writes = off" in said
+        finally:
+            await engine.server.execute(
+                "ALTER SYSTEM RESET full_page_writes", "SELECT pg_reload_conf()"
+            )
+
+        async def is_on() -> bool:
+            return bool(await database.fetchval(show) == "on")
+
+        await eventually_async(is_on, within_s=30, what="the server has read its settings again")
 
 
 async def test_a_database_of_another_encoding_is_refused_and_left_alone(tmp_path: Path) -> None:

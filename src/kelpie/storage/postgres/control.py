@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 from kelpie.core.errors import KelpieError, StoreError
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.storage.postgres.driver import (
-    Connection,
     DriverError,
+    ServerConnection,
     close_gently,
     is_lost,
     is_transient,
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _ATTEMPTS: Final = 2  # a connection that broke while it was idle is made anew once
 
-Connect = Callable[[], Awaitable[Connection]]
+Connect = Callable[[], Awaitable[ServerConnection]]
 
 
 class ExpectedError(KelpieError):
@@ -45,7 +45,7 @@ class Control:
 
     __slots__ = ("_connect", "_connection", "_grants", "_turn", "changed", "is_living", "session")
 
-    def __init__(self, connect: Connect, connection: Connection | None = None) -> None:
+    def __init__(self, connect: Connect, connection: ServerConnection | None = None) -> None:
         self._connect = connect
         self._connection = connection
         self._turn = asyncio.Lock()
@@ -69,14 +69,18 @@ class Control:
     def begin(self, session: str) -> None:
         """Go on with a session that has joined and owns nothing yet."""
         assert session, "a session has a name"
+        assert session != self.session or not self.is_living, "a session joins once"
         self.session, self.is_living = session, True
         self._note({})
+        assert not self._grants, "a session begins with nothing"
 
     def end(self, session: str) -> None:
         """Own nothing any more if it is `session` that has ended."""
+        assert session, "a session has a name"
         if session == self.session:
             self.is_living = False
             self._note({})
+        assert self.is_living or not self._grants, "an ended session owns nothing"
 
     def gain(self, session: str, grants: list[ShardGrant]) -> None:
         """Own shards for `session`."""
@@ -90,7 +94,9 @@ class Control:
             kept = {shard: e for shard, e in self._grants.items() if shard not in gone}
             self._note(kept)
 
-    async def do(self, question: Callable[[Connection], Awaitable[T]], *, expected: str = "") -> T:
+    async def do(
+        self, question: Callable[[ServerConnection], Awaitable[T]], *, expected: str = ""
+    ) -> T:
         """Return what a statement answers that may come twice.
 
         Args:
@@ -121,11 +127,13 @@ class Control:
         raise AssertionError("every attempt returns or raises")
 
     async def close(self) -> None:
-        """Let go of the connection; harmless when there is none."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await close_gently(connection)
-        assert self._connection is None
+        """Let go of the connection after the question under way; harmless when there is none."""
+        assert self.is_living or not self._grants, "an ended session owns nothing"
+        async with self._turn:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await close_gently(connection)
+        assert self._connection is None, "nobody opens one after its end"
 
     def check_invariants(self) -> None:
         """Assert what always holds between two calls."""
@@ -133,7 +141,7 @@ class Control:
         assert all(epoch >= 1 for epoch in self._grants.values()), "an epoch counts owners"
         assert self.is_living or not self._grants, "an ended session owns nothing"
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> ServerConnection:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._connect()
         return self._connection

@@ -12,7 +12,7 @@ from zlib import crc32
 from kelpie.core.errors import CorruptionError, KelpieError, NotFoundError
 from kelpie.core.ids import ActorId
 from kelpie.storage import refusals
-from kelpie.storage.postgres.driver import Connection
+from kelpie.storage.postgres.driver import ServerConnection
 from kelpie.storage.postgres.plan import Append, Member, Submit
 from kelpie.storage.records import Commit, ListPut, StoredCall, Submission
 
@@ -23,7 +23,7 @@ _CALL = (
 )
 
 
-async def find_refusal(connection: Connection, member: Member) -> KelpieError | None:
+async def find_refusal(connection: ServerConnection, member: Member) -> KelpieError | None:
     """Return why ``member`` cannot be written now, or None when nothing speaks against it."""
     actor = member.call.actor if isinstance(member, Submit) else member.actor
     shard = member.shard if isinstance(member, Commit) else actor.shard
@@ -37,7 +37,7 @@ async def find_refusal(connection: Connection, member: Member) -> KelpieError | 
     return None  # a call is looked up by its key: see `find_call`
 
 
-async def find_fence(connection: Connection, shard: int, epoch: int) -> KelpieError | None:
+async def find_fence(connection: ServerConnection, shard: int, epoch: int) -> KelpieError | None:
     """Return the refusal of an epoch that is not the shard's."""
     current = await connection.fetchval("SELECT epoch FROM shards WHERE shard = $1", shard)
     if current == epoch:
@@ -45,13 +45,13 @@ async def find_fence(connection: Connection, shard: int, epoch: int) -> KelpieEr
     return refusals.fenced(shard, epoch, int(current or 0))
 
 
-async def read_epochs(connection: Connection) -> dict[int, int]:
+async def read_epochs(connection: ServerConnection) -> dict[int, int]:
     """Return the epoch of every shard."""
     rows = await connection.fetch("SELECT shard, epoch FROM shards")
     return {row["shard"]: row["epoch"] for row in rows}
 
 
-async def _refuse_commit(connection: Connection, commit: Commit) -> KelpieError | None:
+async def _refuse_commit(connection: ServerConnection, commit: Commit) -> KelpieError | None:
     name = str(commit.actor)
     return (
         await _refuse_version(connection, commit, name)
@@ -61,7 +61,9 @@ async def _refuse_commit(connection: Connection, commit: Commit) -> KelpieError 
     )
 
 
-async def _refuse_version(connection: Connection, commit: Commit, name: str) -> KelpieError | None:
+async def _refuse_version(
+    connection: ServerConnection, commit: Commit, name: str
+) -> KelpieError | None:
     row = await connection.fetchrow(
         "SELECT incarnation, version, tombstoned, shard FROM actors WHERE actor = $1", name
     )
@@ -78,7 +80,9 @@ async def _refuse_version(connection: Connection, commit: Commit, name: str) -> 
     )
 
 
-async def _refuse_cause(connection: Connection, commit: Commit, name: str) -> KelpieError | None:
+async def _refuse_cause(
+    connection: ServerConnection, commit: Commit, name: str
+) -> KelpieError | None:
     if commit.consumes is not None:
         query = "SELECT 1 FROM outbox WHERE message_id = $1 AND receiver = $2"
         if await connection.fetchval(query, commit.consumes, name) is None:
@@ -93,7 +97,9 @@ async def _refuse_cause(connection: Connection, commit: Commit, name: str) -> Ke
     return None
 
 
-async def _refuse_owner(connection: Connection, commit: Commit, name: str) -> KelpieError | None:
+async def _refuse_owner(
+    connection: ServerConnection, commit: Commit, name: str
+) -> KelpieError | None:
     tenant = commit.actor.tenant
     for effect in commit.effects:
         query = "SELECT actor, incarnation FROM effects WHERE tenant = $1 AND effect_id = $2"
@@ -114,7 +120,9 @@ async def _refuse_owner(connection: Connection, commit: Commit, name: str) -> Ke
     return None
 
 
-async def _refuse_key(connection: Connection, commit: Commit, name: str) -> KelpieError | None:
+async def _refuse_key(
+    connection: ServerConnection, commit: Commit, name: str
+) -> KelpieError | None:
     reply = commit.reply
     if reply is None:
         return None
@@ -126,7 +134,7 @@ async def _refuse_key(connection: Connection, commit: Commit, name: str) -> Kelp
     return None if request is None else refusals.key_reused(name, reply, kept_request=request)
 
 
-async def _refuse_chunks(connection: Connection, member: Append) -> KelpieError | None:
+async def _refuse_chunks(connection: ServerConnection, member: Append) -> KelpieError | None:
     name = str(member.actor)
     query = "SELECT incarnation FROM actors WHERE actor = $1 AND NOT tombstoned"
     incarnation = await connection.fetchval(query, name)
@@ -147,7 +155,7 @@ async def _refuse_chunks(connection: Connection, member: Append) -> KelpieError 
     return None
 
 
-async def find_call(connection: Connection, call: Submission) -> StoredCall | None:
+async def find_call(connection: ServerConnection, call: Submission) -> StoredCall | None:
     """Return the call that the key of ``call`` stands for, expired or not."""
     if not call.key:
         return None
@@ -155,7 +163,7 @@ async def find_call(connection: Connection, call: Submission) -> StoredCall | No
     return None if row is None else _stored_call(row)
 
 
-async def find_oldest_ended(connection: Connection, tenant: str) -> str | None:
+async def find_oldest_ended(connection: ServerConnection, tenant: str) -> str | None:
     """Return the tenant's ended call that expires first; None when all are pending."""
     found: str | None = await connection.fetchval(
         "SELECT c.call_id FROM call_counts k CROSS JOIN LATERAL (SELECT d.call_id, d.expires_ms"

@@ -68,7 +68,7 @@ _FULL: Final = frozenset({"53100"})
 _TOO_LONG: Final = frozenset({"54000", "22021", "22P05"})
 
 
-class Connection(Protocol):
+class ServerConnection(Protocol):
     """What this package uses of a connection to the server."""
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
@@ -110,7 +110,9 @@ class Connection(Protocol):
         ...
 
 
-async def connect(dsn: str, *, name: str, settings: Mapping[str, str] = SETTINGS) -> Connection:
+async def connect(
+    dsn: str, *, name: str, settings: Mapping[str, str] = SETTINGS
+) -> ServerConnection:
     """Open a connection that the server's list of activities shows as ``name``.
 
     Raises:
@@ -118,7 +120,7 @@ async def connect(dsn: str, *, name: str, settings: Mapping[str, str] = SETTINGS
         ConfigError: The address cannot be read.
     """
     try:
-        connection: Connection = await asyncpg.connect(
+        connection: ServerConnection = await asyncpg.connect(
             dsn,
             timeout=DATABASE_CONNECT_MS_MAX / 1_000,
             server_settings={**settings, "application_name": name},
@@ -197,7 +199,7 @@ def refuse_to_open(error: BaseException, place: str) -> StoreError | ConfigError
             return StoreError(f"{place}: {error} ({code})", place=place)
 
 
-async def close_gently(connection: Connection) -> None:
+async def close_gently(connection: ServerConnection) -> None:
     """Say goodbye, but not for long."""
     try:
         await connection.close(timeout=1)

@@ -33,10 +33,10 @@ from kelpie.core.limits import (
 from kelpie.storage import refusals
 from kelpie.storage.audit import GENESIS, AuditHead
 from kelpie.storage.postgres import diagnosis
-from kelpie.storage.postgres.driver import Connection, is_common, translate_error
-from kelpie.storage.postgres.link import Link, RefusedError, ServerFailedError
+from kelpie.storage.postgres.driver import ServerConnection, is_common, translate_error
+from kelpie.storage.postgres.link import RefusedError, ServerFailedError, WriterLink
 from kelpie.storage.postgres.migrations.apply import CROWDED, FENCED
-from kelpie.storage.postgres.plan import Answer, Append, Member, Plan, Submit
+from kelpie.storage.postgres.plan import Append, BatchAnswer, BatchPlan, Member, Submit
 from kelpie.storage.records import Commit
 
 _HEAD: Final = "SELECT sequence, hash FROM audit WHERE shard = $1 ORDER BY sequence DESC LIMIT 1"
@@ -91,7 +91,9 @@ class Lane:
         "link",
     )
 
-    def __init__(self, link: Link, room: Room, *, shards: Callable[[], Sequence[int]]) -> None:
+    def __init__(
+        self, link: WriterLink, room: Room, *, shards: Callable[[], Sequence[int]]
+    ) -> None:
         self.link = link
         self._room = room
         self._shards = shards
@@ -143,6 +145,7 @@ class Lane:
 
     def clean(self) -> None:
         """Remove what deleted actors of the owned shards left behind, slice by slice."""
+        assert not self._is_closed, "a closed lane cleans nothing"
         self.has_housework = True
         self._schedule()
 
@@ -261,7 +264,7 @@ class Lane:
     async def _clean_slice(self) -> None:
         shards = list(self._shards())
 
-        async def purge(connection: Connection) -> bool:
+        async def purge(connection: ServerConnection) -> bool:
             query = "SELECT purge_1($1, $2)"
             return bool(await connection.fetchval(query, shards, PURGE_SLICE_ROWS))
 
@@ -285,9 +288,9 @@ class Lane:
             outcomes += await self._write_plan(plan, part)
         return outcomes
 
-    def _plan(self, members: Sequence[Member]) -> tuple[Plan, int]:
+    def _plan(self, members: Sequence[Member]) -> tuple[BatchPlan, int]:
         """Return a plan of as many members as can share a batch, and their number."""
-        plan = Plan({shard: head for shard, (_, head) in self._heads.items()})
+        plan = BatchPlan({shard: head for shard, (_, head) in self._heads.items()})
         count = 0
         for member in members:
             if not plan.take(member):
@@ -296,7 +299,7 @@ class Lane:
         assert count >= 1, "a member alone always has a plan"
         return plan, count
 
-    async def _write_plan(self, plan: Plan, members: Sequence[Member]) -> list[Any]:
+    async def _write_plan(self, plan: BatchPlan, members: Sequence[Member]) -> list[Any]:
         if len(members) == 1:
             try:
                 return [await self._write_alone(plan, members[0])]
@@ -305,7 +308,7 @@ class Lane:
         try:
             answer = await self.link.commit(plan.arguments())
         except RefusedError as error:
-            if error.refused.code == FENCED:
+            if error.reason == FENCED:
                 return await self._write_unfenced(members)
         except ServerFailedError as error:
             if is_common(error.error):
@@ -342,14 +345,14 @@ class Lane:
         outcomes.update(zip(kept, written, strict=True))
         return [outcomes[index] for index in range(len(members))]
 
-    async def _write_alone(self, plan: Plan, member: Member) -> Any:
+    async def _write_alone(self, plan: BatchPlan, member: Member) -> Any:
         """Write one member, or raise why it is refused."""
         for _ in range(_ATTEMPTS):
             try:
                 if not plan.is_broken:
                     return self._settle(plan, await self.link.commit(plan.arguments()))[0]
             except RefusedError as error:
-                crowded = error.refused.code == CROWDED
+                crowded = error.reason == CROWDED
             else:
                 crowded = False
             refusal = await self.link.ask(lambda c: diagnosis.find_refusal(c, member))
@@ -386,7 +389,7 @@ class Lane:
                 forgotten.append((tenant, oldest))
         return forgotten
 
-    def _settle(self, plan: Plan, answer: Answer) -> list[Any]:
+    def _settle(self, plan: BatchPlan, answer: BatchAnswer) -> list[Any]:
         """Return the members' values after their batch was committed."""
         if plan.has_audit:
             for shard, head in plan.heads.items():
@@ -404,29 +407,32 @@ class Lane:
         if known is not None and known[0] == epoch:
             return known[1]
 
-        async def read(connection: Connection) -> AuditHead:
+        async def read(connection: ServerConnection) -> AuditHead:
             row = await connection.fetchrow(_HEAD, shard)
             return AuditHead(shard, row[0], row[1]) if row else AuditHead(shard, 0, GENESIS)
 
         found = await self.link.ask(read)
+        assert found.shard == shard, "a head of another chain"
+        assert found.sequence >= 0, "a chain counts from one"
         self._heads[shard] = (epoch, found)
         return found
 
     def advance(self, head: AuditHead, epoch: int) -> None:
         """Remember a link that was written."""
         assert head.sequence >= 1, "a chain counts from one"
+        assert len(head.hash) == len(GENESIS), "a head carries a SHA-256"
         self._heads[head.shard] = (epoch, head)
 
     def forget_head(self, shard: int) -> None:
         """Read the chain again before its next link."""
+        assert shard >= 0, "a shard of this store"
         self._heads.pop(shard, None)
+        assert shard not in self._heads, "it is read again"
 
     async def _load_heads(self, members: Sequence[Member]) -> None:
-        for member in members:
-            if isinstance(member, Commit) and member.audit:
-                known = self._heads.get(member.shard)
-                if known is None or known[0] != member.epoch:
-                    await self.head(member.shard, member.epoch)
+        audited = [each for each in members if isinstance(each, Commit) and each.audit]
+        for member in audited:
+            await self.head(member.shard, member.epoch)
 
     def _forget_heads(self, members: Sequence[Member]) -> None:
         for member in members:

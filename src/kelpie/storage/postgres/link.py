@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from kelpie.core.errors import CommitUnknownError, KelpieError, StoreError
 from kelpie.core.limits import (
@@ -26,8 +26,8 @@ from kelpie.ports.clock import Clock
 from kelpie.storage.postgres.driver import (
     CLIENT_TIMEOUT_S,
     UNIQUE,
-    Connection,
     DriverError,
+    ServerConnection,
     close_gently,
     detail_of,
     is_lost,
@@ -36,13 +36,15 @@ from kelpie.storage.postgres.driver import (
     translate_error,
 )
 from kelpie.storage.postgres.migrations.apply import CROWDED, FENCED, REFUSED, STALE_WRITER
-from kelpie.storage.postgres.plan import Answer
+from kelpie.storage.postgres.plan import BatchAnswer
 
 T = TypeVar("T")
 
 _TAKE: Final = (
-    "INSERT INTO writers AS w VALUES ($1, $2, 1, 0, 0, '{}', $3) ON CONFLICT (holder, writer)"
-    " DO UPDATE SET generation = w.generation + 1 RETURNING generation, batch, number, result"
+    "INSERT INTO writers AS w VALUES ($1, $2, $4 + 1, $5, 0, '{}', $3)"
+    " ON CONFLICT (holder, writer)"
+    " DO UPDATE SET generation = w.generation + 1, at_ms = excluded.at_ms"
+    " RETURNING generation, batch, number, result"
 )
 _PART: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -51,23 +53,20 @@ _PART: Final = (
 
 _COMMIT: Final = "SELECT taken, sequences FROM commit_1({})"
 
-Connect = Callable[[str], Awaitable[Connection]]
+Connect = Callable[[str], Awaitable[ServerConnection]]
 """Opens a connection that the server shows under a name."""
 
 
-class Refused(NamedTuple):
-    """The server undid a batch because a check did not hold."""
-
-    code: str
-    detail: str
-
-
 class RefusedError(StoreError):
-    """A batch was undone; who is to blame is found out by the caller. Never leaves this package."""
+    """A batch was undone since a check did not hold; never leaves this package.
 
-    def __init__(self, refused: Refused) -> None:
-        super().__init__(f"a check did not hold ({refused.code} {refused.detail})")
-        self.refused = refused
+    Attributes:
+        reason: The server's code of what did not hold.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"a check did not hold ({reason} {detail})")
+        self.reason = reason
 
 
 class ServerFailedError(StoreError):
@@ -78,7 +77,7 @@ class ServerFailedError(StoreError):
         self.error = cause
 
 
-class Link:
+class WriterLink:
     """The connection of one writer of one opened store."""
 
     __slots__ = (
@@ -97,7 +96,7 @@ class Link:
         self._clock = clock
         self._holder = holder
         self.writer = writer
-        self._connection: Connection | None = None
+        self._connection: ServerConnection | None = None
         self._generation = 0
         self._batch = 0
         self._last: tuple[int, list[int]] = (0, [])
@@ -118,12 +117,13 @@ class Link:
 
     async def close(self) -> None:
         """Let go of the connection; harmless when there is none."""
+        assert self._generation >= 0, "a generation counts connections"
         connection, self._connection = self._connection, None
         if connection is not None:
             await close_gently(connection)
         assert self._connection is None
 
-    async def commit(self, arguments: Sequence[Any]) -> Answer:
+    async def commit(self, arguments: Sequence[Any]) -> BatchAnswer:
         """Run ``commit_1`` and return its answer, from the connection or from the writer's row.
 
         Raises:
@@ -134,7 +134,7 @@ class Link:
         """
         places = ", ".join(f"${number}" for number in range(1, len(arguments) + 5))
         row = await self._carry_out(_COMMIT.format(places), arguments)
-        return Answer(row[0], list(row[1]))
+        return BatchAnswer(row[0], list(row[1]))
 
     async def call(self, function: str, *arguments: Any) -> int:
         """Run one of the functions of single writes and return its value; raises as `commit`."""
@@ -143,7 +143,7 @@ class Link:
         value: int = row[1][0]
         return value
 
-    async def ask(self, question: Callable[[Connection], Awaitable[T]]) -> T:
+    async def ask(self, question: Callable[[ServerConnection], Awaitable[T]]) -> T:
         """Return what a question that changes nothing, or may come twice, answers.
 
         Raises:
@@ -192,10 +192,10 @@ class Link:
         if is_transient(error) and attempts < DATABASE_ATTEMPTS_MAX:
             return False
         if code in {FENCED, REFUSED, CROWDED, UNIQUE}:
-            raise RefusedError(Refused(code, detail_of(error))) from error
+            raise RefusedError(code, detail_of(error)) from error
         raise ServerFailedError(error) from error
 
-    async def _connected(self, deadline_ns: int, *, unknown: bool) -> Connection:
+    async def _connected(self, deadline_ns: int, *, unknown: bool) -> ServerConnection:
         """Return the connection, making it first; keep trying until ``deadline_ns``."""
         while self._connection is None or self._connection.is_closed():
             try:
@@ -218,8 +218,8 @@ class Link:
         try:
             if self._generation:
                 await connection.execute(_PART, self.name)
-            now_ms = self._clock.now_ms()
-            row = await connection.fetchrow(_TAKE, self._holder, self.writer, now_ms)
+            mark = (self._holder, self.writer, self._clock.now_ms())
+            row = await connection.fetchrow(_TAKE, *mark, self._generation, self._batch)
         except BaseException:
             connection.terminate()
             raise

@@ -19,7 +19,7 @@ from kelpie.core.limits import NAME_CHARS_MAX, SHARD_COUNT
 from kelpie.storage.bounds import require_integers, text_bytes
 from kelpie.storage.cluster import ENDED_SHOWN_MAX, ClusterView, NodeRow, NodeState, ShardRow
 from kelpie.storage.postgres.control import Control, ExpectedError
-from kelpie.storage.postgres.driver import CLIENT_TIMEOUT_S, UNIQUE, Connection
+from kelpie.storage.postgres.driver import CLIENT_TIMEOUT_S, UNIQUE, ServerConnection
 from kelpie.storage.postgres.migrations.nodes import SESSION_OVER
 from kelpie.storage.records import ShardGrant
 
@@ -54,6 +54,8 @@ class PostgresNodes:
         require_integers("node", node.ttl_ms, node.started_ms)
         text_bytes("name", node.name, NAME_CHARS_MAX)
         text_bytes("address", node.address, NAME_CHARS_MAX)
+        assert node.session, "a session has a name"
+        assert node.renewals == 0, "renewals are counted from the beginning"
         if not node.name:
             raise InvalidFieldError("name", "a node has a name; set one")
         values = (node.session, node.name, node.address, node.state, node.ttl_ms)
@@ -89,6 +91,7 @@ class PostgresNodes:
         )
         if renewals is None:
             raise self._over(session)
+        assert session, "a session has a name"
         assert renewals >= 1, "a counter of renewals only grows"
         return int(renewals)
 
@@ -98,6 +101,8 @@ class PostgresNodes:
         Raises:
             SessionEndedError: It has ended.
         """
+        assert session, "a session has a name"
+        assert state, "a node is in some state"
         query = "UPDATE sessions SET state = $2 WHERE session = $1 AND ended_ms = 0 RETURNING 1"
         if await self._control.do(lambda c: c.fetchval(query, session, state)) is None:
             raise self._over(session)
@@ -126,7 +131,7 @@ class PostgresNodes:
         wanted = [tuple(grant) for grant in shards]
         tries = 0
 
-        async def claim(connection: Connection) -> list[Mapping[str, Any]]:
+        async def claim(connection: ServerConnection) -> list[Mapping[str, Any]]:
             nonlocal tries
             tries += 1
             query = "SELECT shard, epoch FROM claim_1($1, $2, $3) ORDER BY shard"
@@ -180,6 +185,8 @@ class PostgresNodes:
             " WHERE name = $1 AND ended_ms = 0 RETURNING 1"
         )
         values = (name, is_cordoned, is_draining)
+        assert isinstance(is_cordoned, bool), "a mark is there or not"
+        assert isinstance(is_draining, bool), "a mark is there or not"
         if await self._control.do(lambda c: c.fetchval(query, *values)) is None:
             raise NotFoundError("node", name, hint='"kelpie cluster status" lists the living ones')
 

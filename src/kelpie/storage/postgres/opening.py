@@ -12,8 +12,8 @@ from kelpie.core.errors import ConfigError, StoreVersionError
 from kelpie.storage.postgres.copying import require_unsealed
 from kelpie.storage.postgres.driver import (
     CONTROL_SETTINGS,
-    Connection,
     DriverError,
+    ServerConnection,
     connect,
     refuse_to_open,
 )
@@ -43,7 +43,9 @@ def show_place(dsn: str) -> str:
     return urlunsplit((parts.scheme, netloc, parts.path, "", "")) or "the database"
 
 
-async def prepare(dsn: str, *, name: str, now_ms: int, incarnation: str) -> tuple[Connection, bool]:
+async def prepare(
+    dsn: str, *, name: str, now_ms: int, incarnation: str
+) -> tuple[ServerConnection, bool]:
     """Check the server, bring the schema up to date, and return a connection to control with.
 
     Also returns whether the store is held. ``incarnation`` names the store if it has no name yet.
@@ -80,7 +82,7 @@ def _scheme(dsn: str) -> str:
     return dsn.partition("://")[0] if "://" in dsn else ""
 
 
-async def _require_server(connection: Connection, place: str) -> None:
+async def _require_server(connection: ServerConnection, place: str) -> None:
     """Return if the server keeps what it acknowledges, and texts as they are.
 
     Raises:
@@ -105,7 +107,7 @@ async def _require_server(connection: Connection, place: str) -> None:
         raise StoreVersionError(message, found=version // 10_000, known=needed)
 
 
-async def _settle_numbers(connection: Connection, *, now_ms: int, incarnation: str) -> None:
+async def _settle_numbers(connection: ServerConnection, *, now_ms: int, incarnation: str) -> None:
     """Name the store, and lift ``meta.base`` above whatever a restored dump brought along.
 
     The rows of writers that are long gone are removed after their numbers were looked at.

@@ -58,14 +58,14 @@ class Append(NamedTuple):
 Member = Commit | Submit | Append
 
 
-class Answer(NamedTuple):
+class BatchAnswer(NamedTuple):
     """What the server says of a batch: its number, and the newest event of each actor asked for."""
 
     taken: int
     sequences: list[int]
 
 
-Outcome = Callable[[Answer], Any]
+Outcome = Callable[[BatchAnswer], Any]
 
 
 class _Actor:
@@ -92,6 +92,17 @@ class _Actor:
         self.has_state = False
         self.state: tuple[int, bytes] = (commit.schema_version, b"")
 
+    def add(self, commit: Commit) -> None:
+        """Go on with a commit, whose events are not counted yet."""
+        assert self.floored is None, "nothing follows a deletion"
+        assert commit.expected_version >= self.expected, "versions only grow"
+        self.commit = commit
+        if commit.tombstone:
+            self.has_state, self.state = True, (commit.schema_version, b"")
+            self.floored = self.events
+        elif commit.state is not None:
+            self.has_state, self.state = True, (commit.schema_version, commit.state)
+
     def row(self) -> Row:
         commit = self.commit
         schema_version, state = self.state
@@ -114,7 +125,7 @@ class _Actor:
         )
 
 
-class Plan:
+class BatchPlan:
     """The rows of a batch. `take` members, then hand ``arguments`` to ``commit_1``.
 
     Attributes:
@@ -135,6 +146,7 @@ class Plan:
         self._now_ms_min = 2**62
         self._list_deletions = 0
         self._actors: dict[str, _Actor] = {}
+        self._plain: dict[str, Commit] = {}
         self._consumed: dict[int, str] = {}
         self._ended: list[Row] = []
         self._fired: dict[tuple[str, str], Row] = {}
@@ -171,33 +183,37 @@ class Plan:
     # --- commits --------------------------------------------------------------------------------
 
     def _take_commit(self, commit: Commit) -> bool:
-        # Runs for every turn: a turn that changes its state and nothing else goes straight through.
+        # Runs for every turn: one that changes its state and nothing else goes straight through.
         name = str(commit.actor)
-        known = self._actors.get(name)
         shard = commit.shard
-        has_rows = _has_rows(commit)
-        is_first = known is None and self.fences.get(shard, commit.epoch) == commit.epoch
-        if not is_first and not self._follows(commit, known):
-            return False
-        if has_rows and not self._fits_rows(commit, name):
-            return False
-        self.fences[shard] = commit.epoch
-        now_ms = commit.now_ms
-        self._now_ms_max = max(self._now_ms_max, now_ms)
-        self._now_ms_min = min(self._now_ms_min, now_ms)
-        if known is None:
-            known = self._actors[name] = _Actor(commit, name)
-        known.commit = commit
-        if commit.state is not None:
-            known.has_state, known.state = True, (commit.schema_version, commit.state)
-        if commit.tombstone:
-            self.deletes = True
-            known.has_state, known.state = True, (commit.schema_version, b"")
-            known.floored = known.events
-        if has_rows:
-            self.outcomes.append(self._add_all(commit, known))
-        else:
+        is_fenced_alike = self.fences.get(shard, commit.epoch) == commit.epoch
+        is_new = name not in self._plain and name not in self._actors
+        if is_fenced_alike and is_new and not _has_rows(commit):
+            self.fences[shard] = commit.epoch
+            self._plain[name] = commit
             self.outcomes.append(CommitReceipt(commit.expected_version + 1, (), 0))
+            return True
+        if not is_fenced_alike:
+            return False
+        return self._take_furnished(commit, name)
+
+    def _take_furnished(self, commit: Commit, name: str) -> bool:
+        """Take a commit that has rows beside its state, or follows one of its actor."""
+        earlier = self._plain.get(name)
+        known = self._actors.get(name)
+        if earlier is not None:
+            known = _Actor(earlier, name)
+            known.add(earlier)
+        if not _follows(commit, known) or not self._fits_rows(commit, name):
+            return False
+        self._plain.pop(name, None)
+        self.fences[commit.shard] = commit.epoch
+        self._now_ms_max = max(self._now_ms_max, commit.now_ms)
+        self._now_ms_min = min(self._now_ms_min, commit.now_ms)
+        self._actors[name] = known = known or _Actor(commit, name)
+        known.add(commit)
+        self.deletes = self.deletes or commit.tombstone
+        self.outcomes.append(self._add_all(commit, known))
         return True
 
     def _add_all(self, commit: Commit, actor: _Actor) -> Outcome | CommitReceipt:
@@ -211,19 +227,6 @@ class Plan:
         if commit.audit:
             self._add_audit(commit)
         return _receipt(commit, sends, actor, first)
-
-    def _follows(self, commit: Commit, known: _Actor | None) -> bool:
-        """Return whether the commit's place is right after what the batch holds of its actor."""
-        if self.fences.get(commit.shard, commit.epoch) != commit.epoch:
-            return False
-        if known is None:
-            return True
-        last = known.commit
-        return (
-            commit.expected_version == last.expected_version + 1
-            and commit.incarnation == last.incarnation
-            and not last.tombstone
-        )
 
     def _fits_rows(self, commit: Commit, name: str) -> bool:
         """Return whether the commit's rows meet no other's of this batch."""
@@ -384,7 +387,7 @@ class Plan:
                 self._lists[key] = (*before[:9], commit.now_ms, 0, b"")
 
     def add_audit(self, actor: ActorId, append: AuditAppend, *, epoch: int, at_ms: int) -> None:
-        """Link a record into the chain of the actor's shard, whose head must be known."""
+        """WriterLink a record into the chain of the actor's shard, whose head must be known."""
         head = self.heads[actor.shard]
         record = link_record(
             head,
@@ -394,6 +397,8 @@ class Plan:
             principal=append.principal,
             body=append.body,
         )
+        assert record.shard == actor.shard, "a record lies in its actor's chain"
+        assert record.previous == head.hash, "a record names the one before it"
         place = (record.shard, record.sequence, actor.tenant, epoch, at_ms, str(actor))
         said = (record.kind, record.principal, record.body, record.previous, record.hash)
         self._audit.append((*place, *said))
@@ -452,7 +457,7 @@ class Plan:
 
     # --- arguments ------------------------------------------------------------------------------
 
-    def settle(self, answer: Answer) -> list[Any]:
+    def settle(self, answer: BatchAnswer) -> list[Any]:
         """Return the members' values, in their order."""
         return [each if isinstance(each, CommitReceipt) else each(answer) for each in self.outcomes]
 
@@ -460,6 +465,8 @@ class Plan:
         """Return what ``commit_1`` takes after the writer's mark."""
         created: list[Row] = []
         changed: list[Row] = []
+        for name, commit in self._plain.items():
+            (changed if commit.expected_version else created).append(_plain_row(name, commit))
         for actor in self._actors.values():
             (changed if actor.expected else created).append(actor.row())
         reminders, reminders_gone = _part(self._reminders, _GONE_COLUMNS)
@@ -468,8 +475,9 @@ class Plan:
         # each other.
         items = [self._lists[key] for key in sorted(self._lists)]
         gone = [(*row[:3], row[4], row[5]) for row in items if len(row) != _ITEM_COLUMNS]
+        newest = next(reversed(self._plain.values()), None)
         return [
-            self._now_ms_max,
+            max(self._now_ms_max, newest.now_ms if newest is not None else 0),
             self._now_ms_min,
             CALLS_KEPT_MAX,
             LIST_CURSOR_TTL_MS,
@@ -513,9 +521,46 @@ def _part(rows: Mapping[Any, Row], gone_columns: int) -> tuple[list[Row], list[R
     return put, [row for row in rows.values() if len(row) == gone_columns]
 
 
+def _follows(commit: Commit, known: _Actor | None) -> bool:
+    """Return whether the commit's place is right after what the batch holds of its actor."""
+    if known is None:
+        return True
+    last = known.commit
+    return (
+        commit.expected_version == last.expected_version + 1
+        and commit.incarnation == last.incarnation
+        and not last.tombstone
+    )
+
+
+def _plain_row(name: str, commit: Commit) -> Row:
+    """Return the row of an actor whose only commit has nothing beside its state."""
+    state = commit.state
+    version = commit.expected_version
+    data = state or b""
+    return (
+        commit.actor.tenant,
+        name,
+        commit.shard,
+        commit.epoch,
+        commit.incarnation,
+        version,
+        version + 1,
+        commit.schema_version,
+        0,
+        None,
+        commit.now_ms,
+        False,
+        state is not None,
+        crc32(data),
+        data,
+    )
+
+
 def _has_rows(commit: Commit) -> bool:
     return bool(
         commit.reply is not None
+        or commit.tombstone
         or commit.events
         or commit.sends
         or commit.kv
@@ -538,7 +583,7 @@ def _receipt(commit: Commit, sends: int, actor: _Actor, first: int) -> Outcome |
     if not sends and not first:
         return CommitReceipt(commit.expected_version + 1, (), 0)
 
-    def receive(answer: Answer) -> CommitReceipt:
+    def receive(answer: BatchAnswer) -> CommitReceipt:
         ids: tuple[int, ...] = ()
         if sends:
             begin = message_id_of(answer.taken, sends)
@@ -552,7 +597,7 @@ def _receipt(commit: Commit, sends: int, actor: _Actor, first: int) -> Outcome |
 
 
 def _pending_call(call: Submission, ordinal: int) -> Outcome:
-    def receive(answer: Answer) -> StoredCall:
+    def receive(answer: BatchAnswer) -> StoredCall:
         return StoredCall(
             call_id=call.call_id,
             actor=call.actor,
@@ -571,5 +616,5 @@ def _pending_call(call: Submission, ordinal: int) -> Outcome:
     return receive
 
 
-def _nothing(_answer: Answer) -> None:
+def _nothing(_answer: BatchAnswer) -> None:
     return None

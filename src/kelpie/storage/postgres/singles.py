@@ -20,7 +20,7 @@ from kelpie.storage.postgres import diagnosis
 from kelpie.storage.postgres.lane import Lane
 from kelpie.storage.postgres.link import RefusedError
 from kelpie.storage.postgres.migrations.apply import CROWDED, FENCED
-from kelpie.storage.postgres.plan import Plan
+from kelpie.storage.postgres.plan import BatchPlan
 from kelpie.storage.records import AuditAppend, CallEnd, ReminderRow, StoredPause
 
 _ATTEMPTS = 3
@@ -43,7 +43,7 @@ async def _call(lane: Lane, function: str, fence: Fence | None, now_ms: int, *va
     try:
         return await lane.link.call(function, now_ms, fences, *values)
     except RefusedError as error:
-        if fence is None or error.refused.code != FENCED:
+        if fence is None or error.reason != FENCED:
             raise
         current = (await lane.link.ask(diagnosis.read_epochs)).get(fence.shard, 0)
         raise refusals.fenced(fence.shard, fence.epoch, current) from error
@@ -138,7 +138,7 @@ class ChangePause(NamedTuple):
             try:
                 return await self._change(lane)
             except RefusedError as error:
-                if error.refused.code == CROWDED:
+                if error.reason == CROWDED:
                     raise refusals.too_many_pauses() from error
                 lane.forget_head(self.fence.shard)
         return await self._change(lane)
@@ -177,6 +177,6 @@ async def _link(
     lane: Lane, fence: Fence, actor: ActorId, append: AuditAppend, at_ms: int
 ) -> tuple[AuditHead, list[tuple[Any, ...]]]:
     """Return the head that one more record makes, and that record as a row."""
-    plan = Plan({fence.shard: await lane.head(fence.shard, fence.epoch)})
+    plan = BatchPlan({fence.shard: await lane.head(fence.shard, fence.epoch)})
     plan.add_audit(actor, append, epoch=fence.epoch, at_ms=at_ms)
     return plan.heads[fence.shard], plan.audit_rows()

@@ -46,13 +46,13 @@ from kelpie.storage.postgres.driver import (
     CONTROL_SETTINGS,
     SETTINGS,
     WRITER_SETTINGS,
-    Connection,
     DriverError,
+    ServerConnection,
     connect,
     translate_error,
 )
 from kelpie.storage.postgres.lane import Lane, Room, Single
-from kelpie.storage.postgres.link import Link
+from kelpie.storage.postgres.link import WriterLink
 from kelpie.storage.postgres.nodes import PostgresNodes
 from kelpie.storage.postgres.opening import prepare
 from kelpie.storage.postgres.plan import Append, Member, Submit
@@ -155,7 +155,7 @@ class PostgresStore(PostgresNodes, PostgresReads):
             pool = await _open_pool(dsn, label("reader"))
             room = Room()
             for writer in range(DATABASE_WRITERS):
-                link = Link(
+                link = WriterLink(
                     partial(_connect_writer, dsn), clock=clock, holder=holder, writer=writer
                 )
                 await link.open()
@@ -368,6 +368,7 @@ class PostgresStore(PostgresNodes, PostgresReads):
         """End the held state; harmless when it has ended."""
         await self._submit(0, ReleaseStore(self._clock.now_ms()), 0)
         self._parts = self._parts._replace(held=False)
+        assert not self.held, "a release is for good"
         self.check_invariants()
 
     # --- care -----------------------------------------------------------------------------------
@@ -414,6 +415,7 @@ class PostgresStore(PostgresNodes, PostgresReads):
                 await self.end_session(self.session, None, now_ms=self._clock.now_ms())
         finally:
             await _let_go(parts.control, parts.lanes, parts.pool)
+        assert all(lane.waiting == 0 for lane in parts.lanes), "what was queued has its outcome"
         self.check_invariants()
 
     def check_invariants(self) -> None:
@@ -452,7 +454,7 @@ def _shards_of(control: Control, writer: int) -> list[int]:
     return [shard for shard in control.shards() if shard % DATABASE_WRITERS == writer]
 
 
-def _connect_writer(dsn: str, name: str) -> Awaitable[Connection]:
+def _connect_writer(dsn: str, name: str) -> Awaitable[ServerConnection]:
     return connect(dsn, name=name, settings=WRITER_SETTINGS)
 
 

@@ -10,7 +10,7 @@ from kelpie.storage.bounds import text_bytes
 from kelpie.storage.paging import require_limit
 from kelpie.storage.records import StoredReply
 from kelpie.storage.sealing import unseal
-from kelpie.storage.sql.reader import LIVING, SqlReader
+from kelpie.storage.sql.reader import INCARNATION, LIVING, SqlReader
 
 
 class KeyReads(SqlReader):
@@ -56,11 +56,10 @@ class KeyReads(SqlReader):
         text_bytes("end", end)
         name = str(actor)
         rows = await self._fetch(
-            "SELECT k.key, k.checksum, k.value FROM actors a"
-            f" JOIN kv k ON k.actor = a.actor AND {LIVING.format('k')}"
-            " WHERE a.actor = ? AND k.key >= ? AND k.key < ?"
+            "SELECT k.key, k.checksum, k.value FROM kv k"
+            f" WHERE k.actor = ? AND k.incarnation = {INCARNATION} AND k.key >= ? AND k.key < ?"
             f" ORDER BY k.key {'DESC' if descending else 'ASC'} LIMIT ?",
-            (name, start, end, limit),
+            (name, name, start, end, limit),
             name,
         )
         return [(row[0], unseal(row[1], row[2], f"key {row[0]!r} of {name}")) for row in rows]

@@ -15,17 +15,17 @@ from kelpie.storage.bounds import require_integers, text_bytes
 from kelpie.storage.decode import AUDIT_COLUMNS
 from kelpie.storage.paging import require_limit
 from kelpie.storage.records import AuditRecord, StoredEvent, StreamChunk
-from kelpie.storage.sql.reader import LIVING, SqlReader
+from kelpie.storage.sql.reader import INCARNATION, SqlReader
 
 _AUDIT_PAGE_ROWS: Final = 500
-# The actor's row comes with every event, and alone when there is none: one statement, one snapshot.
+# Every event comes with its actor's floor: one statement, one snapshot.
+_FLOOR: Final = "(SELECT a.event_floor FROM actors a WHERE a.actor = ?)"
 _EVENTS: Final = (
-    "SELECT a.event_sequence, a.event_floor,"
-    " e.position, e.actor, e.sequence, e.at_ms, e.kind, e.checksum, e.body"
-    " FROM actors a LEFT JOIN events e"
-    " ON e.actor = a.actor AND e.sequence > {0}(?, a.event_floor)"
-    " WHERE a.actor = ? ORDER BY e.sequence LIMIT ?"
+    f"SELECT {_FLOOR}, e.position, e.actor, e.sequence, e.at_ms, e.kind, e.checksum, e.body"
+    f" FROM events e WHERE e.actor = ? AND e.sequence > {{0}}(?, {_FLOOR})"
+    " ORDER BY e.sequence LIMIT ?"
 )
+_BOUNDS: Final = "SELECT event_sequence, event_floor FROM actors WHERE actor = ?"
 
 
 class LogReads(SqlReader):
@@ -45,13 +45,17 @@ class LogReads(SqlReader):
         require_limit(limit, EVENT_PAGE_ROWS_MAX)
         require_integers("after", after)
         name = str(actor)
-        rows = await self._fetch(_EVENTS.format(self.GREATEST), (after, name, limit), name)
-        newest, floor = rows[0][:2] if rows else (0, 0)
-        require_cursor(after, newest)
+        query = _EVENTS.format(self.GREATEST)
+        rows = await self._fetch(query, (name, name, after, name, limit), name)
+        floor = rows[0][0] if rows else 0
+        if not rows:
+            # Events that came since the look above are no harm: the cursor is not beyond them.
+            newest, floor = await self._fetch_one(_BOUNDS, (name,), name) or (0, 0)
+            require_cursor(after, newest)
         if 0 < after < floor:
             message = f"events up to {floor} of {name} were removed; begin again with 0"
             raise CursorExpiredError(message, after=after, floor=floor)
-        return [decode.stored_event(row[2:]) for row in rows if row[2] is not None]
+        return [decode.stored_event(row[1:]) for row in rows]
 
     async def event_newest(self, actor: ActorId) -> int | None:
         """Return the sequence of a living actor's newest event, 0 if it has none."""
@@ -68,11 +72,11 @@ class LogReads(SqlReader):
         text_bytes("effect_id", effect_id)
         require_integers("attempt", attempt, after)
         rows = await self._fetch(
-            "SELECT s.effect_id, s.attempt, s.sequence, s.kind, s.checksum, s.body FROM actors a"
-            f" JOIN streams s ON s.actor = a.actor AND {LIVING.format('s')}"
-            " WHERE a.actor = ? AND s.effect_id = ? AND s.attempt = ? AND s.sequence > ?"
+            "SELECT s.effect_id, s.attempt, s.sequence, s.kind, s.checksum, s.body FROM streams s"
+            f" WHERE s.actor = ? AND s.incarnation = {INCARNATION}"
+            " AND s.effect_id = ? AND s.attempt = ? AND s.sequence > ?"
             " ORDER BY s.sequence LIMIT ?",
-            (str(actor), effect_id, attempt, after, limit),
+            (str(actor), str(actor), effect_id, attempt, after, limit),
             str(actor),
         )
         return list(map(decode.stream_chunk, rows))

@@ -18,6 +18,9 @@ from kelpie.storage.decode import Row
 # Joined to an actor's rows, this hides what is left of a deleted incarnation.
 LIVING: Final = "a.incarnation = {0}.incarnation AND NOT a.tombstoned"
 
+# The living incarnation of one actor. Rows that are found with it come in their index's order.
+INCARNATION: Final = "(SELECT a.incarnation FROM actors a WHERE a.actor = ? AND NOT a.tombstoned)"
+
 
 class Filter(NamedTuple):
     """SQL to append to a query's conditions, and the values to bind for it."""
