@@ -151,6 +151,7 @@ class Line:
         self._is_behind = is_behind
         if not is_behind:
             self._flush_soon()
+        assert self._is_behind == is_behind
 
     def lost(self, reason: str) -> None:
         """Note that the connection is gone."""

@@ -161,9 +161,7 @@ class SimulatedLink:
         other, faults = self.other, self._wires.faults
         if self.is_lost or self.is_dead or not frames or other is None:
             return
-        if other.is_dead or other.is_lost:
-            self.lose("reset by the other side")
-        elif faults.fires("network.reset"):
+        if faults.fires("network.reset"):
             self.lose("the simulated connection was reset", is_told=True)
         else:
             self._flight.append(frames)
@@ -178,10 +176,16 @@ class SimulatedLink:
         """Hand over the oldest that is on its way, whichever step this is, or look again later."""
         other, links = self.other, self._wires.links
         assert other is not None, "frames have somewhere to arrive"
-        if not self._flight or other.is_lost:
+        if not self._flight:
             return
         if self._is_hopeless or links.is_stopped(*self._way):
             self._wait_for_weather()
+            return
+        if other.is_dead or other.is_lost:
+            # Nobody has this connection there: the answer is a reset, which takes its way too.
+            self._flight.clear()
+            loop = asyncio.get_running_loop()
+            loop.call_later(LATENCY_S, self._be_reset, context=self._world)
             return
         self._stalled_s = -1.0
         if links.is_cut(*self._way.back()) and self._unheard_s < 0:
@@ -193,6 +197,10 @@ class SimulatedLink:
             self._is_behind = False
             self._tell(self._press)
         other.take(frames)
+
+    def _be_reset(self) -> None:
+        if not self._wires.links.is_stopped(*self._way.back()):
+            self.lose("reset by the other side")
 
     def _wait_for_weather(self) -> None:
         """Send again what did not arrive, until the sender gives the connection up."""

@@ -11,8 +11,10 @@ from kelpie.core.errors import ConfigError
 from kelpie.core.limits import FRAME_QUEUE_BYTES_HIGH, FRAME_STRANGER_BYTES_MAX
 from kelpie.ports.frames import FrameLink
 from kelpie.ports.network import NetworkError
+from kelpie.sim.clock import MachineClock
 from kelpie.sim.faults.plan import FaultPlan, FaultRule, Faults, NoFaults
 from kelpie.sim.frames import STALL_S, SimulatedFrames, SimulatedWires
+from kelpie.sim.incarnation import Incarnation
 from kelpie.sim.loop import SimulatedLoop
 from kelpie.sim.network import Links
 
@@ -245,5 +247,38 @@ def test_connections_are_refused_where_nobody_listens_or_nothing_passes() -> Non
         assert all(ear.losses for ear in pair.ears)
         with pytest.raises(NetworkError, match="nobody listens"):
             await pair.one.connect(ADDRESS, pair.accept, timeout_ms=100)
+
+    assert simulate(work).steps
+
+
+def test_a_program_that_died_is_a_reset_for_its_peer_and_may_listen_again() -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        pair = Pair()
+        machine = MachineClock(lambda: loop.now_ns)
+        program = Incarnation("n2", 1, machine)
+        listening = loop.create_task(
+            pair.two.listen(ADDRESS, pair.accept), context=program.context()
+        )
+        await listening
+        await pair.one.connect(ADDRESS, pair.accept, timeout_ms=2_000)
+        theirs, mine = pair.ears
+        theirs.link.send(b"last words")
+        await asyncio.sleep(0)
+        mine.link.send(b"never read")
+        program.dead = True
+        await asyncio.sleep(1)
+        assert mine.frames == [b"last words"]
+        assert theirs.frames == []
+        assert mine.losses == ["reset by the other side"]
+        assert not theirs.losses
+        with pytest.raises(NetworkError, match="nobody listens"):
+            await pair.one.connect(ADDRESS, pair.accept, timeout_ms=2_000)
+        await pair.two.listen(ADDRESS, pair.accept)
+        await pair.one.connect(ADDRESS, pair.accept, timeout_ms=2_000)
+        pair.ears[-1].link.send(b"again")
+        await asyncio.sleep(1)
+        assert pair.ears[-2].frames == [b"again"]
 
     assert simulate(work).steps
