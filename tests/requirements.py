@@ -76,6 +76,19 @@ PROMISES: dict[str, Requirement] = {
         text="Of a store and its copy at most one can be opened, at whatever step the copy ended.",
         critical=True,
     ),
+    "CLUSTER-LEASE": Requirement(
+        text="A node that cannot renew its lease answers nothing any more before another takes its "
+        "shards, and a session that has ended never comes back.",
+        critical=True,
+    ),
+    "CLUSTER-MEMBERS": Requirement(
+        text="Nodes join, leave, crash and come back, and every shard is owned again by one of "
+        "those that live.",
+        critical=True,
+    ),
+    "CLUSTER-PLACEMENT": Requirement(
+        text="Shards are spread evenly over the nodes and move no more than they must."
+    ),
     "CRASH-ANY-STEP": Requirement(
         text="A process that dies at any step loses nothing acknowledged, repeats nothing that "
         "must not be repeated, and resumes what it began.",
@@ -521,6 +534,13 @@ PROMISES: dict[str, Requirement] = {
 # Defects seen in designs of this kind. Each must not come back; K-nn is its number in the list that
 # Kelpie was designed against.
 KNOWN_DEFECTS: dict[str, Requirement] = {
+    "K-01": Requirement(
+        text="Who joins a cluster is a member of it: it gets shards, and the others know."
+    ),
+    "K-02": Requirement(
+        text="When a node fails or leaves, its shards are moved, not only planned to be.",
+        critical=True,
+    ),
     "K-05": Requirement(text="Settings are checked at the start, with the field named."),
     "K-06": Requirement(text="The simulator compares values and histories after every crash."),
     "K-08": Requirement(
@@ -584,8 +604,6 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
 
 # Defects that cannot come back yet, because what had them does not exist here: K-nn and why.
 DUE_DEFECTS: dict[str, str] = {
-    "K-01": "Joining a cluster: a store has one process until there is a cluster.",
-    "K-02": "Failures found, migrations thrown away: nothing migrates until there is a cluster.",
     "K-03": "A consensus that was never wired: with one process nothing has to be agreed on.",
     "K-04": "An incomplete reader of frames: there are no frames between nodes yet.",
 }

@@ -93,7 +93,9 @@ def _soundness(chains: int, records: int, *, problem: str = "") -> AuditSoundnes
     )
 
 
-def make_edge(settings: Settings, node: Node, actors: ActorService, teleport: Teleport) -> AsgiApp:
+def make_edge(
+    settings: Settings, node: Node, actors: ActorService, teleport: Teleport | None
+) -> AsgiApp:
     """Return the ASGI callable over ``node`` and its user-defined ``actors``.
 
     Raises:

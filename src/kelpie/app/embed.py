@@ -28,6 +28,7 @@ from kelpie.actors.pump import PumpDeps
 from kelpie.actors.reminders import ReminderPump
 from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
+from kelpie.app.stores import NodeStore
 from kelpie.app.wiring import kinds_of
 from kelpie.app.world import OpenStore, open_sqlite
 from kelpie.core import limits
@@ -49,7 +50,6 @@ from kelpie.ports.clock import Clock
 from kelpie.ports.meter import Meter
 from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
-from kelpie.storage.sqlite.store import SqliteStore
 
 
 class SpinePort:
@@ -174,7 +174,7 @@ class _Parts:
     def __init__(
         self,
         world: EmbeddedWorld,
-        store: SqliteStore,
+        store: NodeStore,
         executors: Sequence[Executor],
         resident_bytes_max: int,
     ) -> None:

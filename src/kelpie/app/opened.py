@@ -57,7 +57,8 @@ async def open_app(
         if is_settled:
             await node.drive()  # settles the effects of paused actors too; nothing is delivered
         await node.pauses.load()
-        await teleport.load()
+        if teleport is not None:
+            await teleport.load()
         app = App(node=node, asgi=make_edge(settings, node, hosted, teleport))
         if drive and not is_settled:
             await node.drive()

@@ -21,7 +21,13 @@ from kelpie.agents.model import ACTOR_TYPE, AgentState
 from kelpie.app.workspaces import is_workspace
 from kelpie.cluster.package import PackageKind, chunks_of, write_chunks
 from kelpie.cluster.teleport import Teleport, TeleportDeps
-from kelpie.core.errors import ConflictError, CorruptionError, InvalidFieldError, NotFoundError
+from kelpie.core.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidFieldError,
+    NotFoundError,
+    UnavailableError,
+)
 from kelpie.core.ids import ActorId, Tenant, derive_uuid
 from kelpie.core.quoting import quote_text
 from kelpie.effects import lifecycle
@@ -40,6 +46,7 @@ from kelpie.storage.files import (
 )
 from kelpie.storage.moving import Seal
 from kelpie.storage.records import EffectRow
+from kelpie.storage.sqlite.moves import SqliteMoves
 from kelpie.storage.tables import ACTORS, EFFECTS, Row
 
 if TYPE_CHECKING:
@@ -138,12 +145,14 @@ def _replaced(row: Row, place: int, value: Any) -> Row:
     return (*row[:place], value, *row[place + 1 :])
 
 
-def make_teleport(settings: Settings, node: Node) -> Teleport:
-    """Return the exports and imports of an opened node."""
-    world = node.world
+def make_teleport(settings: Settings, node: Node) -> Teleport | None:
+    """Return the exports and imports of an opened node; None if its store has none to offer."""
+    world, store = node.world, node.store
+    if not isinstance(store, SqliteMoves):
+        return None
     return Teleport(
         TeleportDeps(
-            store=node.store,
+            store=store,
             blobs=node.store.blobs,
             engine=node.runtime,
             pauses=node.pauses,
@@ -162,12 +171,21 @@ def make_teleport(settings: Settings, node: Node) -> Teleport:
 class PackageFiles:
     """Packages as files, in the edge's words."""
 
-    def __init__(self, settings: Settings, node: Node, teleport: Teleport) -> None:
-        self._teleport = teleport
+    def __init__(self, settings: Settings, node: Node, teleport: Teleport | None) -> None:
+        self._found = teleport
         self._store = node.store
         self._rng = node.world.rng
         self._staging = settings.data_dir / STAGING_DIRECTORY
         self._identities = Identities(settings.data_dir / IDENTITY_FILE)
+
+    @property
+    def _teleport(self) -> Teleport:
+        if self._found is None:
+            message = (
+                "actors of a database's store cannot be moved one by one; copy the whole store"
+            )
+            raise UnavailableError(message)
+        return self._found
 
     async def back_up(self, target: Path, *, recipients: Sequence[str]) -> None:
         """Write a backup of the whole store to one new file, encrypted for its recipients.

@@ -24,7 +24,9 @@ from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
+from kelpie.app.database import open_database
 from kelpie.app.gauges import report_gauges
+from kelpie.app.stores import NodeStore
 from kelpie.app.workspaces import is_workspace, require_workspace
 from kelpie.app.world import SCRATCH_DIRECTORY, World, host_world
 from kelpie.core.limits import DRAIN_TIMEOUT_MS
@@ -41,7 +43,6 @@ from kelpie.infra.target import TargetMachine
 from kelpie.llm.registry import ProviderRegistry, ResolvedProvider
 from kelpie.sandbox.protocol import Sandbox
 from kelpie.settings import Settings
-from kelpie.storage.sqlite.store import SqliteStore
 from kelpie.tools.apply_executor import FilesApplyExecutor
 from kelpie.tools.builtin import builtin_registry
 from kelpie.tools.command_executor import CommandExecutor
@@ -58,7 +59,7 @@ class Node:
     """The opened machinery below the HTTP edge."""
 
     world: World
-    store: SqliteStore
+    store: NodeStore
     runtime: Engine
     dispatcher: Dispatcher
     hub: EventHub
@@ -208,7 +209,17 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
 
 async def _open_store(
     settings: Settings, world: World, stack: AsyncExitStack, *, address: str
-) -> SqliteStore:
+) -> NodeStore:
+    if settings.store.url is not None:
+        opening = open_database(
+            settings,
+            settings.store.url,
+            address=address,
+            clock=world.clock,
+            rng=world.rng,
+            telemetry=world.telemetry,
+        )
+        return await stack.enter_async_context(opening)
     for directory in (settings.data_dir, settings.store.path.parent):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = await world.open_store(settings.store.path, address, world.clock, world.rng)
@@ -220,7 +231,7 @@ def _make_executors(
     settings: Settings,
     world: World,
     *,
-    store: SqliteStore,
+    store: NodeStore,
     sandbox: Sandbox,
     files: LocalFiles,
     tools: ToolRegistry,
@@ -278,7 +289,7 @@ def make_providers(settings: Settings, world: World) -> ProviderRegistry:
 
 
 def _make_plans(
-    settings: Settings, world: World, store: SqliteStore, runtime: Engine, files: LocalFiles
+    settings: Settings, world: World, store: NodeStore, runtime: Engine, files: LocalFiles
 ) -> Plans:
     return Plans(
         runtime=runtime,

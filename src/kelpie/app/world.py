@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kelpie.app.stores import NodeStore
 from kelpie.core.errors import ConfigError
 from kelpie.host.clock import HostClock
 from kelpie.host.meter import HostMeter
@@ -33,7 +34,7 @@ OpenSandbox = Callable[[Blobs, Path], Sandbox]
 """Given the blob store and a directory for scratch layers, return the sandbox."""
 
 
-OpenStore = Callable[[Path, str, Clock, Rng], Awaitable[SqliteStore]]
+OpenStore = Callable[[Path, str, Clock, Rng], Awaitable[NodeStore]]
 """Given a path, the holder's address, a clock and a source of randomness, open the store."""
 
 

@@ -3,8 +3,7 @@
 A queue, loop, retry, payload or timeout without a constant here is a defect. Relations between the
 bounds are asserted when this module is imported, so that a wrong edit cannot start.
 
-Fixed here before what they bound exists, and so not in force: heartbeats and leases (one process
-owns a store), snapshots, working memory.
+Fixed here before what they bound exists, and so not in force: snapshots, working memory.
 """
 
 from __future__ import annotations
@@ -57,9 +56,13 @@ INTEGER_MIN: Final = -(2**63)  # what SQLite and PostgreSQL hold
 INTEGER_MAX: Final = 2**63 - 1
 
 # --- nodes ------------------------------------------------------------------------------------
-HEARTBEAT_INTERVAL_MS: Final = 1_000
-HEARTBEAT_TIMEOUT_MS: Final = 5_000
-LEASE_DURATION_MS: Final = 30_000
+LEASE_TTL_MS: Final = 5_000  # how long a node may be silent before another takes its shards
+LEASE_TTL_MS_MIN: Final = 500  # below, a slow commit of the store costs a lease
+LEASE_TTL_MS_MAX: Final = 60_000
+LEASE_RENEWALS_PER_TTL: Final = 3  # two may be lost
+LEASE_MARGIN_PARTS: Final = 10  # the margin on either side of a lease's end: a tenth of it
+CLOCK_RATE_PPM_MAX: Final = 10_000  # how wrong a clock's rate may be; a kernel slews by 500
+SHARD_MOVES_MAX: Final = 16  # what one node hands over at a time
 DRAIN_TIMEOUT_MS: Final = 20_000  # below systemd's 90 s, above one model call's usual length
 
 # --- storage ----------------------------------------------------------------------------------
@@ -196,8 +199,15 @@ SIMULATION_STEPS_MAX: Final = 3_000_000  # ten times a long run; then it spins
 assert ACTOR_STATE_BYTES_MAX < TRANSACTION_BYTES_MAX, "a whole state must fit one transaction"
 assert RESIDENT_RECORD_BYTES * RESIDENT_ACTORS_MAX < RESIDENT_BYTES_MAX, "a million idle ones fit"
 assert TURNS_PER_STEP_MIN <= TURNS_PER_TICK_MAX <= TURNS_PER_QUICK_TICK_MAX
-assert HEARTBEAT_INTERVAL_MS * 3 <= HEARTBEAT_TIMEOUT_MS, "two lost heartbeats are no suspicion"
-assert HEARTBEAT_TIMEOUT_MS < LEASE_DURATION_MS, "suspicion comes before the lease ends"
+assert LEASE_TTL_MS_MIN <= LEASE_TTL_MS <= LEASE_TTL_MS_MAX
+assert LEASE_RENEWALS_PER_TTL >= 3, "two lost renewals end no lease"
+assert LEASE_TTL_MS_MIN % (LEASE_MARGIN_PARTS * 5) == 0, "a margin is a whole number"
+assert 2 * CLOCK_RATE_PPM_MAX * LEASE_MARGIN_PARTS <= 1_000_000, (
+    "clocks that drift apart use up half of the margin at most"
+)
+assert LEASE_RENEWALS_PER_TTL * (LEASE_MARGIN_PARTS - 2) >= LEASE_MARGIN_PARTS * 2, (
+    "a renewal is due long before its lease ends"
+)
 assert BLOB_UNNAMED_KEEP_MS > 10 * INVOCATION_TIMEOUT_MS_MAX, "a turn names its blobs in time"
 assert IDEMPOTENCY_TTL_MS > 2 * INVOCATION_TIMEOUT_MS_MAX, "a key outlives every deadline"
 assert INVOCATION_TIMEOUT_MS <= INVOCATION_TIMEOUT_MS_MAX

@@ -101,7 +101,8 @@ class ClusterStore(Protocol):
     async def claim(self, session: str, shards: Sequence[ShardGrant]) -> list[ShardGrant]:
         """Own those shards that are still free under the epochs seen, each with its next epoch.
 
-        Returns what is owned now; others were quicker with the rest.
+        Returns what is owned now; others were quicker with the rest. A claim that comes again,
+        because its answer was lost, may be told again what it took.
 
         Raises:
             SessionEndedError: The session has ended.

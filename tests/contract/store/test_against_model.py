@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kelpie.storage.protocol import Store
 
 ACTORS = ("ada", "bob", "eve")
+EXAMPLES = {"postgres": 12}  # each step asks a server many times, and syncs to a real disk
 actors = st.sampled_from(ACTORS)
 names = st.sampled_from(["a", "b", "c"])
 bodies = st.binary(max_size=8)
@@ -98,6 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.close()
+        self.run(self.engine.discard())
         self.runner.close()
         shutil.rmtree(self.folder)
 
@@ -266,7 +268,7 @@ def test_the_store_agrees_with_a_model_of_it(engine_name: str) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40,
+            max_examples=EXAMPLES.get(engine_name, 40),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

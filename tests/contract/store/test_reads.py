@@ -170,7 +170,19 @@ async def test_a_cursor_from_the_future_is_refused(engine: Engine) -> None:
         with pytest.raises(CursorAheadError):
             await store.events(actor_id("nobody"), 1, 9)
         with pytest.raises(CursorAheadError):
-            await store.events_tail(TENANT_DEFAULT, 2, 9)
+            await store.events_tail(TENANT_DEFAULT, 2**62, 9)
+
+
+async def test_a_cursor_at_events_that_went_with_their_actor_is_still_a_cursor(
+    engine: Engine,
+) -> None:
+    async with engine.opened() as store:
+        hand = Hand(store)
+        await hand.turn(events=(EventAppend("e", b""),))
+        (event,) = await store.events_tail(TENANT_DEFAULT, 0, 9)
+        await hand.delete()
+        await Hand(store, "bob").turn(state=b"s")
+        assert await store.events_tail(TENANT_DEFAULT, event.position, 9) == []
 
 
 @pytest.mark.parametrize("limit", [0, -1])

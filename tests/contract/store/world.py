@@ -69,6 +69,14 @@ class Engine(Protocol):
         """Open the store for nodes that join, and close it at the end."""
         ...
 
+    async def discard(self) -> None:
+        """Give up what the machine lent; the engine is not used again."""
+        ...
+
+    def beside(self, store: SharedStore) -> AbstractAsyncContextManager[SharedStore]:
+        """Open the store for another node beside ``store``: itself, where it has one holder."""
+        ...
+
 
 class SqliteEngine:
     """The embedded engine over one file."""
@@ -98,6 +106,13 @@ class SqliteEngine:
         finally:
             store.check_invariants()
             await store.close()
+
+    @asynccontextmanager
+    async def beside(self, store: SharedStore) -> AsyncIterator[SharedStore]:
+        yield store
+
+    async def discard(self) -> None:
+        """Nothing was lent: the folder is the test's."""
 
 
 def actor_id(key: str, *, tenant: str = TENANT_DEFAULT, kind: str = "agent") -> ActorId:

@@ -24,6 +24,7 @@ from kelpie.core.limits import (
     DATABASE_LOCK_MS_MAX,
     DATABASE_STATEMENT_MS_MAX,
 )
+from kelpie.storage.postgres.texts import keep_texts
 
 CLIENT_TIMEOUT_S: Final = DATABASE_STATEMENT_MS_MAX / 1_000 + 2
 """Longer than the server's own limit: what is silent beyond it, the network has lost."""
@@ -48,7 +49,16 @@ WRITER_SETTINGS: Final = SETTINGS | {
 # Whoever waits for a shard holds up the lease's next renewal on the same connection.
 CONTROL_SETTINGS: Final = SETTINGS | {"lock_timeout": str(DATABASE_LOCK_MS_MAX)}
 
-DriverError: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+UNIQUE: Final = "23505"
+"""The server's code for a row that is there already."""
+
+DriverError: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server said goodbye while nothing was asked
+    OSError,
+    TimeoutError,
+)
 """Everything that the driver raises when the server or the network failed."""
 
 _TRANSIENT: Final = frozenset({"40001", "40P01", "55P03"})
@@ -113,26 +123,10 @@ async def connect(dsn: str, *, name: str, settings: Mapping[str, str] = SETTINGS
             timeout=DATABASE_CONNECT_MS_MAX / 1_000,
             server_settings={**settings, "application_name": name},
         )
+        await keep_texts(connection)
     except (ValueError, asyncpg.InterfaceError) as error:
         raise ConfigError(f"the database's address cannot be used: {error}") from error
     return connection
-
-
-async def create_pool(dsn: str, *, name: str, size: int) -> asyncpg.Pool:
-    """Open a pool of at most ``size`` connections that only read.
-
-    Raises:
-        DriverError: It cannot be reached, or refuses; see `translate_error`.
-    """
-    options = SETTINGS | {"default_transaction_read_only": "on", "application_name": name}
-    return await asyncpg.create_pool(
-        dsn,
-        min_size=1,
-        max_size=size,
-        timeout=DATABASE_CONNECT_MS_MAX / 1_000,
-        command_timeout=CLIENT_TIMEOUT_S,
-        server_settings=options,
-    )
 
 
 def state_of(error: BaseException) -> str:
@@ -203,3 +197,9 @@ def refuse_to_open(error: BaseException, place: str) -> StoreError | ConfigError
             return StoreError(f"{place}: {error} ({code})", place=place)
 
 
+async def close_gently(connection: Connection) -> None:
+    """Say goodbye, but not for long."""
+    try:
+        await connection.close(timeout=1)
+    except DriverError:
+        connection.terminate()

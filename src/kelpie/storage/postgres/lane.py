@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from kelpie.core.errors import (
     KelpieError,
@@ -36,12 +36,11 @@ from kelpie.storage.postgres import diagnosis
 from kelpie.storage.postgres.driver import Connection, is_common, translate_error
 from kelpie.storage.postgres.link import Link, RefusedError, ServerFailedError
 from kelpie.storage.postgres.migrations.apply import CROWDED, FENCED
-from kelpie.storage.postgres.plan import Answer, Member, Plan, Submit
+from kelpie.storage.postgres.plan import Answer, Append, Member, Plan, Submit
 from kelpie.storage.records import Commit
 
-_HEAD: Final = (
-    "SELECT sequence, hash FROM audit WHERE shard = $1 ORDER BY sequence DESC LIMIT 1"
-)
+_HEAD: Final = "SELECT sequence, hash FROM audit WHERE shard = $1 ORDER BY sequence DESC LIMIT 1"
+_MEMBERS: Final = (Commit, Submit, Append)
 _ATTEMPTS: Final = 3  # of a member that stands alone and against which nothing speaks
 
 
@@ -53,10 +52,8 @@ class Single(Protocol):
         ...
 
 
-class _Queued(NamedTuple):
-    member: Member | Single
-    size_bytes: int
-    future: asyncio.Future[Any]
+# A member, its size in bytes and the future of its value. Bare, since every turn makes one.
+_Queued = tuple[Member | Single, int, asyncio.Future[Any]]
 
 
 class Room:
@@ -68,13 +65,11 @@ class Room:
         self.count = 0
         self.size_bytes = 0
 
-    def refuse(self, size_bytes: int) -> OverloadedError | None:
-        """Return why a member of ``size_bytes`` finds no room; None when it does."""
-        is_deep = self.count >= COMMIT_QUEUE_DEPTH_MAX
-        if not is_deep and self.size_bytes + size_bytes <= COMMIT_QUEUE_BYTES_MAX:
-            return None
-        message = f"{self.count:,} commits ({self.size_bytes:,} bytes) wait for the disk; "
-        return OverloadedError(f"{message}try again later", waiting=self.count)
+    def has_place(self, size_bytes: int) -> bool:
+        """Return whether a member of ``size_bytes`` may wait."""
+        if self.count >= COMMIT_QUEUE_DEPTH_MAX:
+            return False
+        return self.size_bytes + size_bytes <= COMMIT_QUEUE_BYTES_MAX
 
 
 class Lane:
@@ -87,8 +82,10 @@ class Lane:
         "_is_scheduled",
         "_loop",
         "_queue",
+        "_queued_bytes",
         "_room",
         "_shards",
+        "_singles",
         "_task",
         "has_housework",
         "link",
@@ -100,6 +97,8 @@ class Lane:
         self._shards = shards
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Queued] = deque()
+        self._queued_bytes = 0
+        self._singles = 0  # that wait
         self._heads: dict[int, tuple[int, AuditHead]] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_scheduled = False
@@ -121,17 +120,26 @@ class Lane:
         """
         assert size_bytes >= 0, "a member has a size"
         future: asyncio.Future[Any] = self._loop.create_future()
-        refusal: KelpieError | None = self._room.refuse(size_bytes)
-        if self._is_closed:
-            refusal = StoreError("the store is closed; open it again")
-        if refusal is not None:
-            future.set_exception(refusal)
+        room = self._room
+        if self._is_closed or not room.has_place(size_bytes):
+            future.set_exception(self._refusal())
             return future
-        self._queue.append(_Queued(member, size_bytes, future))
-        self._room.count += 1
-        self._room.size_bytes += size_bytes
-        self._schedule()
+        self._queue.append((member, size_bytes, future))
+        self._queued_bytes += size_bytes
+        room.count += 1
+        room.size_bytes += size_bytes
+        if type(member) not in _MEMBERS:
+            self._singles += 1
+        if self._task is None and not self._is_scheduled:
+            self._schedule()
         return future
+
+    def _refusal(self) -> KelpieError:
+        if self._is_closed:
+            return StoreError("the store is closed; open it again")
+        room = self._room
+        message = f"{room.count:,} commits ({room.size_bytes:,} bytes) wait for the disk; "
+        return OverloadedError(f"{message}try again later", waiting=room.count)
 
     def clean(self) -> None:
         """Remove what deleted actors of the owned shards left behind, slice by slice."""
@@ -150,7 +158,8 @@ class Lane:
 
     def check_invariants(self) -> None:
         """Assert what always holds between two callbacks."""
-        assert self._room.size_bytes >= sum(each.size_bytes for each in self._queue)
+        assert self._queued_bytes == sum(size_bytes for _, size_bytes, _ in self._queue)
+        assert self._room.size_bytes >= self._queued_bytes
         assert self._room.count >= len(self._queue)
         assert not self._queue or self._is_scheduled or self._task is not None
 
@@ -172,32 +181,45 @@ class Lane:
 
     def _take_batch(self) -> list[_Queued]:
         """Take what fits one batch off the queue: a single write alone, or members together."""
-        taken: list[_Queued] = []
-        taken_bytes = 0
-        while self._queue and len(taken) < COMMIT_BATCH_ROWS_MAX:
-            head = self._queue[0]
-            if taken and (
-                taken_bytes + head.size_bytes > COMMIT_BATCH_BYTES_MAX
-                or not isinstance(head.member, Member)
-            ):
-                break
-            taken_bytes += head.size_bytes
-            taken.append(self._queue.popleft())
-            if not isinstance(head.member, Member):
-                break
+        queue = self._queue
+        is_all = len(queue) <= COMMIT_BATCH_ROWS_MAX and not self._singles
+        if is_all and self._queued_bytes <= COMMIT_BATCH_BYTES_MAX:
+            taken = list(queue)
+            queue.clear()
+            taken_bytes = self._queued_bytes
+        else:
+            taken, taken_bytes = self._take_some()
+        self._queued_bytes -= taken_bytes
         self._room.count -= len(taken)
         self._room.size_bytes -= taken_bytes
         return taken
+
+    def _take_some(self) -> tuple[list[_Queued], int]:
+        queue = self._queue
+        taken: list[_Queued] = []
+        taken_bytes = 0
+        while queue and len(taken) < COMMIT_BATCH_ROWS_MAX:
+            member, size_bytes, _ = queue[0]
+            is_single = type(member) not in _MEMBERS
+            is_full = taken_bytes + size_bytes > COMMIT_BATCH_BYTES_MAX
+            if taken and (is_full or is_single):
+                break
+            taken_bytes += size_bytes
+            taken.append(queue.popleft())
+            if is_single:
+                self._singles -= 1
+                break
+        return taken, taken_bytes
 
     def _finish(self, task: asyncio.Task[None], batch: Sequence[_Queued]) -> None:
         """Go on after a batch; a defect in it fails what it left without an outcome."""
         self._task = None
         cause = None if task.cancelled() else task.exception()
-        for each in batch:
-            if not each.future.done():
+        for _, _, future in batch:
+            if not future.done():
                 failure = StoreError(f"a commit could not be carried out: {cause!r}")
                 failure.__cause__ = cause
-                each.future.set_exception(failure)
+                future.set_exception(failure)
         if cause is not None:
             self.has_housework = False
         if self._queue or (self.has_housework and not self._is_closed):
@@ -211,18 +233,18 @@ class Lane:
     # --- batches --------------------------------------------------------------------------------
 
     async def _run(self, batch: Sequence[_Queued]) -> None:
-        if batch and not isinstance(batch[0].member, Member):
-            await self._run_single(batch[0].member, batch[0].future)
-        elif batch:
-            members = [each.member for each in batch if isinstance(each.member, Member)]
-            outcomes = await self._write(members)
-            for each, outcome in zip(batch, outcomes, strict=True):
-                if each.future.done():
+        first = batch[0][0] if batch else None
+        if first is not None and not isinstance(first, _MEMBERS):
+            await self._run_single(first, batch[0][2])
+        elif first is not None:
+            outcomes = await self._write([member for member, _, _ in batch])  # type: ignore[misc]
+            for (_, _, future), outcome in zip(batch, outcomes, strict=True):
+                if future.done():
                     continue
                 if isinstance(outcome, KelpieError):
-                    each.future.set_exception(outcome)
+                    future.set_exception(outcome)
                 else:
-                    each.future.set_result(outcome)
+                    future.set_result(outcome)
         if self.has_housework and not self._is_closed:
             await self._clean_slice()
 
@@ -348,11 +370,14 @@ class Lane:
         raise StoreError("a commit was refused for no reason that can be found; try it again")
 
     async def _make_room(
-        self, member: Submit, known: str, crowded: bool  # noqa: FBT001
+        self,
+        member: Submit,
+        known: str,
+        crowded: bool,  # noqa: FBT001
     ) -> list[tuple[str, str]]:
         """Return the ended calls that have to go for another."""
         tenant = member.call.actor.tenant
-        forgotten = [(tenant, known)] if known else []
+        forgotten: list[tuple[str, str]] = [(tenant, known)] if known else []
         if crowded:
             oldest = await self.link.ask(lambda c: diagnosis.find_oldest_ended(c, tenant))
             if oldest is None:
@@ -369,7 +394,7 @@ class Lane:
                     self._heads[shard] = (plan.fences[shard], head)
         if plan.deletes:
             self.has_housework = True
-        return [outcome(answer) for outcome in plan.outcomes]
+        return plan.settle(answer)
 
     # --- audit chains ---------------------------------------------------------------------------
 
@@ -423,5 +448,3 @@ def _own_words(error: KelpieError) -> KelpieError:
         return failure
     assert not isinstance(error, RefusedError), "a refusal is explained before it leaves"
     return error
-
-

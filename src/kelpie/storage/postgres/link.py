@@ -25,8 +25,10 @@ from kelpie.core.limits import (
 from kelpie.ports.clock import Clock
 from kelpie.storage.postgres.driver import (
     CLIENT_TIMEOUT_S,
+    UNIQUE,
     Connection,
     DriverError,
+    close_gently,
     detail_of,
     is_lost,
     is_transient,
@@ -46,7 +48,8 @@ _PART: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE application_name = $1 AND pid <> pg_backend_pid()"
 )
-_UNIQUE: Final = "23505"
+
+_COMMIT: Final = "SELECT taken, sequences FROM commit_1({})"
 
 Connect = Callable[[str], Awaitable[Connection]]
 """Opens a connection that the server shows under a name."""
@@ -78,7 +81,16 @@ class ServerFailedError(StoreError):
 class Link:
     """The connection of one writer of one opened store."""
 
-    __slots__ = ("_batch", "_clock", "_connect", "_connection", "_generation", "_holder", "_last", "writer")
+    __slots__ = (
+        "_batch",
+        "_clock",
+        "_connect",
+        "_connection",
+        "_generation",
+        "_holder",
+        "_last",
+        "writer",
+    )
 
     def __init__(self, connect: Connect, *, clock: Clock, holder: str, writer: int) -> None:
         self._connect = connect
@@ -121,7 +133,7 @@ class Link:
             StoreError: The database cannot be reached; nothing was sent.
         """
         places = ", ".join(f"${number}" for number in range(1, len(arguments) + 5))
-        row = await self._carry_out(f"SELECT taken, sequences FROM commit_1({places})", arguments)
+        row = await self._carry_out(_COMMIT.format(places), arguments)
         return Answer(row[0], list(row[1]))
 
     async def call(self, function: str, *arguments: Any) -> int:
@@ -179,7 +191,7 @@ class Link:
         code = state_of(error)
         if is_transient(error) and attempts < DATABASE_ATTEMPTS_MAX:
             return False
-        if code in {FENCED, REFUSED, CROWDED, _UNIQUE}:
+        if code in {FENCED, REFUSED, CROWDED, UNIQUE}:
             raise RefusedError(Refused(code, detail_of(error))) from error
         raise ServerFailedError(error) from error
 
@@ -225,11 +237,3 @@ class Link:
 
     def _deadline_ns(self) -> int:
         return self._clock.boot_ns() + DATABASE_AWAY_MS_MAX * 1_000_000
-
-
-async def close_gently(connection: Connection) -> None:
-    """Say goodbye, but not for long."""
-    try:
-        await connection.close(timeout=1)
-    except DriverError:
-        connection.terminate()

@@ -95,7 +95,9 @@ async def _require_server(connection: Connection, place: str) -> None:
     encoding = await connection.fetchval("SELECT current_setting('server_encoding')")
     if encoding != "UTF8":
         message = f"{place} keeps its texts as {encoding}, not as UTF8"
-        raise ConfigError(f"{message}; create the database with ENCODING 'UTF8'", setting="encoding")
+        raise ConfigError(
+            f"{message}; create the database with ENCODING 'UTF8'", setting="encoding"
+        )
     version = int(await connection.fetchval("SELECT current_setting('server_version_num')"))
     if version < _VERSION_MIN:
         needed = _VERSION_MIN // 10_000
@@ -132,4 +134,3 @@ async def _settle_numbers(connection: Connection, *, now_ms: int, incarnation: s
             "DELETE FROM writers WHERE at_ms < $1 AND number < (SELECT max(number) FROM writers)",
             now_ms - _WRITERS_KEPT_MS,
         )
-

@@ -71,10 +71,20 @@ Outcome = Callable[[Answer], Any]
 class _Actor:
     """One actor's row, as its commits in this batch leave it."""
 
-    __slots__ = ("appended", "commit", "events", "expected", "floored", "has_state", "state")
+    __slots__ = (
+        "appended",
+        "commit",
+        "events",
+        "expected",
+        "floored",
+        "has_state",
+        "name",
+        "state",
+    )
 
-    def __init__(self, commit: Commit) -> None:
+    def __init__(self, commit: Commit, name: str) -> None:
         self.commit = commit  # the newest
+        self.name = name
         self.expected = commit.expected_version
         self.events = 0
         self.appended = -1  # its place among the actors whose newest event is asked for
@@ -87,7 +97,7 @@ class _Actor:
         schema_version, state = self.state
         return (
             commit.actor.tenant,
-            str(commit.actor),
+            self.name,
             commit.shard,
             commit.epoch,
             commit.incarnation,
@@ -115,7 +125,7 @@ class Plan:
 
     def __init__(self, heads: Mapping[int, AuditHead] | None = None) -> None:
         self.heads = dict(heads or {})
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[Outcome | CommitReceipt] = []
         self.deletes = False
         self.is_broken = False
         self.fences: dict[int, int] = {}
@@ -146,10 +156,11 @@ class Plan:
         """Take a member, or change nothing and return False when it cannot share this batch."""
         if self.is_broken:
             return False
-        if isinstance(member, Commit):
+        if type(member) is Commit:
             return self._take_commit(member)
         if isinstance(member, Submit):
             return self._take_call(member)
+        assert isinstance(member, Append), "there are no other members"
         return self._take_chunks(member)
 
     @property
@@ -160,31 +171,46 @@ class Plan:
     # --- commits --------------------------------------------------------------------------------
 
     def _take_commit(self, commit: Commit) -> bool:
+        # Runs for every turn: a turn that changes its state and nothing else goes straight through.
         name = str(commit.actor)
         known = self._actors.get(name)
-        if not self._follows(commit, known) or not self._fits_rows(commit, name):
+        shard = commit.shard
+        has_rows = _has_rows(commit)
+        is_first = known is None and self.fences.get(shard, commit.epoch) == commit.epoch
+        if not is_first and not self._follows(commit, known):
             return False
-        self.fences[commit.shard] = commit.epoch
+        if has_rows and not self._fits_rows(commit, name):
+            return False
+        self.fences[shard] = commit.epoch
         now_ms = commit.now_ms
         self._now_ms_max = max(self._now_ms_max, now_ms)
         self._now_ms_min = min(self._now_ms_min, now_ms)
         if known is None:
-            known = self._actors[name] = _Actor(commit)
+            known = self._actors[name] = _Actor(commit, name)
         known.commit = commit
+        if commit.state is not None:
+            known.has_state, known.state = True, (commit.schema_version, commit.state)
         if commit.tombstone:
             self.deletes = True
             known.has_state, known.state = True, (commit.schema_version, b"")
             known.floored = known.events
-        elif commit.state is not None:
-            known.has_state, known.state = True, (commit.schema_version, commit.state)
-        first = self._add_events(commit, known, name) if commit.events else 0
+        if has_rows:
+            self.outcomes.append(self._add_all(commit, known))
+        else:
+            self.outcomes.append(CommitReceipt(commit.expected_version + 1, (), 0))
+        return True
+
+    def _add_all(self, commit: Commit, actor: _Actor) -> Outcome | CommitReceipt:
+        """Add the rows beside a commit's state, and return its receipt or how to make it."""
+        name = actor.name
+        first = self._add_events(commit, actor, name) if commit.events else 0
         sends = self._add_sends(commit) if commit.sends else 0
         if commit.reply is not None:
             self._add_reply(commit, name)
-        if _has_rows(commit):
-            self._add_rows(commit, name)
-        self.outcomes.append(_receipt(commit, sends, known, first))
-        return True
+        self._add_rows(commit, name)
+        if commit.audit:
+            self._add_audit(commit)
+        return _receipt(commit, sends, actor, first)
 
     def _follows(self, commit: Commit, known: _Actor | None) -> bool:
         """Return whether the commit's place is right after what the batch holds of its actor."""
@@ -303,6 +329,8 @@ class Plan:
             self._add_effects(commit, name)
         if commit.lists:
             self._add_lists(commit, name)
+
+    def _add_audit(self, commit: Commit) -> None:
         for append in commit.audit:
             self.add_audit(commit.actor, append, epoch=commit.epoch, at_ms=commit.now_ms)
 
@@ -398,7 +426,7 @@ class Plan:
         name, shard = str(member.actor), member.actor.shard
         if self.fences.get(shard, member.epoch) != member.epoch:
             return False
-        newest = {}
+        newest: dict[tuple[str, str, int], int] = {}
         for chunk in member.chunks:
             attempt = (name, chunk.effect_id, chunk.attempt)
             before = newest.get(attempt, self._newest.get(attempt, 0))
@@ -423,6 +451,10 @@ class Plan:
         return True
 
     # --- arguments ------------------------------------------------------------------------------
+
+    def settle(self, answer: Answer) -> list[Any]:
+        """Return the members' values, in their order."""
+        return [each if isinstance(each, CommitReceipt) else each(answer) for each in self.outcomes]
 
     def arguments(self) -> list[Any]:
         """Return what ``commit_1`` takes after the writer's mark."""
@@ -457,10 +489,7 @@ class Plan:
             [row for row in items if len(row) == _ITEM_COLUMNS],
             gone,
             list(self._replies.values()),
-            [
-                (*row[:2], actor.events - place, *row[2:])
-                for actor, place, row in self._events
-            ],
+            [(*row[:2], actor.events - place, *row[2:]) for actor, place, row in self._events],
             self._appended,
             self._sends,
             self._audit,
@@ -486,11 +515,14 @@ def _part(rows: Mapping[Any, Row], gone_columns: int) -> tuple[list[Row], list[R
 
 def _has_rows(commit: Commit) -> bool:
     return bool(
-        commit.kv
+        commit.reply is not None
+        or commit.events
+        or commit.sends
+        or commit.kv
+        or commit.audit
         or commit.effects
         or commit.reminders
         or commit.lists
-        or commit.audit
         or commit.consumes is not None
         or commit.fired is not None
     )
@@ -502,10 +534,9 @@ def message_id_of(taken: int, ordinal: int) -> int:
     return taken << ORDINAL_BITS | ordinal
 
 
-def _receipt(commit: Commit, sends: int, actor: _Actor, first: int) -> Outcome:
+def _receipt(commit: Commit, sends: int, actor: _Actor, first: int) -> Outcome | CommitReceipt:
     if not sends and not first:
-        receipt = CommitReceipt(commit.expected_version + 1, (), 0)
-        return lambda _: receipt
+        return CommitReceipt(commit.expected_version + 1, (), 0)
 
     def receive(answer: Answer) -> CommitReceipt:
         ids: tuple[int, ...] = ()

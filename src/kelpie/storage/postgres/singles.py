@@ -146,11 +146,11 @@ class ChangePause(NamedTuple):
     async def _change(self, lane: Lane) -> bool:
         actor, shard = self.pause.actor, self.fence.shard
         head, rows = await _link(lane, self.fence, actor, self._record(), self.pause.at_ms)
+        said: tuple[Any, ...] = ()
         if self.is_pause:
             said = (actor.tenant, self.pause.principal, PAUSED_ACTORS_MAX)
-            function, values = "pause_actor_1", (str(actor), *said, rows)
-        else:
-            function, values = "resume_actor_1", (str(actor), rows)
+        function = "pause_actor_1" if self.is_pause else "resume_actor_1"
+        values = (str(actor), *said, rows)
         changed = await _call(lane, function, self.fence, self.pause.at_ms, *values)
         if changed:
             assert head.shard == shard, "a record lies in its actor's chain"

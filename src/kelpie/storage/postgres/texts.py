@@ -33,6 +33,12 @@ def decode_text(stored: str) -> str:
 
 async def keep_texts(connection: asyncpg.Connection) -> None:
     """Let every text that the connection binds or reads pass through here."""
+    # In the binary form, which a text shares with its own bytes: rows of composite types have no
+    # other.
     await connection.set_type_codec(
-        "text", schema="pg_catalog", encoder=encode_text, decoder=decode_text, format="text"
+        "text",
+        schema="pg_catalog",
+        encoder=lambda value: encode_text(value).encode(),
+        decoder=lambda stored: decode_text(stored.decode()),
+        format="binary",
     )

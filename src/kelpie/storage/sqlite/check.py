@@ -19,7 +19,14 @@ from kelpie.storage.audit import AuditHead, verify_chain
 from kelpie.storage.decode import AUDIT_COLUMNS, audit_record
 from kelpie.storage.protocol import StoreStats
 from kelpie.storage.records import AuditRecord
-from kelpie.storage.sealing import unseal
+from kelpie.storage.soundness import (
+    PROBLEMS_MAX,
+    SEALED,
+    CheckReport,
+    Problem,
+    Report,
+    compare_body,
+)
 from kelpie.storage.sqlite.engine import (
     AUTO_VACUUM_INCREMENTAL,
     is_wal_reset_fixed,
@@ -29,33 +36,6 @@ from kelpie.storage.sqlite.migrations import read_version
 from kelpie.storage.sqlite.opening import is_held, read_shards
 
 _FSYNC_COUNT: Final = 20
-_PROBLEMS_MAX: Final = 100  # a ruined file has millions; a person reads the first ones
-# (table, column that names the actor, column of the body)
-_SEALED: Final = (
-    ("kv", "actor", "value"),
-    ("effects", "actor", "body"),
-    ("outbox", "receiver", "body"),
-    ("dead_letters", "receiver", "body"),
-    ("reminders", "actor", "body"),
-    ("events", "actor", "body"),
-    ("lists", "owner", "body"),
-    ("streams", "actor", "body"),
-    ("replies", "actor", "reply"),
-    ("calls", "actor", "body"),
-)
-
-
-class CheckReport(NamedTuple):
-    """What a check found. ``problems`` is cut after 100; ``damaged`` names the actors in them."""
-
-    problems: tuple[str, ...]
-    damaged: tuple[str, ...]
-    heads: tuple[AuditHead, ...]
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether nothing was found."""
-        return not self.problems
 
 
 class EngineReport(NamedTuple):
@@ -74,46 +54,37 @@ def check_store(connection: sqlite3.Connection) -> CheckReport:
 
     Reads one snapshot, beside a running writer.
     """
-    problems: list[str] = []
-    damaged: dict[str, None] = {}
     heads: list[AuditHead] = []
+    report = Report()
     for problem in _find_problems(connection, heads):
-        problems.append(problem.text)
-        if problem.actor:
-            damaged[problem.actor] = None
-        if len(problems) >= _PROBLEMS_MAX:
+        report.add(problem)
+        if report.is_full:
             break
-    assert len(problems) <= _PROBLEMS_MAX, "a report is bounded"
-    return CheckReport(tuple(problems), tuple(damaged), tuple(heads))
+    return report.close(heads)
 
 
-class _Problem(NamedTuple):
-    text: str
-    actor: str = ""
-
-
-def _find_problems(connection: sqlite3.Connection, heads: list[AuditHead]) -> Iterator[_Problem]:
+def _find_problems(connection: sqlite3.Connection, heads: list[AuditHead]) -> Iterator[Problem]:
     try:
         connection.execute("BEGIN")
-        for (line,) in connection.execute(f"PRAGMA integrity_check({_PROBLEMS_MAX})"):
+        for (line,) in connection.execute(f"PRAGMA integrity_check({PROBLEMS_MAX})"):
             if line != "ok":
-                yield _Problem(f"engine: {line}")
+                yield Problem(f"engine: {line}")
         yield from _find_damaged_states(connection)
-        for table, actor, body in _SEALED:
+        for table, actor, body in SEALED:
             yield from _find_damaged_bodies(connection, table, actor, body)
         for shard in read_shards(connection):
             try:
                 heads.append(verify_chain(_chain(connection, shard), shard=shard))
             except CorruptionError as error:
-                yield _Problem(error.message)
+                yield Problem(error.message)
     except sqlite3.Error as error:
-        yield _Problem(translate_error(error, "the store").message)
+        yield Problem(translate_error(error, "the store").message)
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
 
-def _find_damaged_states(connection: sqlite3.Connection) -> Iterator[_Problem]:
+def _find_damaged_states(connection: sqlite3.Connection) -> Iterator[Problem]:
     for actor, checksum, chunks, inline in connection.execute(
         "SELECT actor, checksum, chunks, state FROM actors"
     ):
@@ -121,22 +92,15 @@ def _find_damaged_states(connection: sqlite3.Connection) -> Iterator[_Problem]:
         state = inline
         if chunks:
             state = b"".join(data for (data,) in connection.execute(query, (actor,)))
-        yield from _compare(actor, checksum, state, actor)
+        yield from compare_body(actor, checksum, state, actor)
 
 
 def _find_damaged_bodies(
     connection: sqlite3.Connection, table: str, actor: str, body: str
-) -> Iterator[_Problem]:
+) -> Iterator[Problem]:
     query = f"SELECT {actor}, checksum, {body} FROM {table}"
     for name, checksum, data in connection.execute(query):
-        yield from _compare(f"a row of {table} of {name}", checksum, data, name)
-
-
-def _compare(subject: str, checksum: int, data: bytes, actor: str) -> Iterator[_Problem]:
-    try:
-        unseal(checksum, data, subject)
-    except CorruptionError as error:
-        yield _Problem(error.message, actor)
+        yield from compare_body(f"a row of {table} of {name}", checksum, data, name)
 
 
 def _chain(connection: sqlite3.Connection, shard: int) -> Iterator[AuditRecord]:

@@ -11,6 +11,7 @@ owner changes, and an ended session owns nothing.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
@@ -79,12 +80,7 @@ class SqliteNodes(SqliteReader):
     async def cluster(self) -> ClusterView:
         """Return the sessions and the shards, of one snapshot."""
         with self._snapshot("the cluster"):
-            living = self._query(f"{_LIVING} ORDER BY name", (), "sessions")
-            ended = self._query(_ENDED, (ENDED_SHOWN_MAX,), "sessions")
-            query = "SELECT shard, epoch, session, pinned FROM shards ORDER BY shard"
-            shards = self._query(query, (), "shards")
-        nodes = (_node(row) for row in (*living, *ended))
-        return ClusterView(tuple(nodes), tuple(ShardRow(*row) for row in shards))
+            return read_cluster(self._reader)
 
     async def session_ended(self, session: str) -> bool:
         """Return whether a session has ended, or was never known."""
@@ -135,6 +131,16 @@ class SqliteNodes(SqliteReader):
             raise InvalidFieldError("shard", f"{shard} is none of 0 to {SHARD_COUNT - 1}")
         size_bytes = text_bytes("name", name, NAME_CHARS_MAX)
         await self._submit(partial(pin, shard=shard, name=name), size_bytes)
+
+
+def read_cluster(connection: sqlite3.Connection) -> ClusterView:
+    """Return the living sessions, those that ended lately, and the shards."""
+    living = connection.execute(f"{_LIVING} ORDER BY name").fetchall()
+    ended = connection.execute(_ENDED, (ENDED_SHOWN_MAX,)).fetchall()
+    query = "SELECT shard, epoch, session, pinned FROM shards ORDER BY shard"
+    shards = connection.execute(query).fetchall()
+    nodes = (_node(row) for row in (*living, *ended))
+    return ClusterView(tuple(nodes), tuple(ShardRow(*row) for row in shards))
 
 
 def _node(row: Row) -> NodeRow:

@@ -45,11 +45,11 @@ from kelpie.storage.records import (
     StreamChunk,
     Submission,
 )
+from kelpie.storage.soundness import CheckReport
 from kelpie.storage.sqlite import calls, pauses, rows
 from kelpie.storage.sqlite.backup import write_backup
 from kelpie.storage.sqlite.batch import Work
 from kelpie.storage.sqlite.check import (
-    CheckReport,
     EngineReport,
     check_store,
     read_stats,

@@ -139,7 +139,8 @@ _ACTORS: Final = """
                 THEN a.event_sequence + excluded.event_floor ELSE a.event_floor END,
             updated_ms = excluded.updated_ms, tombstoned = excluded.tombstoned,
             checksum = excluded.checksum, state = excluded.state
-            WHERE a.tombstoned AND a.incarnation < excluded.incarnation AND a.shard = excluded.shard;
+            WHERE a.tombstoned AND a.incarnation < excluded.incarnation
+            AND a.shard = excluded.shard;
         GET DIAGNOSTICS found = ROW_COUNT;
         PERFORM check_1(found, cardinality(p_created), 'created');
     END IF;

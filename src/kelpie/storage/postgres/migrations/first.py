@@ -16,6 +16,8 @@ connection that was lost.
 row would make all who submit wait for each other.
 """
 
+# ruff: noqa: S608  # the texts joined into SQL are constants of this package; values are bound
+
 from __future__ import annotations
 
 from typing import Final

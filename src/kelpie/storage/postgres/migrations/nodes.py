@@ -12,7 +12,7 @@ SESSION_OVER: Final = "KP005"
 """The session has ended, or was never known."""
 
 _CLAIM: Final = """
-CREATE FUNCTION claim_1(p_session text, p_seen fence_1[]) RETURNS SETOF fence_1
+CREATE FUNCTION claim_1(p_session text, p_seen fence_1[], p_again boolean) RETURNS SETOF fence_1
     LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM 1 FROM sessions WHERE session = p_session AND ended_ms = 0 FOR SHARE;
@@ -21,11 +21,12 @@ BEGIN
     END IF;
     PERFORM 1 FROM shards WHERE shard IN (SELECT shard FROM unnest(p_seen)) ORDER BY shard
         FOR UPDATE;
-    UPDATE shards s SET epoch = s.epoch + 1, session = p_session
-        FROM unnest(p_seen) u WHERE s.shard = u.shard AND s.epoch = u.epoch AND s.session = '';
-    -- Also what an earlier try took whose answer was lost.
-    RETURN QUERY SELECT s.shard, s.epoch FROM shards s JOIN unnest(p_seen) u
-        ON s.shard = u.shard AND s.epoch = u.epoch + 1 WHERE s.session = p_session;
+    RETURN QUERY UPDATE shards s SET epoch = s.epoch + 1, session = p_session
+        FROM unnest(p_seen) u WHERE s.shard = u.shard AND s.session IN ('', p_session)
+        AND (s.session = '' AND s.epoch = u.epoch
+            -- What an earlier try took, whose answer was lost.
+            OR p_again AND s.session = p_session AND s.epoch = u.epoch + 1)
+        RETURNING s.shard, s.epoch;
 END $$"""
 
 # The epoch grows here too: what was let go of is not written to, even before somebody takes it.

@@ -4,6 +4,8 @@ Each is a whole transaction in one round trip, like ``commit_1``, and marks its 
 same way; ``writers.result`` keeps its value.
 """
 
+# ruff: noqa: S608  # the texts joined into SQL are constants of this package; values are bound
+
 from __future__ import annotations
 
 from typing import Final

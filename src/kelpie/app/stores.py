@@ -1,0 +1,28 @@
+"""What the product asks of a store beyond its protocol, and how settings choose the engine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kelpie.core.errors import KelpieError
+from kelpie.storage.blobs import BlobStore
+from kelpie.storage.protocol import Store
+from kelpie.storage.soundness import CheckReport
+
+
+class NodeStore(Store, Protocol):
+    """A store with the blobs that its rows name, and a word on its own health."""
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The store's blobs. Put one before the commit that names it."""
+        ...
+
+    @property
+    def failure(self) -> KelpieError | None:
+        """Why nothing is written any more; None while all is well."""
+        ...
+
+    async def check(self) -> CheckReport:
+        """Read everything, compare every checksum and verify every audit chain."""
+        ...
