@@ -180,7 +180,9 @@ class PackageFiles:
     @property
     def _teleport(self) -> Teleport:
         if self._moves is None:
-            message = "agents leave and arrive in embedded stores (sqlite) only, so far"
+            message = (
+                "actors of a database's store cannot be moved one by one; copy the whole store"
+            )
             raise UnavailableError(message)
         return self._moves
 

@@ -16,7 +16,7 @@ from kelpie.core.ids import ActorId, derive_uuid
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
 from kelpie.storage.copying import CopyMark, Progress, SourceState
-from kelpie.storage.postgres.driver import Connection, DriverError, connect, refuse_to_open
+from kelpie.storage.postgres.driver import DriverError, ServerConnection, connect, refuse_to_open
 from kelpie.storage.postgres.migrations import migrate
 from kelpie.storage.sealing import seal, unseal
 from kelpie.storage.tables import STORE_TABLES, Row, Table, Value
@@ -33,7 +33,7 @@ _COUNTERS: Final = (
 )
 
 
-async def require_unsealed(connection: Connection, place: str) -> None:
+async def require_unsealed(connection: ServerConnection, place: str) -> None:
     """Return if the database is a store that may be opened.
 
     Raises:
@@ -49,7 +49,7 @@ async def require_unsealed(connection: Connection, place: str) -> None:
         raise StoreSealedError(message, store=place, source=copying.source)
 
 
-async def _read_mark(connection: Connection, name: str) -> CopyMark | None:
+async def _read_mark(connection: ServerConnection, name: str) -> CopyMark | None:
     value = await connection.fetchval("SELECT value FROM meta WHERE name = $1", name)
     return None if value is None else msgspec.json.decode(value, type=CopyMark)
 
@@ -57,7 +57,7 @@ async def _read_mark(connection: Connection, name: str) -> CopyMark | None:
 class PostgresCopy:
     """One database: a `kelpie.storage.copying.CopySource` and a ``CopyTarget``."""
 
-    def __init__(self, connection: Connection, place: str, *, clock: Clock, rng: Rng) -> None:
+    def __init__(self, connection: ServerConnection, place: str, *, clock: Clock, rng: Rng) -> None:
         self._connection = connection
         self._place = place
         self._clock = clock
