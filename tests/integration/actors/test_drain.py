@@ -10,6 +10,7 @@ import pytest
 from kelpie import Actor, State, command, query
 from kelpie.core.errors import KelpieError
 from kelpie.core.limits import DRAIN_TIMEOUT_MS, STOP_TIMEOUT_MS
+from kelpie.sim.loop import SimulatedLoop
 from tests.integration.actors.simulated import World, simulate
 
 LONGER_S = 3_600.0
@@ -70,7 +71,7 @@ def test_a_drain_stops_what_does_not_end_and_keeps_what_was_acknowledged(
         async with world.opened(tmp_path, Guest) as runtime:
             return took_s, await runtime.ref(Guest, "a").total()
 
-    took_s, total = simulate(main)
+    took_s, total = simulate(main, loop=SimulatedLoop())
     assert STOP_TIMEOUT_MS == 5_000
     assert took_s == pytest.approx(DRAIN_TIMEOUT_MS / 1_000 + stopped_after_s, abs=0.01)
     assert total == 1, "what was acknowledged is there, and nothing of what was stopped"

@@ -83,7 +83,8 @@ def fetch_actor(connection: sqlite3.Connection, name: str, *, is_aside: bool) ->
     row = connection.execute(_ACTOR, (name,)).fetchone()
     if row is None:
         return None
-    incarnation, tombstoned, chunks = row[0], row[4], row[6]
+    incarnation, tombstoned = row[0], row[4]
+    chunks = row[6] if isinstance(row[6], int) else 0  # damage may have made it anything
     state, pieces = row[7], 0
     if chunks and chunks <= _CHUNKS_MAX:
         found = connection.execute(_CHUNKS, (name,)).fetchall()
@@ -119,7 +120,7 @@ def _join_aside(pieces: Iterable[Row]) -> tuple[bytes, int]:
 
 def is_large(raw: Raw) -> bool:
     """Return whether the state's pieces have to be read beside the event loop."""
-    return bool(raw.row[6] > _CHUNKS_MAX)
+    return isinstance(raw.row[6], int) and raw.row[6] > _CHUNKS_MAX
 
 
 def read_large_actor(connection: sqlite3.Connection, actor: ActorId) -> StoredActor | None:
