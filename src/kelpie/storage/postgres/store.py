@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -412,7 +413,9 @@ class PostgresStore(PostgresNodes, PostgresReads):
             for lane in parts.lanes:
                 await lane.close()
             if parts.control.is_living:
-                await self.end_session(self.session, None, now_ms=self._clock.now_ms())
+                # A database that is away ends the session by itself, when its lease is over.
+                with suppress(StoreError):
+                    await self.end_session(self.session, None, now_ms=self._clock.now_ms())
         finally:
             await _let_go(parts.control, parts.lanes, parts.pool)
         assert all(lane.waiting == 0 for lane in parts.lanes), "what was queued has its outcome"
