@@ -12,4 +12,5 @@ pytest_plugins = [
     "kelpie.sim.plugin",
     "tests.plugins.async_tests",
     "tests.plugins.coverage_ratchet",
+    "tests.plugins.databases",
 ]

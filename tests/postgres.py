@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PACKAGE = "postgresql"
+SERVERS = Path("/usr/lib/postgresql")
+"""Where Debian keeps the programs, a folder for each version."""
 PROGRAMS = ("initdb", "postgres")
 OWNER = "kelpie"
 """The role that owns everything; it needs no password."""
@@ -71,12 +73,10 @@ SETTINGS = {
 }
 
 
-def find_programs(path: str | None = None) -> Path:
+def find_programs(path: str | None = None, *, servers: Path = SERVERS) -> Path:
     """Returns the folder that holds the server's programs, or fails the test with the cure."""
     path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}" if path is None else path
-    versions = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name)
-    )
+    versions = sorted(servers.glob("*/bin"), key=lambda folder: int(folder.parent.name))
     for folder in (*map(Path, path.split(":")), *reversed(versions)):
         # Links may stand in the path; the server finds its files beside the real program.
         found = [(folder / name).resolve() for name in PROGRAMS]
@@ -189,14 +189,26 @@ class StoreDatabases:
 STORE_DATABASES = StoreDatabases()
 
 
+MADE: list[PostgresServer] = []
+
+
 @lru_cache(maxsize=1)
 def shared_server() -> PostgresServer:
     """Returns this process's server, running; fails the test if the machine has none to offer."""
     server = make_server()
-    atexit.register(shutil.rmtree, server.folder, ignore_errors=True)
-    atexit.register(server.stop)
     server.start()
     return server
+
+
+def stop_all() -> None:
+    """Ends every server of this process and removes its data; harmless when done before."""
+    while MADE:
+        server = MADE.pop()
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+atexit.register(stop_all)
 
 
 def make_server() -> PostgresServer:
@@ -215,7 +227,8 @@ def make_server() -> PostgresServer:
     (folder / "data" / "pg_hba.conf").write_text(ACCESS)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    return PostgresServer(folder, port)
+    MADE.append(PostgresServer(folder, port))
+    return MADE[-1]
 
 
 async def make_guarded_role(server: PostgresServer) -> None:

@@ -517,6 +517,10 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
         text="When a node fails or leaves, its shards are moved, not only planned to be.",
         critical=True,
     ),
+    "K-03": Requirement(
+        text="Who owns a shard is agreed on by one transaction of the store that all share.",
+        critical=True,
+    ),
     "K-05": Requirement(text="Settings are checked at the start, with the field named."),
     "K-06": Requirement(text="The simulator compares values and histories after every crash."),
     "K-08": Requirement(
@@ -580,7 +584,6 @@ KNOWN_DEFECTS: dict[str, Requirement] = {
 
 # Defects that cannot come back yet, because what had them does not exist here: K-nn and why.
 DUE_DEFECTS: dict[str, str] = {
-    "K-03": "A consensus that was never wired: with one process nothing has to be agreed on.",
     "K-04": "An incomplete reader of frames: there are no frames between nodes yet.",
 }
 

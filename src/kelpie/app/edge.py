@@ -103,6 +103,7 @@ def make_edge(settings: Settings, node: Node, actors: ActorService) -> AsgiApp:
             runtime=node.runtime,
             hub=node.hub,
             store=node.store,
+            cluster=node.store,
             clock=world.clock,
             rng=world.rng,
             telemetry=world.telemetry,

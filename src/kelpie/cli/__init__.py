@@ -38,6 +38,7 @@ COMMANDS = {
     "backup": ("backup:backup", "Copy the whole store, beside a running server too."),
     "restore": ("backup:restore", "Make a store from a backup; it starts held."),
     "store": ("store:store", "Release, measure, check and compact the store."),
+    "cluster": ("cluster:cluster", "See the nodes and their shards, and move work between them."),
     "audit": ("audit:audit", "Verify the audit chains."),
     "sim": ("sim:sim", "Run simulated worlds under seeded faults, and look into them."),
     "version": ("version:version", "Print the version."),

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kelpie.cluster import commands as c
 from kelpie.cluster import events as e
@@ -164,7 +164,7 @@ def _ended(state: Member, now_ns: int) -> tuple[Member, _Told]:
     state, told = _lose(state, frozenset(state.owned))
     state = replace(
         state,
-        **_NO_SESSION,  # type: ignore[arg-type]
+        **_NO_SESSION,
         phase="stopped" if state.is_leaving else "initializing",
         renew_at_ns=now_ns,
         look_at_ns=now_ns,
@@ -172,7 +172,7 @@ def _ended(state: Member, now_ns: int) -> tuple[Member, _Told]:
     return state, (*told, c.AnswerUntil(0), c.Stop() if state.is_leaving else c.Begin())
 
 
-_NO_SESSION: Final = {
+_NO_SESSION: Final[dict[str, Any]] = {
     "session": "",
     "is_joined": False,
     "is_refused": False,
@@ -328,7 +328,7 @@ def _plan(state: Member, now_ns: int) -> tuple[Member, _Told]:
     if state.is_leaving and not state.may_answer(now_ns) and not state.is_renewing:
         # Out already, or cut off from the store: what is left of the lease ends by itself.
         state, told = _lose(state, frozenset(state.owned))
-        state = replace(state, **_NO_SESSION, phase="stopped")  # type: ignore[arg-type]
+        state = replace(state, **_NO_SESSION, phase="stopped")
         return state, (*told, c.AnswerUntil(0), c.Stop())
     if not state.session:
         return state, ()

@@ -341,6 +341,10 @@ class ClusterNode:
 
     def _row(self, session: str) -> NodeRow:
         config, now_ms = self._config, self._clock.now_ms()
+        seen = self._member.view.nodes
+        # What an operator marked holds for the node, not for the session that it happened to have.
+        before = [node for node in seen if node.name == config.name and node.session != session]
+        marked = max(before, key=lambda node: node.started_ms, default=None)
         return NodeRow(
             session=session,
             name=config.name,
@@ -348,8 +352,8 @@ class ClusterNode:
             state="initializing",
             renewals=0,
             ttl_ms=self._member.timing.ttl_ns // NS_PER_MS,
-            is_cordoned=False,
-            is_draining=False,
+            is_cordoned=marked is not None and marked.is_cordoned,
+            is_draining=marked is not None and marked.is_draining,
             started_ms=now_ms,
             ended_ms=0,
         )

@@ -33,6 +33,11 @@ def apart_rule(label: str) -> str:
     return f"{_APART}{label}"
 
 
+def label_of(rule: str) -> str:
+    """Return the label of an `apart_rule`, empty for any other rule."""
+    return rule.removeprefix(_APART) if rule.startswith(_APART) else ""
+
+
 def is_name(text: str) -> bool:
     """Return whether ``text`` can be a node's name: no rule, nothing that a shell would change."""
     return text.replace("-", "").replace(".", "").replace("_", "").isalnum() and text.isascii()

@@ -20,6 +20,7 @@ from kelpie.ports.rng import Rng
 from kelpie.ports.telemetry import Telemetry
 from kelpie.server.actors.service import ActorService
 from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
+from kelpie.storage.cluster import ClusterStore
 from kelpie.storage.protocol import Store
 
 
@@ -167,6 +168,7 @@ class Deps:
         runtime: Calls and queries of actors.
         hub: Wake-ups for followers.
         store: Reads by cursor, and the store's own care.
+        cluster: The store's sessions of nodes and owners of shards.
         clock: Time.
         rng: Seeds of ids.
         telemetry: Logs, spans, metrics.
@@ -185,6 +187,7 @@ class Deps:
     runtime: Calls
     hub: Hub
     store: Store
+    cluster: ClusterStore
     clock: Clock
     rng: Rng
     telemetry: Telemetry

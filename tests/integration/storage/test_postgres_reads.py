@@ -21,6 +21,7 @@ from kelpie.storage.records import (
 )
 from tests.contract.store.postgres import PostgresEngine
 from tests.contract.store.world import NOW_MS, Hand, effect
+from tests.postgres import find_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,12 @@ async def join(store: PostgresStore, name: str, *shards: int) -> dict[int, int]:
     view = await store.cluster()
     wish = [ShardGrant(shard, view.shards[shard].epoch) for shard in shards]
     return dict(await store.claim(row.session, wish))
+
+
+def test_a_machine_without_the_server_fails_the_test_and_names_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match="sudo apt-get install -y postgresql"):
+        find_programs(str(tmp_path), servers=tmp_path)
+    assert (find_programs() / "postgres").exists()
 
 
 @pytest.mark.requirement("K-13")

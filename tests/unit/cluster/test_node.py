@@ -234,6 +234,24 @@ def test_a_drained_node_keeps_running_without_shards_and_gets_them_back() -> Non
     run(main)
 
 
+def test_a_drained_node_that_loses_its_session_stays_drained() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        a, b = await cluster.started("a", "b")
+        await b.store.cordon("a", is_cordoned=True, is_draining=True)
+        await cluster.until(lambda: not a.shards)
+        session = a.node.status.session
+        a.store.is_cut = True
+        await cluster.passed(2 * TTL_S)
+        a.store.is_cut = False
+        await cluster.until(lambda: a.node.status.session != session)
+        await cluster.passed(TTL_S)
+        assert a.shards == frozenset()
+        assert a.node.status.state == "running"
+
+    run(main)
+
+
 def test_a_cordoned_node_takes_nothing_from_a_node_that_leaves() -> None:
     async def main() -> None:
         cluster = Cluster()

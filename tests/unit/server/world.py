@@ -534,6 +534,7 @@ class World:
             runtime=self,
             hub=self.hub,
             store=cast("Store", self.store),
+            cluster=cast("Any", self.store),
             clock=self.clock,
             rng=self.rng,
             telemetry=cast("Any", self.telemetry),

@@ -10,9 +10,12 @@ from msgspec import Meta
 from kelpie.core.limits import (
     EVENT_PAGE_ROWS_MAX,
     INTEGER_MAX,
+    LABEL_CHARS_MAX,
     LIST_PAGE_ROWS_MAX,
+    NAME_CHARS_MAX,
     PATH_BYTES_MAX,
     REQUEST_BODY_BYTES_MAX,
+    SHARD_COUNT,
 )
 from kelpie.storage.records import EffectState
 
@@ -97,3 +100,24 @@ class BackupRequest(Strict, frozen=True, kw_only=True):
     """``POST /v1/store/backup``: an absolute path on the server that does not exist yet."""
 
     target: Path
+
+
+class WhereQuery(Strict, frozen=True, kw_only=True):
+    """Parameters of ``GET /v1/cluster/where``; ``actor`` reads ``type/key``."""
+
+    actor: str
+
+
+class NodeMarks(Strict, frozen=True, kw_only=True):
+    """``POST /v1/cluster/nodes/{name}``: a draining node is cordoned as well."""
+
+    cordoned: bool
+    draining: bool
+
+
+class PinRequest(Strict, frozen=True, kw_only=True):
+    """``POST /v1/cluster/pins``: to a node, apart under a label, or with neither: anywhere."""
+
+    actors: Annotated[list[str], Meta(min_length=1, max_length=SHARD_COUNT)]
+    node: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]*$", max_length=NAME_CHARS_MAX)] = ""
+    apart: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]*$", max_length=LABEL_CHARS_MAX)] = ""

@@ -127,6 +127,64 @@ class HealthOut(Out, frozen=True, kw_only=True):
     version: str
 
 
+class NodeOut(msgspec.Struct, frozen=True, kw_only=True):
+    """One session of a node; ``ended_ms`` is 0 while it lives."""
+
+    name: str
+    address: str
+    state: str
+    session: str
+    shards: int
+    cordoned: bool
+    draining: bool
+    renewals: int
+    ttl_ms: int
+    started_ms: int
+    ended_ms: int
+
+
+class ClusterOut(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster: ``moves`` counts the shards that are not where they should be."""
+
+    nodes: list[NodeOut]
+    shards: int
+    unowned: int
+    moves: int
+
+
+class ShardOut(msgspec.Struct, frozen=True, kw_only=True):
+    """One shard: ``node`` owns it, ``wished`` should; ``pinned`` and ``apart`` are its rules."""
+
+    shard: int
+    epoch: int
+    node: str
+    address: str
+    wished: str
+    pinned: str
+    apart: str
+
+
+class ShardList(msgspec.Struct, frozen=True, kw_only=True):
+    """Every shard, in order."""
+
+    shards: list[ShardOut]
+
+
+class WhereOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an actor is served."""
+
+    actor: str
+    where: ShardOut
+
+
+class PinOut(msgspec.Struct, frozen=True, kw_only=True):
+    """The shards that carry a rule now."""
+
+    shards: list[int]
+    node: str
+    apart: str
+
+
 def view_effect(actor: str, record: EffectRecord) -> EffectOut:
     """Return an effect record on the wire."""
     preparation = record.preparation

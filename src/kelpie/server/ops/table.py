@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kelpie.server.operations import Nothing, Operation
-from kelpie.server.ops import effects, events, health, plans, store
+from kelpie.server.ops import cluster, effects, events, health, plans, store
 from kelpie.server.ops.requests import (
     ApprovalListQuery,
     AuditQuery,
@@ -13,21 +13,29 @@ from kelpie.server.ops.requests import (
     Decision,
     EffectListQuery,
     EventQuery,
+    NodeMarks,
+    PinRequest,
     PlanCreate,
     PlanListQuery,
     Resolution,
+    WhereQuery,
 )
 from kelpie.server.ops.responses import (
     AuditPage,
     AuditSoundness,
     BackupOut,
+    ClusterOut,
     EffectOut,
     EffectPage,
     EventPage,
     HealthOut,
+    NodeOut,
+    PinOut,
     PlanList,
+    ShardList,
     StoreHeld,
     StoreSoundness,
+    WhereOut,
 )
 from kelpie.storage.protocol import Compaction, StoreStats
 
@@ -38,7 +46,7 @@ def own_operations() -> Table:
     """Return Kelpie's own operations."""
     return (
         *(*_approvals(), *_effects(), *_events(), *_plans()),
-        *(*_audit(), *_store(), *_health()),
+        *(*_audit(), *_store(), *_cluster(), *_health()),
     )
 
 
@@ -270,6 +278,62 @@ def _store() -> Table:
             query=Nothing,
             body=Nothing,
             response=StoreSoundness,
+        ),
+    )
+
+
+def _cluster() -> Table:
+    return (
+        Operation(
+            method="GET",
+            path="/v1/cluster",
+            summary="List the nodes",
+            tag="cluster",
+            handler=cluster.show_cluster,
+            query=Nothing,
+            body=Nothing,
+            response=ClusterOut,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/cluster/shards",
+            summary="List the shards and their owners",
+            tag="cluster",
+            handler=cluster.list_shards,
+            query=Nothing,
+            body=Nothing,
+            response=ShardList,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/cluster/where",
+            summary="Find the node that serves an actor",
+            tag="cluster",
+            handler=cluster.find_actor,
+            query=WhereQuery,
+            body=Nothing,
+            response=WhereOut,
+        ),
+        Operation(
+            method="POST",
+            path="/v1/cluster/nodes/{name}",
+            summary="Cordon or drain a node",
+            tag="cluster",
+            handler=cluster.mark_node,
+            query=Nothing,
+            body=NodeMarks,
+            response=NodeOut,
+            errors=("not_found",),
+        ),
+        Operation(
+            method="POST",
+            path="/v1/cluster/pins",
+            summary="Pin actors to a node, or keep them apart",
+            tag="cluster",
+            handler=cluster.pin_actors,
+            query=Nothing,
+            body=PinRequest,
+            response=PinOut,
         ),
     )
 
