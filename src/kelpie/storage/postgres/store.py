@@ -462,7 +462,8 @@ def _connect_writer(dsn: str, name: str) -> Awaitable[ServerConnection]:
 
 
 async def _open_pool(dsn: str, name: str) -> asyncpg.Pool:
-    return await asyncpg.create_pool(
+    driver: Any = asyncpg  # it has no types of its own
+    pool: asyncpg.Pool = await driver.create_pool(
         dsn,
         min_size=1,
         max_size=DATABASE_READERS,
@@ -472,6 +473,7 @@ async def _open_pool(dsn: str, name: str) -> asyncpg.Pool:
         connection_class=ReadingConnection,
         server_settings={**SETTINGS, "application_name": name},
     )
+    return pool
 
 
 async def _let_go(control: Control, lanes: Sequence[Lane], pool: asyncpg.Pool | None) -> None:
