@@ -6,12 +6,13 @@ from typing import Protocol
 
 from kelpie.core.errors import KelpieError
 from kelpie.storage.blobs import BlobStore
+from kelpie.storage.cluster import ClusterStore
 from kelpie.storage.protocol import Store
 from kelpie.storage.soundness import CheckReport
 
 
-class NodeStore(Store, Protocol):
-    """A store with the blobs that its rows name, and a word on its own health."""
+class NodeStore(Store, ClusterStore, Protocol):
+    """A store that nodes share, with the blobs that its rows name, and a word on its own health."""
 
     @property
     def blobs(self) -> BlobStore:
