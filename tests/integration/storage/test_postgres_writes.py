@@ -13,9 +13,11 @@ from kelpie.core.errors import (
     CommitUnknownError,
     ConflictError,
     FencedError,
+    InvalidFieldError,
     KeyReusedError,
     MessageGoneError,
     StoreError,
+    UnavailableError,
     VersionConflictError,
 )
 from kelpie.core.ids import TENANT_DEFAULT
@@ -27,6 +29,8 @@ from kelpie.storage.records import (
     AuditAppend,
     CommitReceipt,
     EventAppend,
+    KvPut,
+    ListPut,
     OutboxRow,
     ReplyRecord,
     ShardGrant,
@@ -244,6 +248,48 @@ async def test_what_comes_too_late_for_a_lost_shard_is_left_to_its_owner(
         assert await second.dead_letters(TENANT_DEFAULT, 9) == []
         await second.outbox_failed(message_id, error="y", retry_at_ms=None, now_ms=NOW_MS)
         assert len(await second.dead_letters(TENANT_DEFAULT, 9)) == 1
+
+
+async def test_a_row_that_no_index_can_hold_fails_alone(engine: PostgresEngine) -> None:
+    async with engine.opened() as store:
+        keys = same_lane(3)
+        # Names that do not compress, each within its own limit.
+        names = ["".join(chr(33 + byte % 90) for byte in engine.rng.bytes(1_000)) for _ in range(4)]
+        wide = (ListPut(names[0], names[1] + names[2], names[3] * 2, b""),)
+        outcomes = await asyncio.gather(
+            store.commit(Hand(store, keys[0]).prepare(state=b"a")),
+            store.commit(Hand(store, keys[1]).prepare(lists=wide)),
+            store.commit(Hand(store, keys[2]).prepare(state=b"c")),
+            return_exceptions=True,
+        )
+        assert kinds(outcomes) == [1, InvalidFieldError, 1]
+        assert await store.load(actor_id(keys[1])) is None
+
+
+async def test_texts_come_back_as_they_were_written(engine: PostgresEngine) -> None:
+    async with engine.opened() as store:
+        hand = Hand(store)
+        keys = ["a\0b", "a\1b", "a\0", "é\1\0"]
+        await hand.turn(
+            kv=tuple(KvPut(key, key.encode()) for key in keys),
+            audit=(AuditAppend("k\0", "p\1", b""),),
+        )
+        found = await store.kv_range(hand.actor, "", "\U0010ffff", limit=9)
+        assert found == sorted((key, key.encode()) for key in keys)
+        records = [record async for record in store.audit_chain(hand.actor.shard)]
+        assert [(record.kind, record.principal) for record in records] == [("k\0", "p\1")]
+        verify_chain(records, shard=hand.actor.shard)
+
+
+async def test_what_the_server_does_itself_is_refused_with_its_name(
+    engine: PostgresEngine, tmp_path: Path
+) -> None:
+    async with engine.opened() as store:
+        with pytest.raises(UnavailableError, match="pg_dump"):
+            await store.backup(tmp_path / "backup")
+        with pytest.raises(UnavailableError, match="autovacuum"):
+            await store.compact()
+        assert not (tmp_path / "backup").exists()
 
 
 # --- lost connections ---------------------------------------------------------------------------

@@ -26,6 +26,8 @@ from kelpie.core.limits import (
 )
 from kelpie.storage.postgres.texts import keep_texts
 
+_asyncpg: Final[Any] = asyncpg  # it has no types of its own
+
 CLIENT_TIMEOUT_S: Final = DATABASE_STATEMENT_MS_MAX / 1_000 + 2
 """Longer than the server's own limit: what is silent beyond it, the network has lost."""
 
@@ -69,7 +71,7 @@ _TOO_LONG: Final = frozenset({"54000", "22021", "22P05"})
 
 
 class ServerConnection(Protocol):
-    """What this package uses of a connection to the server."""
+    """What this package uses of a connection to the server; the driver's own has more."""
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """Run a statement and return its command tag."""
@@ -105,6 +107,10 @@ class ServerConnection(Protocol):
         """Close at once."""
         ...
 
+    def is_in_transaction(self) -> bool:
+        """Return whether a transaction is open."""
+        ...
+
     def is_closed(self) -> bool:
         """Return whether it is closed."""
         ...
@@ -120,7 +126,7 @@ async def connect(
         ConfigError: The address cannot be read.
     """
     try:
-        connection: ServerConnection = await asyncpg.connect(
+        connection: ServerConnection = await _asyncpg.connect(
             dsn,
             timeout=DATABASE_CONNECT_MS_MAX / 1_000,
             server_settings={**settings, "application_name": name},

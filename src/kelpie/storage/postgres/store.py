@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -412,7 +413,9 @@ class PostgresStore(PostgresNodes, PostgresReads):
             for lane in parts.lanes:
                 await lane.close()
             if parts.control.is_living:
-                await self.end_session(self.session, None, now_ms=self._clock.now_ms())
+                # A database that is away ends the session by itself, when its lease is over.
+                with suppress(StoreError):
+                    await self.end_session(self.session, None, now_ms=self._clock.now_ms())
         finally:
             await _let_go(parts.control, parts.lanes, parts.pool)
         assert all(lane.waiting == 0 for lane in parts.lanes), "what was queued has its outcome"
@@ -459,7 +462,8 @@ def _connect_writer(dsn: str, name: str) -> Awaitable[ServerConnection]:
 
 
 async def _open_pool(dsn: str, name: str) -> asyncpg.Pool:
-    return await asyncpg.create_pool(
+    driver: Any = asyncpg  # it has no types of its own
+    pool: asyncpg.Pool = await driver.create_pool(
         dsn,
         min_size=1,
         max_size=DATABASE_READERS,
@@ -469,6 +473,7 @@ async def _open_pool(dsn: str, name: str) -> asyncpg.Pool:
         connection_class=ReadingConnection,
         server_settings={**SETTINGS, "application_name": name},
     )
+    return pool
 
 
 async def _let_go(control: Control, lanes: Sequence[Lane], pool: asyncpg.Pool | None) -> None:

@@ -8,9 +8,7 @@ Only values that are bound are changed, never the text of a query.
 
 from __future__ import annotations
 
-from typing import Final
-
-import asyncpg
+from typing import Any, Final
 
 _STORED: Final = {"\0": "\1\1", "\1": "\1\2"}
 _MARKS: Final = str.maketrans(_STORED)
@@ -31,14 +29,22 @@ def decode_text(stored: str) -> str:
     return stored
 
 
-async def keep_texts(connection: asyncpg.Connection) -> None:
+def _encode(value: str) -> bytes:
+    return encode_text(value).encode()
+
+
+def _decode(stored: bytes) -> str:
+    return decode_text(stored.decode())
+
+
+async def keep_texts(connection: Any) -> None:
     """Let every text that the connection binds or reads pass through here."""
     # In the binary form, which a text shares with its own bytes: rows of composite types have no
     # other.
     await connection.set_type_codec(
         "text",
         schema="pg_catalog",
-        encoder=lambda value: encode_text(value).encode(),
-        decoder=lambda stored: decode_text(stored.decode()),
+        encoder=_encode,
+        decoder=_decode,
         format="binary",
     )

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from kelpie.core.errors import KeyReusedError, OverloadedError
 from kelpie.core.ids import Tenant
 from kelpie.core.limits import CALLS_KEPT_MAX
+from kelpie.storage import refusals
 from kelpie.storage.decode import CALL_COLUMNS, Row, stored_call
 from kelpie.storage.records import CallEnd, StoredCall, Submission
 from kelpie.storage.sealing import seal
@@ -39,8 +39,7 @@ def submit_call(transaction: Transaction, submission: Submission, epoch: int) ->
     if known is not None and not 0 < known.expires_ms <= call.now_ms:
         if known.request == call.request:
             return known
-        message = f"Idempotency-Key {call.key[:64]!r} was used for another {call.method} request"
-        raise KeyReusedError(f"{message}; choose a new key", key=call.key[:64])
+        raise refusals.call_key_reused(call)
     crowded = _find_crowded(transaction, call.actor.tenant)
     for call_id in {known.call_id if known else "", crowded} - {""}:
         _forget(transaction, call.actor.tenant, call_id)
@@ -96,8 +95,7 @@ def _find_crowded(transaction: Transaction, tenant: Tenant) -> str:
         (tenant,),
     ).fetchone()
     if oldest is None:
-        message = f"{CALLS_KEPT_MAX:,} calls of this tenant have not ended; try again later"
-        raise OverloadedError(message, limit=CALLS_KEPT_MAX)
+        raise refusals.too_many_calls()
     return str(oldest[0])
 
 

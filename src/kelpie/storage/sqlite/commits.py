@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kelpie.core.errors import (
-    ConflictError,
-    KeyReusedError,
-    MessageGoneError,
-    VersionConflictError,
-)
 from kelpie.core.limits import STATE_CHUNK_BYTES
+from kelpie.storage import refusals
 from kelpie.storage.records import (
     EFFECT_STATES_OPEN,
     Commit,
@@ -97,14 +92,11 @@ def _require_version(transaction: Transaction, commit: Commit, actor: str) -> _C
             commit.expected_version == current.version and commit.incarnation == current.incarnation
         )
     if not is_expected:
-        state = "deleted" if current.tombstoned else f"at version {current.version}"
-        raise VersionConflictError(
-            f"{actor} is {state}, incarnation {current.incarnation}; this commit expects version "
-            f"{commit.expected_version} of incarnation {commit.incarnation}; load it again",
-            actor=actor,
-            expected=commit.expected_version,
-            version=current.version,
+        raise refusals.version_conflict(
+            commit,
             incarnation=current.incarnation,
+            version=current.version,
+            is_tombstoned=bool(current.tombstoned),
         )
     return current
 
@@ -113,8 +105,7 @@ def _require_cause(transaction: Transaction, commit: Commit, actor: str) -> None
     if commit.consumes is not None:
         query = "SELECT 1 FROM outbox WHERE message_id = ? AND receiver = ?"
         if transaction.execute(query, (commit.consumes, actor)).fetchone() is None:
-            message = f"message {commit.consumes} to {actor} was consumed before; drop this turn"
-            raise MessageGoneError(message, actor=actor, message_id=commit.consumes)
+            raise refusals.message_gone(actor, commit.consumes)
     if commit.fired is not None:
         name, due_ms = commit.fired
         found = transaction.execute(
@@ -123,8 +114,7 @@ def _require_cause(transaction: Transaction, commit: Commit, actor: str) -> None
             (actor, commit.incarnation, name, due_ms),
         ).fetchone()
         if found is None:
-            message = f"reminder {name!r} of {actor} is gone or was moved; drop this turn"
-            raise MessageGoneError(message, actor=actor, reminder=name, due_ms=due_ms)
+            raise refusals.reminder_gone(actor, name, due_ms)
 
 
 def _require_ownership(transaction: Transaction, commit: Commit, actor: str) -> None:
@@ -133,8 +123,7 @@ def _require_ownership(transaction: Transaction, commit: Commit, actor: str) -> 
         key = (commit.actor.tenant, effect.effect_id)
         row = transaction.execute(query, key).fetchone()
         if row is not None and row != (actor, commit.incarnation):
-            message = f"effect {effect.effect_id!r} belongs to {row[0]}; use a new id"
-            raise ConflictError(message, effect_id=effect.effect_id, owner=row[0])
+            raise refusals.effect_owned(effect.effect_id, row[0])
     for item in commit.lists:
         # What a deleted actor owned is anybody's, although its removal may still be under way.
         row = transaction.execute(
@@ -145,8 +134,7 @@ def _require_ownership(transaction: Transaction, commit: Commit, actor: str) -> 
             (commit.actor.tenant, item.collection, item.item_id, actor),
         ).fetchone()
         if row is not None and isinstance(item, ListPut):
-            message = f"{item.collection} item {item.item_id!r} belongs to {row[0]}"
-            raise ConflictError(message, item_id=item.item_id, owner=row[0])
+            raise refusals.item_owned(item.collection, item.item_id, row[0])
 
 
 def _require_new_key(
@@ -158,9 +146,7 @@ def _require_new_key(
         (actor, commit.incarnation, reply.method, reply.key, commit.now_ms),
     ).fetchone()
     if row is not None:
-        what = "this request" if row[0] == reply.request else "another request"
-        message = f"key {reply.key!r} was used for {what} before; read its reply"
-        raise KeyReusedError(message, actor=actor, method=reply.method, key=reply.key)
+        raise refusals.key_reused(actor, reply, kept_request=row[0])
 
 
 # --- writes -------------------------------------------------------------------------------------

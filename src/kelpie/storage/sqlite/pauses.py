@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kelpie.core.errors import OverloadedError
 from kelpie.core.limits import PAUSED_ACTORS_MAX
+from kelpie.storage import refusals
 from kelpie.storage.records import AuditAppend, StoredPause
 from kelpie.storage.sqlite.rows import link_audit
 from kelpie.storage.sqlite.transaction import Transaction
@@ -28,8 +28,7 @@ def pause_actor(transaction: Transaction, pause: StoredPause, epoch: int) -> boo
         return False
     (count,) = transaction.execute("SELECT count(*) FROM pauses").fetchone()
     if count >= PAUSED_ACTORS_MAX:
-        message = f"{PAUSED_ACTORS_MAX:,} actors are paused; resume some before"
-        raise OverloadedError(message, limit=PAUSED_ACTORS_MAX)
+        raise refusals.too_many_pauses()
     assert pause.at_ms > 0, "a pause begins at some time"
     written = transaction.execute(
         "INSERT INTO pauses VALUES (?, ?, ?, ?, ?, ?)",

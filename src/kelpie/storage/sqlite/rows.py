@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from kelpie.core.errors import ConflictError, NotFoundError
+from kelpie.core.errors import NotFoundError
 from kelpie.core.ids import ActorId, Tenant
 from kelpie.core.limits import COMPACT_SLICE_PAGES, LIST_CURSOR_TTL_MS, PURGE_SLICE_ROWS
+from kelpie.storage import refusals
 from kelpie.storage.audit import AuditHead, link_record
 from kelpie.storage.records import (
     AuditAppend,
@@ -117,12 +118,7 @@ def append_stream(
                 (name, row[0], *attempt),
             ).fetchone()
         if chunk.sequence <= newest[attempt]:
-            raise ConflictError(
-                f"chunk {chunk.sequence} of {chunk.effect_id!r} comes after "
-                f"{newest[attempt]}; begin a new attempt",
-                effect_id=chunk.effect_id,
-                sequence=chunk.sequence,
-            )
+            raise refusals.chunk_behind(chunk, newest[attempt])
         newest[attempt] = chunk.sequence
     written = transaction.connection.executemany(
         "INSERT INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

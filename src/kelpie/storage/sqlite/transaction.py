@@ -13,8 +13,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, Literal
 
-from kelpie.core.errors import FencedError
 from kelpie.core.limits import SHARD_COUNT
+from kelpie.storage import refusals
 from kelpie.storage.audit import GENESIS, AuditHead
 
 Counter = Literal["event", "message"]
@@ -78,13 +78,7 @@ class Transaction:
         """
         current = self.epoch_of(shard)
         if current != epoch:
-            raise FencedError(
-                f"shard {shard} is at epoch {current}, this commit carries {epoch}; "
-                "its owner has changed, ask the new one",
-                shard=shard,
-                epoch=epoch,
-                current=current,
-            )
+            raise refusals.fenced(shard, epoch, current)
 
     def raise_epoch(self, shard: int, epoch: int) -> None:
         """Remember the epoch that this transaction gave a shard."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import asyncpg
-
 from kelpie.core.errors import StoreVersionError
+from kelpie.storage.postgres.driver import ServerConnection
 from kelpie.storage.postgres.migrations import apply, first, nodes, seals, single
 
 ADVISORY_LOCK: Final = 0x4B454C50  # "KELP"; of the transaction, so that a lost connection frees it
@@ -24,7 +23,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 
 
-async def read_version(connection: asyncpg.Connection) -> int:
+async def read_version(connection: ServerConnection) -> int:
     """Return the schema version of the database, 0 for one without a store.
 
     Raises:
@@ -52,7 +51,7 @@ async def read_version(connection: asyncpg.Connection) -> int:
 
 
 async def migrate(
-    connection: asyncpg.Connection, migrations: Sequence[Migration] = MIGRATIONS
+    connection: ServerConnection, migrations: Sequence[Migration] = MIGRATIONS
 ) -> int:
     """Bring the database to the newest schema, one transaction per migration; return its version.
 
@@ -75,7 +74,7 @@ async def migrate(
     return version
 
 
-async def _apply(connection: asyncpg.Connection, migration: Migration, number: int) -> None:
+async def _apply(connection: ServerConnection, migration: Migration, number: int) -> None:
     assert connection.is_in_transaction(), "a migration is applied whole or not at all"
     await connection.execute("CREATE SCHEMA IF NOT EXISTS kelpie")
     await connection.execute("SET LOCAL search_path TO kelpie")
