@@ -103,6 +103,8 @@ class Ownership:
         assert all(0 <= shard < SHARD_COUNT for shard in owners), "there are no other shards"
         self._owners = {shard: address for shard, address in owners.items() if address}
         assert all(self._owners.values()), "an owner has an address"
+        for listener in self._pointed:
+            listener()
 
     def gain(self, grants: Sequence[ShardGrant]) -> None:
         """Own shards from now on; listeners begin their work."""

@@ -203,6 +203,8 @@ class SimulatedHost:
             telemetry=self.telemetry,
             environment={"OPENAI_API_KEY": "sim"},
             open_store=self._open_store,
+            open_database=self._open_database,
+            frames=lambda _: SimulatedFrames(self._world.wires, host=self.name),
             open_sandbox=lambda blobs, _: SimulatedSandbox(
                 self._world.programs, blobs, self._world.commands_started, self._world.plan
             ),
