@@ -28,6 +28,7 @@ from kelpie.ports.rng import Rng
 from kelpie.settings import Settings, load_settings
 from kelpie.sim.book import Book, StoreSeen, read_store
 from kelpie.sim.clock import NANOSECONDS_PER_MS, MachineClock, SimulatedClock
+from kelpie.sim.database import Batch, DatabaseService
 from kelpie.sim.edge import HttpAnswer, ask
 from kelpie.sim.faults.plan import FaultPlan
 from kelpie.sim.incarnation import Incarnation
@@ -160,8 +161,11 @@ class SimulatedHost:
         actors: Sequence[type[Actor[Any]]] = (),
         program: ServedProgram = serve_product,
         flags: Mapping[str, Any] | None = None,
+        database: SimulatedHost | None = None,
     ) -> None:
         self.name = name
+        self.database = database
+        self.batches: dict[str, Batch] = {}
         self.directory = directory
         self.clock = MachineClock(lambda: world.loop.now_ns)
         self.actors = tuple(actors)
@@ -179,7 +183,7 @@ class SimulatedHost:
         self._ready: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._stop = asyncio.Event()
-        self._callers: dict[asyncio.Future[HttpAnswer], asyncio.Task[None]] = {}
+        self._callers: dict[asyncio.Future[Any], asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._messages: dict[asyncio.Task[None], None] = {}
 
@@ -228,6 +232,11 @@ class SimulatedHost:
         # The product names the engine's class; the observer is it in all but the class.
         return cast("SqliteStore", observed)
 
+    @property
+    def store_name(self) -> str:
+        """The machine that has this machine's store: itself, or the database it shares."""
+        return self.name if self.database is None else self.database.store_name
+
     def look(self, *, is_rest: bool) -> None:
         """Let the world see what is in the store's file."""
         seen = read_store(
@@ -255,6 +264,8 @@ class SimulatedHost:
     def has_failed(self) -> bool:
         """Whether the program has said that it must be started anew: its store stopped."""
         service = self.service
+        if isinstance(service, DatabaseService):
+            return service.has_failed
         return isinstance(service, App) and service.node.store.failure is not None
 
     async def start(self) -> None:
@@ -416,30 +427,56 @@ class SimulatedHost:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._world.network.links.pass_through(OUTSIDE, self.name)
-                work = partial(
-                    ask, method=method, target=target, body=body, key=key, headers=headers
+                answer = await self._exchange(
+                    method,
+                    lambda service, left: ask(
+                        service.asgi, method, target, body, key=key, headers=headers, left=left
+                    ),
                 )
-                answer = await self._exchange(method, work)
                 await self._world.network.links.pass_through(self.name, OUTSIDE)
         except TimeoutError:
             raise NetworkError(f"{self.name} is silent", sent=True) from None
         now_ns = self._world.loop.now_ns
-        seen = AnswerSeen(self.name, method, target, key, answer, asked_ns, now_ns)
+        seen = AnswerSeen(self.store_name, method, target, key, answer, asked_ns, now_ns)
         self._world.answered(seen)
         return answer
 
+    async def consult(
+        self,
+        source: str,
+        title: str,
+        work: Callable[[Any], Awaitable[Any]],
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> Any:
+        """Have the program of this machine do ``work`` with its service, asked from ``source``.
+
+        Raises:
+            NetworkError: Nobody listens, the connection was lost, or it took too long; unless the
+                error says that nothing was sent, the work may have been done.
+        """
+        links = self._world.network.links
+        try:
+            async with asyncio.timeout(patience_s):
+                await links.pass_through(source, self.name)
+                answer = await self._exchange(title, lambda service, left: work(service))
+                await links.pass_through(self.name, source)
+                return answer
+        except TimeoutError:
+            raise NetworkError(f"{self.name} is silent", sent=True) from None
+
     async def _exchange(
-        self, method: str, send: Callable[..., Awaitable[HttpAnswer]]
-    ) -> HttpAnswer:
+        self, title: str, send: Callable[[Any, asyncio.Event], Awaitable[Any]]
+    ) -> Any:
         incarnation, service = self.incarnation, self.service
         if incarnation is None or service is None:
             raise NetworkError(f"{self.name} refuses connections", sent=False)
         loop = self._world.loop
-        caller: asyncio.Future[HttpAnswer] = loop.create_future()
+        caller: asyncio.Future[Any] = loop.create_future()
         left = asyncio.Event()
-        work = partial(send, service.asgi, left=left)
+        work = partial(send, service, left)
         self._callers[caller] = loop.create_task(
-            _serve(work, caller), name=f"request:{method}", context=incarnation.context()
+            _serve(work, caller), name=f"request:{title}", context=incarnation.context()
         )
         try:
             return await caller
@@ -448,9 +485,7 @@ class SimulatedHost:
             left.set()
 
 
-async def _serve(
-    work: Callable[[], Awaitable[HttpAnswer]], caller: asyncio.Future[HttpAnswer]
-) -> None:
+async def _serve(work: Callable[[], Awaitable[Any]], caller: asyncio.Future[Any]) -> None:
     answer = await attempt(work())
     if caller.done():
         return
