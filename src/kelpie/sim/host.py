@@ -459,7 +459,7 @@ class SimulatedHost:
         try:
             async with asyncio.timeout(patience_s):
                 await links.pass_through(source, self.name)
-                answer = await self._exchange(title, lambda service, left: work(service))
+                answer = await self._exchange(title, lambda service, _left: work(service))
                 await links.pass_through(self.name, source)
                 return answer
         except TimeoutError:
