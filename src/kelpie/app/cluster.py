@@ -108,7 +108,7 @@ async def open_membership(settings: Settings, world: World, around: Surroundings
         ownership=engine.ownership,
         hub=around.hub,
         wake=lambda _, message_id: around.wake_outbox(message_id),
-        look=lambda: node.look_soon(),
+        look=lambda: node.look_soon(),  # noqa: PLW0108  the node is made after its hints
     )
     file = settings.store.path.with_name(settings.store.path.name + ".session")
     address, ttl_ms = talk.listener.address, settings.cluster.lease_ttl_ms
@@ -214,12 +214,17 @@ async def _identity(settings: Settings, world: World, store: SharedNodeStore) ->
 
 async def _end_earlier(store: SharedNodeStore, file: Path, world: World) -> None:
     """End the session of an earlier life, which the lock beside the file proves to be over."""
-    try:
-        earlier = file.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return
+    earlier = read_session(file)
     if earlier and not await store.session_ended(earlier):
         await store.end_session(earlier, None, now_ms=world.clock.now_ms())
+
+
+def read_session(path: Path) -> str:
+    """Return the session that an earlier life of this node wrote down, empty without one."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def write_session(path: Path, session: str) -> None:
