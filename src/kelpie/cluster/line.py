@@ -31,6 +31,7 @@ from kelpie.cluster.messages import (
     ChangedHint,
     FailPacket,
     Hint,
+    LookHint,
     Packet,
     WakeHint,
     WatchHint,
@@ -44,7 +45,7 @@ from kelpie.ports.telemetry import Telemetry
 BEAT_S: Final = limits.HEARTBEAT_INTERVAL_MS / 1_000
 SILENT_BEATS_MAX: Final = limits.HEARTBEAT_TIMEOUT_MS // limits.HEARTBEAT_INTERVAL_MS
 TIMER_SLACK_S: Final = 1e-6  # a timer may be early by a rounding, and would be set again for ever
-_HINTS: Final = (WakeHint, WatchHint, ChangedHint)
+_HINTS: Final = (WakeHint, WatchHint, ChangedHint, LookHint)
 
 
 class LineOwner(Protocol):
