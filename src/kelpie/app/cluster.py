@@ -82,7 +82,7 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class OpenedParts:
     """What a membership needs of the node that is being opened."""
 
     store: SharedNodeStore
@@ -92,7 +92,7 @@ class Surroundings:
     wake_outbox: Callable[[int], None]
 
 
-async def open_membership(settings: Settings, world: World, around: Surroundings) -> Membership:
+async def open_membership(settings: Settings, world: World, around: OpenedParts) -> Membership:
     """Listen to other nodes and join them, without owning anything yet.
 
     Raises:
@@ -158,7 +158,7 @@ class _Talk(NamedTuple):
     listener: AskedListener
 
 
-async def _open_talk(settings: Settings, world: World, around: Surroundings) -> _Talk:
+async def _open_talk(settings: Settings, world: World, around: OpenedParts) -> _Talk:
     frames = world.frames(_tls(settings))
     identity = await _identity(settings, world, around.store)
     engine, telemetry = around.engine, world.telemetry

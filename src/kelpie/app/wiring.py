@@ -27,7 +27,7 @@ from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
-from kelpie.app.cluster import Membership, Surroundings, open_membership
+from kelpie.app.cluster import Membership, OpenedParts, open_membership
 from kelpie.app.gauges import report_gauges
 from kelpie.app.stores import NodeStore, SharedNodeStore
 from kelpie.app.workspaces import is_workspace, require_workspace
@@ -193,13 +193,7 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         kinds=kinds_of(executors),
         approval_ttl_ms=settings.approvals.ttl_ms,
     )
-    machines: tuple[Machine[Any], ...] = (
-        Gated(AgentMachine(tools), rules),
-        Gated(ApplyMachine(), rules),
-        TargetMachine(),
-    )
-    for machine in machines:
-        runtime.register(machine)
+    built_in_types = _register(runtime, tools, rules)
     hub = EventHub()
     deps = PumpDeps(
         store=store,
@@ -213,14 +207,14 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     outbox = OutboxPump(deps)
     membership = None
     if shared is not None:
-        around = Surroundings(
+        parts = OpenedParts(
             store=shared,
             engine=runtime,
             hub=hub,
             supervisor=supervisor,
             wake_outbox=outbox.wake_from,
         )
-        membership = await open_membership(settings, world, around)
+        membership = await open_membership(settings, world, parts)
         stack.push_async_callback(membership.close)
     calls_to: Calls = runtime if membership is None else membership.router
     dispatcher = Dispatcher(
@@ -252,8 +246,20 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         tools=tools,
         plans=_make_plans(settings, world, store, calls_to, files),
         rules=rules,
-        built_in_types=frozenset(machine.type_name for machine in machines),
+        built_in_types=built_in_types,
     )
+
+
+def _register(runtime: Engine, tools: ToolRegistry, rules: GateRules) -> frozenset[str]:
+    """Host the built-in types, and return their names."""
+    machines: tuple[Machine[Any], ...] = (
+        Gated(AgentMachine(tools), rules),
+        Gated(ApplyMachine(), rules),
+        TargetMachine(),
+    )
+    for machine in machines:
+        runtime.register(machine)
+    return frozenset(machine.type_name for machine in machines)
 
 
 async def _open_stores(
