@@ -35,6 +35,7 @@ from kelpie.sim.view import (
     AnswerSeen,
     CommitSeen,
     Invariant,
+    LeaseSeen,
     Predicate,
     ReadSeen,
     View,
@@ -217,6 +218,14 @@ class SimulatedWorld:
         self.view.read = ReadSeen(host, actor, seen, stored)
         self.check()
         self.view.read = None
+
+    def leased(self, seen: LeaseSeen) -> None:
+        """Check every invariant over what became of a session or of shards."""
+        assert self.view.lease is None, "one thing is judged at a time"
+        self._trace.note("lease", repr(tuple(seen)))
+        self.view.lease = seen
+        self.check()
+        self.view.lease = None
 
     def looked(self, seen: StoreSeen) -> None:
         """Check every invariant over what is in a store's file."""
