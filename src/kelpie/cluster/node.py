@@ -294,9 +294,11 @@ class ClusterNode:
     async def _hand_over(self, shards: frozenset[int]) -> None:
         try:
             await self._bring_to_rest(shards)
-        finally:
-            # Even if it failed: their release raises the epochs, which stops what still moves.
+        except Exception:
+            # Their release raises the epochs, which stops what still moves.
             self._take(e.Drained(self._clock.boot_ns(), shards))
+            raise
+        self._take(e.Drained(self._clock.boot_ns(), shards))
 
     # --- time -----------------------------------------------------------------------------------
 
