@@ -180,7 +180,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if type(callback) is _TASK_STEP:
             births = node or self._world_births
             task: asyncio.Task[Any] = callback.__self__  # type: ignore[attr-defined]
-            if task not in births.births and not births.dead:
+            if births.dead:  # what a program begins while it is unwound never runs
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+                _drop_unbegun(task.get_coro())
+            elif task not in births.births:
                 births.note_birth(task)
         if node is not None and node.dead:
             handle.cancel()
