@@ -414,7 +414,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._timers[:] = [each for each in self._timers if each[2].node is not node]
         heapq.heapify(self._timers)
         self._timers_cancelled = sum(each[2].cancelled() for each in self._timers)
-        self._unwind(node, node.context())
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)  # it may die after the run, and what cleans up asks for it
+        try:
+            self._unwind(node, node.context())
+        finally:
+            asyncio._set_running_loop(before)
         assert all(handle.node is not node for handle in self._ready), "the dead schedule nothing"
 
     def abandon(self) -> None:
