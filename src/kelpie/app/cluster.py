@@ -89,7 +89,7 @@ class OpenedParts:
     engine: Engine
     hub: EventHub
     supervisor: Supervisor
-    wake_outbox: Callable[[int], None]
+    wake: Callable[[int], None]
 
 
 async def open_membership(settings: Settings, world: World, around: OpenedParts) -> Membership:
@@ -107,7 +107,7 @@ async def open_membership(settings: Settings, world: World, around: OpenedParts)
         listener=talk.listener,
         ownership=engine.ownership,
         hub=around.hub,
-        wake=lambda _, message_id: around.wake_outbox(message_id),
+        wake=lambda _, message_id: around.wake(message_id),
         look=lambda: node.look_soon(),  # noqa: PLW0108  the node is made after its hints
     )
     file = settings.store.path.with_name(settings.store.path.name + ".session")

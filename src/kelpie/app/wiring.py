@@ -197,23 +197,21 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     )
     outbox = OutboxPump(deps)
     membership = None
+    sessions = EndedSessions(clock=world.clock)
     if shared is not None:
         parts = OpenedParts(
-            store=shared,
-            engine=runtime,
-            hub=hub,
-            supervisor=supervisor,
-            wake_outbox=outbox.wake_from,
+            store=shared, engine=runtime, hub=hub, supervisor=supervisor, wake=outbox.wake_from
         )
         membership = await open_membership(settings, world, parts)
         stack.push_async_callback(membership.close)
+        sessions = EndedSessions(shared.session_ended, clock=world.clock)
     calls_to: Calls = runtime if membership is None else membership.router
     dispatcher = Dispatcher(
         store=store,
         runtime=calls_to,
         listen=runtime.listen,
         ownership=runtime.ownership,
-        sessions=EndedSessions(shared and shared.session_ended, clock=world.clock),
+        sessions=sessions,
         hub=hub,
         executors=executors,
         clock=world.clock,
