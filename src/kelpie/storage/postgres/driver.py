@@ -16,6 +16,7 @@ from kelpie.core.errors import (
     CorruptionError,
     DiskFullError,
     InvalidFieldError,
+    StoreAwayError,
     StoreError,
 )
 from kelpie.core.limits import (
@@ -184,7 +185,13 @@ def translate_error(error: BaseException, subject: str) -> StoreError | InvalidF
         return CorruptionError(message, subject=subject)
     if code in _TOO_LONG:
         return InvalidFieldError(subject, f"PostgreSQL cannot keep one of its texts ({error})")
-    return StoreError(f"{subject}: {error} ({code or type(error).__name__})", subject=subject)
+    name = code or type(error).__name__
+    if is_lost(error):
+        message = (
+            f"{subject}: {str(error) or 'no answer'} ({name}); the database is away, try again"
+        )
+        return StoreAwayError(message, subject=subject, engine=name)
+    return StoreError(f"{subject}: {error} ({name})", subject=subject)
 
 
 def refuse_to_open(error: BaseException, place: str) -> StoreError | ConfigError:

@@ -16,12 +16,14 @@ from kelpie.core.errors import (
     CorruptionError,
     DiskFullError,
     OverloadedError,
+    StoreAwayError,
     StoreError,
     StoreVersionError,
 )
 from kelpie.core.limits import INTEGER_MAX, INTEGER_MIN
 from kelpie.ports.clock import Clock
 from kelpie.storage.decode import Row
+from kelpie.storage.postgres.driver import is_lost
 from kelpie.storage.postgres.texts import keep_texts
 from kelpie.storage.sql.reader import Filter, SqlReader
 
@@ -120,4 +122,5 @@ def translate_error(error: BaseException, subject: str) -> StoreError | Overload
             name = getattr(error, "sqlstate", None) or type(error).__name__
             text = str(error) or "no answer"
             message = f"{subject}: {text} ({name}); look at the database, then try again"
-            return StoreError(message, subject=subject, engine=name)
+            kind = StoreAwayError if is_lost(error) else StoreError
+            return kind(message, subject=subject, engine=name)
