@@ -7,7 +7,7 @@ never data.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -56,6 +56,19 @@ class EventHub:
         # Groups are ordered, so that a run can be repeated; a set is in the order of addresses.
         self._watches: dict[ActorId | None, dict[Watch, None]] = {}
         self._listener: WantListener | None = None
+        self._relay: Callable[[ActorId], None] | None = None
+
+    def relay(self, relay: Callable[[ActorId], None]) -> None:
+        """Tell the one relay of all that is announced here, for readers elsewhere."""
+        assert self._relay is None, "there is one relay"
+        self._relay = relay
+        assert self._relay is not None
+
+    def announce(self, actor: ActorId) -> None:
+        """Wake whoever may want to read about ``actor``, here and elsewhere: it is news of ours."""
+        self.publish(actor)
+        if self._relay is not None:
+            self._relay(actor)
 
     def listen(self, listener: WantListener) -> None:
         """Tell the one listener whose news are wanted here, now and from now on."""
@@ -85,7 +98,7 @@ class EventHub:
             assert watch not in self._watches.get(actor, ()), "a reader who left is still woken"
 
     def publish(self, actor: ActorId) -> None:
-        """Wake everyone who may want to read about ``actor``."""
+        """Wake everyone here who may want to read about ``actor``."""
         if not self._watches:
             return
         for key in (actor, _ALL):

@@ -30,7 +30,7 @@ class Ownership:
         until_ns: The boot time from which on nothing may be answered any more.
     """
 
-    __slots__ = ("_epochs", "_gained", "_leaving", "_lost", "_owners", "until_ns")
+    __slots__ = ("_epochs", "_gained", "_leaving", "_lost", "_owners", "_pointed", "until_ns")
 
     def __init__(self, grants: Iterable[ShardGrant] = (), *, until_ns: int = FOREVER_NS) -> None:
         self._epochs = {grant.shard: grant.epoch for grant in grants}
@@ -38,6 +38,7 @@ class Ownership:
         self._owners: dict[int, str] = {}
         self._gained: list[ShardListener] = []
         self._lost: list[ShardListener] = []
+        self._pointed: list[Callable[[], None]] = []
         self.until_ns = until_ns
 
     def listen(
@@ -50,6 +51,12 @@ class Ownership:
         if lost is not None:
             self._lost.append(lost)
         assert self._gained or self._lost
+
+    def listen_pointed(self, pointed: Callable[[], None]) -> None:
+        """Tell a listener whenever other nodes own other shards than before."""
+        assert pointed not in self._pointed, "a listener is told once"
+        self._pointed.append(pointed)
+        assert self._pointed
 
     @property
     def is_whole(self) -> bool:
@@ -96,6 +103,8 @@ class Ownership:
         assert all(0 <= shard < SHARD_COUNT for shard in owners), "there are no other shards"
         self._owners = {shard: address for shard, address in owners.items() if address}
         assert all(self._owners.values()), "an owner has an address"
+        for listener in self._pointed:
+            listener()
 
     def gain(self, grants: Sequence[ShardGrant]) -> None:
         """Own shards from now on; listeners begin their work."""

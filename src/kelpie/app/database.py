@@ -8,21 +8,14 @@ machine share.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Final
 
-from kelpie.actors.supervisor import Supervisor
-from kelpie.app.alone import keep_lease, read_earlier, take_over, write_session
 from kelpie.core.dsn import Dsn
-from kelpie.core.errors import KelpieError, SessionEndedError, StoreError, StoreHeldError
-from kelpie.core.ids import derive_uuid
-from kelpie.core.limits import LEASE_TTL_MS
+from kelpie.core.errors import StoreHeldError
 from kelpie.ports.clock import Clock
 from kelpie.ports.rng import Rng
-from kelpie.ports.telemetry import Telemetry
 from kelpie.settings import Settings
-from kelpie.storage.cluster import NodeRow
 from kelpie.storage.holder import HolderLock
 from kelpie.storage.postgres.driver import (
     DriverError,
@@ -36,38 +29,14 @@ from kelpie.storage.postgres.store import PostgresStore
 BLOBS_DIRECTORY: Final = "blobs"
 
 
-class LoneStore(PostgresStore):
-    """The store of a node that does not join again: it stops when its session was ended."""
-
-    __slots__ = ()
-
-    @property
-    def failure(self) -> KelpieError | None:
-        """Why nothing is written any more; None while all is well."""
-        if self.session and not self._control.is_living:
-            message = "another node took this one for dead and ended its session; start it again"
-            return SessionEndedError(message, session=self.session)
-        return super().failure
-
-
 @asynccontextmanager
 async def open_database(
-    settings: Settings,
-    dsn: Dsn,
-    *,
-    address: str,
-    clock: Clock,
-    rng: Rng,
-    telemetry: Telemetry,
-) -> AsyncGenerator[LoneStore]:
-    """Yield the store of ``dsn`` with every shard that no living node owns; closed at the end.
-
-    Waits as long as a lease if another node does not live any more. At the end the session is
-    ended, so that nobody waits for this node.
+    settings: Settings, dsn: Dsn, address: str, *, clock: Clock, rng: Rng
+) -> AsyncGenerator[PostgresStore]:
+    """Yield the store of ``dsn``, of which nothing is owned yet; closed at the end.
 
     Raises:
         StoreHeldError: A process of this machine has the node's name.
-        ConflictError: A living node elsewhere has it.
         ConfigError: The address is wrong, or the server would lose what it acknowledges.
         StoreVersionError: The schema is newer than this program.
         StoreError: The database cannot be reached.
@@ -77,7 +46,7 @@ async def open_database(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _lock(settings, address)
     try:
-        store = await LoneStore.open(
+        store = await PostgresStore.open(
             dsn.text,
             clock=clock,
             rng=rng,
@@ -86,17 +55,7 @@ async def open_database(
             name=settings.node,
         )
         try:
-            node = _make_node(settings.node, address, clock, rng)
-            session_file = place.with_name(place.name + ".session")
-            await _join(store, node, session_file, clock, telemetry)
-            supervisor = Supervisor(clock=clock, telemetry=telemetry)
-            supervisor.keep("app.lease", lambda: keep_lease(store, node, clock=clock))
-            try:
-                yield store
-            finally:
-                await supervisor.close()
-                with suppress(StoreError):  # a database that is away learns it from the next node
-                    await store.end_session(node.session, None, now_ms=clock.now_ms())
+            yield store
         finally:
             await store.close()
     finally:
@@ -132,26 +91,3 @@ def _lock(settings: Settings, address: str) -> HolderLock:
     except StoreHeldError as error:
         message = f"{error.message}; or give this node another name with KELPIE_NODE"
         raise StoreHeldError(message, **error.fields) from None
-
-
-def _make_node(name: str, address: str, clock: Clock, rng: Rng) -> NodeRow:
-    return NodeRow(
-        session=f"session-{derive_uuid(rng.bytes(16), 0)}",
-        name=name,
-        address=address,
-        state="running",
-        renewals=0,
-        ttl_ms=LEASE_TTL_MS,
-        is_cordoned=False,
-        is_draining=False,
-        started_ms=clock.now_ms(),
-        ended_ms=0,
-    )
-
-
-async def _join(
-    store: PostgresStore, node: NodeRow, session_file: Path, clock: Clock, telemetry: Telemetry
-) -> None:
-    grants = await take_over(store, node, clock=clock, earlier=read_earlier(session_file))
-    write_session(session_file, node.session)
-    telemetry.log("info", "node.joined", node=node.name, session=node.session, shards=len(grants))

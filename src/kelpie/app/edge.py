@@ -104,7 +104,7 @@ def make_edge(
     world = node.world
     return create_app(
         Deps(
-            runtime=node.runtime,
+            runtime=node.calls_to,
             hub=node.hub,
             store=node.store,
             cluster=node.store,

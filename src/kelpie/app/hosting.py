@@ -44,6 +44,7 @@ def host_actors(node: Node, kinds: Sequence[Kind]) -> HostedActors:
         node.runtime.register(Gated(ActorMachine(kind, SpinePort()), node.rules))
     gateway = Gateway(
         engine=node.runtime,
+        runtime=node.calls_to,
         store=node.store,
         hub=node.hub,
         wake_outbox=node.outbox.wake,

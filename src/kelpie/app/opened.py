@@ -59,6 +59,7 @@ async def open_app(
         await node.pauses.load()
         if teleport is not None:
             await teleport.load()
+        node.enter()
         app = App(node=node, asgi=make_edge(settings, node, hosted, teleport))
         if drive and not is_settled:
             await node.drive()

@@ -123,7 +123,7 @@ async def run_server(
                     should_stop=closed,
                 )
             )
-            failure = await wait_for_end(stop, lambda: app.node.store.failure)
+            failure = await wait_for_end(stop, lambda: app.node.failure)
             if failure is not None:
                 app.node.world.telemetry.log("error", "server.store_failed", error=failure.message)
             app.node.world.telemetry.log("info", "server.draining")

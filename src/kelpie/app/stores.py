@@ -27,3 +27,15 @@ class NodeStore(Store, ClusterStore, Protocol):
     async def check(self) -> CheckReport:
         """Read everything, compare every checksum and verify every audit chain."""
         ...
+
+
+class SharedNodeStore(NodeStore, Protocol):
+    """A node's side of a store that several nodes write to."""
+
+    async def cluster_identity(self, secret: bytes) -> tuple[str, bytes]:
+        """Return the cluster's id and secret; ``secret`` becomes it if there is none yet."""
+        ...
+
+    async def message_horizon(self) -> int:
+        """Return an id up to which every message that will ever be is visible."""
+        ...

@@ -27,11 +27,12 @@ from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
-from kelpie.app.database import open_database
+from kelpie.app.cluster import Membership, Surroundings, open_membership
 from kelpie.app.gauges import report_gauges
-from kelpie.app.stores import NodeStore
+from kelpie.app.stores import NodeStore, SharedNodeStore
 from kelpie.app.workspaces import is_workspace, require_workspace
 from kelpie.app.world import SCRATCH_DIRECTORY, World, host_world
+from kelpie.core.errors import KelpieError
 from kelpie.core.limits import DRAIN_TIMEOUT_MS, STOP_TIMEOUT_MS
 from kelpie.effects.dispatcher import Dispatcher
 from kelpie.effects.executor import Executor
@@ -59,11 +60,19 @@ GRANT_KINDS: Final = frozenset({"plan.apply"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """The opened machinery below the HTTP edge."""
+    """The opened machinery below the HTTP edge.
+
+    Attributes:
+        runtime: The actors of this process.
+        calls_to: Calls to actors wherever they are.
+        membership: Its place among other nodes; None for a store of its own.
+    """
 
     world: World
     store: NodeStore
     runtime: Engine
+    calls_to: Calls
+    membership: Membership | None
     dispatcher: Dispatcher
     hub: EventHub
     sandbox: Sandbox
@@ -76,6 +85,17 @@ class Node:
     plans: Plans
     rules: GateRules
     built_in_types: frozenset[str]
+
+    @property
+    def failure(self) -> KelpieError | None:
+        """Why this process has to end: its store stopped, or the cluster refuses it."""
+        refusal = None if self.membership is None else self.membership.refusal
+        return self.store.failure or refusal
+
+    def enter(self) -> None:
+        """Take shards, if they are shared: every actor type is registered."""
+        if self.membership is not None:
+            self.membership.node.ready()
 
     async def drive(self) -> None:
         """Begin to execute what is pending, unless the store is held after a restore."""
@@ -116,6 +136,8 @@ class Node:
         ends_ns = clock.boot_ns() + DRAIN_TIMEOUT_MS * 1_000_000
         self.runtime.close_gate()
         await self.dispatcher.drain(DRAIN_TIMEOUT_MS / 1000)
+        if self.membership is not None:
+            await self.membership.leave()
         left_s = (ends_ns - clock.boot_ns()) / 1e9
         await self.runtime.drain(max(left_s, STOP_TIMEOUT_MS / 1000))
 
@@ -147,7 +169,7 @@ async def open_node(
 
 
 async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, address: str) -> Node:
-    store = await _open_store(settings, world, stack, address=address)
+    store, shared = await _open_stores(settings, world, stack, address=address)
     supervisor = Supervisor(clock=world.clock, telemetry=world.telemetry)
     stack.push_async_callback(supervisor.close)
     sandbox = world.open_sandbox(store.blobs, settings.data_dir / SCRATCH_DIRECTORY)
@@ -179,30 +201,46 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     for machine in machines:
         runtime.register(machine)
     hub = EventHub()
-    dispatcher = Dispatcher(
-        store=store,
-        runtime=runtime,
-        listen=runtime.listen,
-        ownership=ownership,
-        sessions=EndedSessions(clock=world.clock),
-        hub=hub,
-        executors=executors,
-        clock=world.clock,
-        telemetry=world.telemetry,
-        supervisor=supervisor,
-    )
     deps = PumpDeps(
         store=store,
         runtime=runtime,
         clock=world.clock,
         telemetry=world.telemetry,
         supervisor=supervisor,
+        is_one_of_several=shared is not None,
+        horizon=None if shared is None else shared.message_horizon,
     )
     outbox = OutboxPump(deps)
+    membership = None
+    if shared is not None:
+        around = Surroundings(
+            store=shared,
+            engine=runtime,
+            hub=hub,
+            supervisor=supervisor,
+            wake_outbox=outbox.wake_from,
+        )
+        membership = await open_membership(settings, world, around)
+        stack.push_async_callback(membership.close)
+    calls_to: Calls = runtime if membership is None else membership.router
+    dispatcher = Dispatcher(
+        store=store,
+        runtime=calls_to,
+        listen=runtime.listen,
+        ownership=ownership,
+        sessions=EndedSessions(None if shared is None else shared.session_ended, clock=world.clock),
+        hub=hub,
+        executors=executors,
+        clock=world.clock,
+        telemetry=world.telemetry,
+        supervisor=supervisor,
+    )
     return Node(
         world=world,
         store=store,
         runtime=runtime,
+        calls_to=calls_to,
+        membership=membership,
         dispatcher=dispatcher,
         hub=hub,
         sandbox=sandbox,
@@ -212,30 +250,25 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         reminders=ReminderPump(deps),
         supervisor=supervisor,
         tools=tools,
-        plans=_make_plans(settings, world, store, runtime, files),
+        plans=_make_plans(settings, world, store, calls_to, files),
         rules=rules,
         built_in_types=frozenset(machine.type_name for machine in machines),
     )
 
 
-async def _open_store(
+async def _open_stores(
     settings: Settings, world: World, stack: AsyncExitStack, *, address: str
-) -> NodeStore:
+) -> tuple[NodeStore, SharedNodeStore | None]:
+    """Open the store; it is given twice where nodes share it."""
     if settings.store.url is not None:
-        opening = open_database(
-            settings,
-            settings.store.url,
-            address=address,
-            clock=world.clock,
-            rng=world.rng,
-            telemetry=world.telemetry,
-        )
-        return await stack.enter_async_context(opening)
+        opening = world.open_database(settings, settings.store.url, address)
+        shared = await stack.enter_async_context(opening)
+        return shared, shared
     for directory in (settings.data_dir, settings.store.path.parent):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = await world.open_store(settings.store.path, address, world.clock, world.rng)
     stack.push_async_callback(store.close)
-    return store
+    return store, None
 
 
 def _make_executors(

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from kelpie.app.stores import NodeStore
+from kelpie.app.database import open_database
+from kelpie.app.stores import NodeStore, SharedNodeStore
+from kelpie.core.dsn import Dsn
 from kelpie.core.errors import ConfigError
 from kelpie.host.clock import HostClock
+from kelpie.host.frames import TcpFrames, TlsContexts
 from kelpie.host.meter import HostMeter
 from kelpie.host.network import HostNetwork
 from kelpie.host.process import HostProcesses
 from kelpie.host.rng import HostRng
 from kelpie.host.telemetry import Format, HostTelemetry
 from kelpie.ports.clock import Clock
+from kelpie.ports.frames import Frames
 from kelpie.ports.meter import Meter
 from kelpie.ports.network import Network
 from kelpie.ports.rng import Rng
@@ -38,6 +43,13 @@ OpenStore = Callable[[Path, str, Clock, Rng], Awaitable[NodeStore]]
 """Given a path, the holder's address, a clock and a source of randomness, open the store."""
 
 
+OpenDatabase = Callable[[Settings, Dsn, str], AbstractAsyncContextManager[SharedNodeStore]]
+"""Given the settings, a database and the holder's address, open its store; closed at the end."""
+
+OpenFrames = Callable[[TlsContexts | None], Frames]
+"""Given both sides' TLS contexts, or none, return the connections between nodes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """Everything outside the product.
@@ -45,7 +57,9 @@ class World:
     Attributes:
         environment: Where ``env:`` references are looked up.
         open_store: Opens the store at a path for a holder that listens at an address.
+        open_database: Opens the store of a database for a holder that listens at an address.
         open_sandbox: Makes the sandbox over a blob store.
+        frames: Makes the connections between nodes, with TLS where contexts are given.
         metrics_text: The metrics in Prometheus' text format.
         meter: Tells a handler that holds the loop from one that was held up; None to blame by time.
     """
@@ -56,7 +70,9 @@ class World:
     telemetry: Telemetry
     environment: Mapping[str, str]
     open_store: OpenStore
+    open_database: OpenDatabase
     open_sandbox: OpenSandbox
+    frames: OpenFrames
     metrics_text: Callable[[], str]
     meter: Meter | None = None
 
@@ -94,7 +110,9 @@ async def host_world(settings: Settings) -> AsyncGenerator[World]:
             telemetry=telemetry,
             environment=environment,
             open_store=open_sqlite,
+            open_database=partial(open_database, clock=clock, rng=rng),
             open_sandbox=open_sandbox,
+            frames=lambda tls: TcpFrames(telemetry=telemetry, tls=tls),
             metrics_text=telemetry.metrics_text,
             meter=meter,
         )

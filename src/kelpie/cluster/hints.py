@@ -17,7 +17,7 @@ from typing import Final
 from kelpie.actors.hub import EventHub
 from kelpie.actors.ownership import Ownership
 from kelpie.cluster.line import Line
-from kelpie.cluster.messages import ChangedHint, Hint, WakeHint, WatchHint
+from kelpie.cluster.messages import ChangedHint, Hint, LookHint, WakeHint, WatchHint
 from kelpie.cluster.rpc import AskedListener, Lines
 from kelpie.core.errors import KelpieError
 from kelpie.core.ids import ActorId
@@ -41,11 +41,13 @@ class Hints:
         ownership: Ownership,
         hub: EventHub,
         wake: WakeListener,
+        look: Callable[[], None],
     ) -> None:
         self._lines = lines
         self._ownership = ownership
         self._hub = hub
         self._wake = wake
+        self._look = look
         self._wanted: dict[str, int] = {}
         self._nodes: tuple[str, ...] = ()
         self._watchers: defaultdict[str, dict[Line, None]] = defaultdict(dict)
@@ -67,6 +69,11 @@ class Hints:
         for address, theirs in by_owner.items():
             if address:
                 self._lines.hint(address, WakeHint(tuple(theirs), message_id))
+
+    def look(self, addresses: Iterable[str]) -> None:
+        """Tell the nodes at these addresses to look at the cluster now."""
+        for address in sorted(addresses):
+            self._lines.hint(address, LookHint())
 
     # --- news, where they are wanted ------------------------------------------------------------
 
@@ -136,6 +143,8 @@ class Hints:
             self._wake(shards, hint.message_id)
         elif isinstance(hint, WatchHint):
             self._watch(line, hint)
+        elif isinstance(hint, LookHint):
+            self._look()
 
     def _watch(self, line: Line, hint: WatchHint) -> None:
         watched = self._watches[line]

@@ -155,7 +155,11 @@ class ChangedHint(msgspec.Struct, frozen=True, array_like=True, tag=9):
     actors: tuple[str, ...]
 
 
-Hint: TypeAlias = WakeHint | WatchHint | ChangedHint
+class LookHint(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Nodes or shards have changed: look at the cluster now; a hint, and may be lost."""
+
+
+Hint: TypeAlias = WakeHint | WatchHint | ChangedHint | LookHint
 Packet: TypeAlias = (
     AskPacket | AnswerPacket | FailPacket | CancelPacket | PingPacket | PongPacket | Hint
 )

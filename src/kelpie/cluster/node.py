@@ -138,6 +138,16 @@ class ClusterNode:
         ownership.until_ns = 0
         ownership.listen(lost=self._was_lost)
 
+    @property
+    def name(self) -> str:
+        """What this node is called."""
+        return self._config.name
+
+    @property
+    def refusal(self) -> KelpieError | None:
+        """Why the cluster does not take this node; None while it does."""
+        return self._refusal
+
     # --- for the program around it --------------------------------------------------------------
 
     @property

@@ -83,9 +83,13 @@ class LocalCalls(Protocol):
         ...
 
     def begin(
-        self, actor: ActorId, message: Message, *, principal: str, timeout_ms: int, is_query: bool
+        self, actor: ActorId, message: Message, principal: str, timeout_ms: int, *, is_query: bool
     ) -> Envelope:
         """Give an actor a call or a query without a key."""
+        ...
+
+    def may_go_on(self, envelope: Envelope, /) -> bool:
+        """Return whether the answer is there and its caller may have it within this tick."""
         ...
 
     async def answer(self, envelope: Envelope, timeout_ms: int) -> Any:
@@ -130,6 +134,7 @@ class Router:
         self._supervisor = supervisor
         self._telemetry = telemetry
         self._traceparent = traceparent
+        self.may_go_on = local.may_go_on
 
     def accepting(self) -> bool:
         """Whether new calls are taken."""
@@ -191,7 +196,7 @@ class Router:
         return await self._insist(_Query(actor, query), ends_ns, timeout_ms)
 
     def begin(
-        self, actor: ActorId, message: Message, *, principal: str, timeout_ms: int, is_query: bool
+        self, actor: ActorId, message: Message, principal: str, timeout_ms: int, *, is_query: bool
     ) -> Envelope:
         """Begin a call or a query without a key; see `Engine.begin`.
 
@@ -199,9 +204,7 @@ class Router:
             DrainingError: The node is shutting down, and this is no query.
         """
         if self._ownership.owns(actor.shard):
-            return self._local.begin(
-                actor, message, principal=principal, timeout_ms=timeout_ms, is_query=is_query
-            )
+            return self._local.begin(actor, message, principal, timeout_ms, is_query=is_query)
         if not self._local.accepting() and not is_query:
             raise DrainingError("the node is shutting down; try again")
         envelope = Envelope(

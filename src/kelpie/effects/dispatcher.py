@@ -153,7 +153,7 @@ class Dispatcher:
 
     def _on_commit(self, commit: Commit, receipt: CommitReceipt) -> None:
         if receipt.first_event_sequence:
-            self._hub.publish(commit.actor)
+            self._hub.announce(commit.actor)
         for row in commit.effects:
             self._telemetry.count("kelpie.effects", kind=row.kind, state=row.state)
             self._consider(row)

@@ -54,5 +54,5 @@ class StreamLog:
         except FencedError:
             self._ownership.fence(shard, epoch)
             return
-        self._hub.publish(self._actor)
+        self._hub.announce(self._actor)
         assert self._sequence >= len(chunks)

@@ -24,6 +24,14 @@ class Telemetry(Protocol):
         """Trace the enclosed work as one span."""
         ...
 
+    def traceparent(self) -> str:
+        """Return the running span's W3C traceparent, for another node; empty without a span."""
+        ...
+
+    def within(self, traceparent: str) -> AbstractContextManager[None]:
+        """Make spans of the enclosed work children of another node's span."""
+        ...
+
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
         """Add to a counter."""
         ...

@@ -19,6 +19,7 @@ from kelpie.settings.merge import Values
 from kelpie.settings.model import (
     NODE_FILE,
     ApprovalSettings,
+    ClusterSettings,
     LogSettings,
     Origin,
     ProviderSettings,
@@ -59,6 +60,13 @@ def build_settings(
             api_keys=values.get("server.api_keys", ()),
         ),
         store=_store(values, data_dir, node),
+        cluster=ClusterSettings(
+            listen=values.get("cluster.listen", "127.0.0.1:0"),
+            join=values.get("cluster.join", ""),
+            secret=values.get("cluster.secret"),
+            certificates=values.get("cluster.certificates"),
+            lease_ttl_ms=values.get("cluster.lease_ttl_ms", limits.LEASE_TTL_MS),
+        ),
         workspaces=WorkspaceSettings(roots=values.get("workspaces.roots", ())),
         log=LogSettings(
             level=values.get("log.level", "info"), format=values.get("log.format", "auto")

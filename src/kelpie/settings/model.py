@@ -76,6 +76,25 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """How this node meets the others of its database.
+
+    Attributes:
+        listen: Where they reach it, as ``host:port``; port 0 is any free one.
+        join: Where another one answers HTTP; empty if none was named.
+        secret: Where their common secret is; None for the one in the database.
+        certificates: The directory of certificates; None for connections without TLS.
+        lease_ttl_ms: How long it may be silent.
+    """
+
+    listen: str
+    join: str
+    secret: SecretRef | None
+    certificates: Path | None
+    lease_ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSettings:
     """One model provider: how it speaks, where it is, and where its key is (None: no key)."""
 
@@ -148,6 +167,7 @@ class Settings:
     model: str
     server: ServerSettings
     store: StoreSettings
+    cluster: ClusterSettings
     workspaces: WorkspaceSettings
     log: LogSettings
     telemetry: TelemetrySettings

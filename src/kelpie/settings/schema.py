@@ -20,6 +20,7 @@ from kelpie.settings.values import (
     NodeName,
     PathList,
     PathValue,
+    PeerAddress,
     Secret,
     SecretList,
     StoreAddress,
@@ -98,6 +99,44 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "better keep it in the server's password file (`~/.pgpass`).",
     ),
     Setting(
+        "cluster.listen",
+        PeerAddress(),
+        '`"127.0.0.1:0"`: any free port of this machine',
+        "KELPIE_CLUSTER_LISTEN",
+        "Where other nodes of the same database reach this one. Beyond loopback it needs "
+        "`cluster.secret` or `cluster.certificates`.",
+    ),
+    Setting(
+        "cluster.join",
+        PeerAddress(),
+        "none",
+        "KELPIE_CLUSTER_JOIN",
+        "Where another node answers HTTP, as `--join`: a hint that it should be there. Who is a "
+        "member is written in the database.",
+    ),
+    Setting(
+        "cluster.secret",
+        Secret(),
+        "one that is kept in the database, for nodes on loopback",
+        "KELPIE_CLUSTER_SECRET",
+        "Where the secret is by which nodes know each other; the same for all of them.",
+    ),
+    Setting(
+        "cluster.certificates",
+        PathValue(),
+        "none",
+        "KELPIE_CLUSTER_CERTIFICATES",
+        "The directory of `ca.pem`, `NODE.pem` and `NODE.key`, as `kelpie cluster certs` makes "
+        "them; nodes then talk over TLS alone.",
+    ),
+    Setting(
+        "cluster.lease_ttl_ms",
+        Integer(least=limits.LEASE_TTL_MS_MIN, most=limits.LEASE_TTL_MS_MAX),
+        f"`{limits.LEASE_TTL_MS}`",
+        "KELPIE_CLUSTER_LEASE_TTL_MS",
+        "How long a node may be silent before the others take its shards.",
+    ),
+    Setting(
         "workspaces.roots",
         PathList(),
         "`[]`",
@@ -174,7 +213,7 @@ PROVIDER_SETTINGS: Final[tuple[Setting, ...]] = (
 )
 """The settings of one ``[providers.NAME]`` table."""
 
-FLAGS: Final = {"store.url": "--store"}
+FLAGS: Final = {"store.url": "--store", "cluster.join": "--join"}
 """Flags that are not named after the last part of their setting's key."""
 
 CLIENT_VARIABLES: Final = {

@@ -20,6 +20,7 @@ def require_startable(settings: Settings, environment: Mapping[str, str]) -> Non
             provider is not configured, or a workspace root is no directory.
     """
     require_safe_address(settings)
+    _require_safe_cluster(settings, environment)
     for index, reference in enumerate(settings.server.api_keys):
         reference.resolve(environment, field=f"server.api_keys[{index}]")
     for provider in settings.providers:
@@ -45,6 +46,20 @@ def require_safe_address(settings: Settings) -> None:
         "protects it; set KELPIE_API_KEY or server.api_keys, or listen on 127.0.0.1"
     )
     raise ConfigError(message, field="server.host")
+
+
+def _require_safe_cluster(settings: Settings, environment: Mapping[str, str]) -> None:
+    cluster = settings.cluster
+    if cluster.secret is not None:
+        cluster.secret.resolve(environment, field="cluster.secret")
+    host = cluster.listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if is_loopback(host) or cluster.secret is not None or cluster.certificates is not None:
+        return
+    message = (
+        f"cluster.listen: {host} is reachable from other machines, and nothing proves who a node "
+        "is; set cluster.secret or cluster.certificates, or listen on 127.0.0.1"
+    )
+    raise ConfigError(message, field="cluster.listen")
 
 
 def is_loopback(host: str) -> bool:

@@ -183,6 +183,21 @@ class NodeName(_Text):
         return text
 
 
+class PeerAddress(_Text):
+    """Where a node is: a host and a port."""
+
+    name = "host:port"
+
+    def parse(self, value: object, place: ValuePlace) -> str:  # noqa: ARG002 - no path in it
+        """Return the address."""
+        text = _require_text(value)
+        host, colon, port = text.rpartition(":")
+        is_port = port.isascii() and port.isdigit() and int(port) < 1 << 16
+        if not (colon and is_port and _HOST.match(host.removeprefix("[").removesuffix("]"))):
+            raise UnfitValueError(f"must read host:port, not {_quote(text)}")
+        return text
+
+
 class StoreAddress(_Text):
     """Where a store is: a path, ``sqlite:`` and a path, or a database's address."""
 

@@ -12,15 +12,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 
 from kelpie.actors.api.definition import Actor
 from kelpie.app.opened import App, open_app
+from kelpie.app.stores import SharedNodeStore
 from kelpie.app.world import World, open_sqlite
+from kelpie.core.dsn import Dsn
 from kelpie.core.ids import ActorId
 from kelpie.ports.clock import Clock
 from kelpie.ports.network import NetworkError
@@ -28,8 +30,10 @@ from kelpie.ports.rng import Rng
 from kelpie.settings import Settings, load_settings
 from kelpie.sim.book import Book, StoreSeen, read_store
 from kelpie.sim.clock import NANOSECONDS_PER_MS, MachineClock, SimulatedClock
+from kelpie.sim.database import Batch, DatabaseService, SharedStore
 from kelpie.sim.edge import HttpAnswer, ask
 from kelpie.sim.faults.plan import FaultPlan
+from kelpie.sim.frames import SimulatedFrames, SimulatedWires
 from kelpie.sim.incarnation import Incarnation
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop, attempt
 from kelpie.sim.network import OUTSIDE, SimulatedNetwork
@@ -38,6 +42,7 @@ from kelpie.sim.rng import SimulatedRng
 from kelpie.sim.sandbox import Program, SimulatedSandbox
 from kelpie.sim.telemetry import RecordedTelemetry
 from kelpie.sim.view import AnswerSeen
+from kelpie.storage.blobs import BlobStore
 from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 from kelpie.storage.sqlite.store import SqliteStore
 
@@ -84,6 +89,11 @@ class Surroundings(Protocol):
     @property
     def plan(self) -> FaultPlan:
         """What may go wrong."""
+        ...
+
+    @property
+    def wires(self) -> SimulatedWires:
+        """The connections between nodes."""
         ...
 
     @property
@@ -160,8 +170,11 @@ class SimulatedHost:
         actors: Sequence[type[Actor[Any]]] = (),
         program: ServedProgram = serve_product,
         flags: Mapping[str, Any] | None = None,
+        database: SimulatedHost | None = None,
     ) -> None:
         self.name = name
+        self.database = database
+        self.batches: dict[str, Batch] = {}
         self.directory = directory
         self.clock = MachineClock(lambda: world.loop.now_ns)
         self.actors = tuple(actors)
@@ -179,7 +192,7 @@ class SimulatedHost:
         self._ready: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._stop = asyncio.Event()
-        self._callers: dict[asyncio.Future[HttpAnswer], asyncio.Task[None]] = {}
+        self._callers: dict[asyncio.Future[Any], asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._messages: dict[asyncio.Task[None], None] = {}
 
@@ -203,6 +216,8 @@ class SimulatedHost:
             telemetry=self.telemetry,
             environment={"OPENAI_API_KEY": "sim"},
             open_store=self._open_store,
+            open_database=self._open_database,
+            frames=lambda _: SimulatedFrames(self._world.wires, host=self.name),
             open_sandbox=lambda blobs, _: SimulatedSandbox(
                 self._world.programs, blobs, self._world.commands_started, self._world.plan
             ),
@@ -211,6 +226,10 @@ class SimulatedHost:
 
     async def _open_store(self, path: Path, address: str, clock: Clock, rng: Rng) -> SqliteStore:
         store = await open_sqlite(path, address, clock, rng)
+        # The product names the engine's class; the observer is it in all but the class.
+        return cast("SqliteStore", await self._observe(store, path))
+
+    async def _observe(self, store: SqliteStore, path: Path) -> ObservedStore:
         self._stores.append(store)
         self._store_path = path
         observed = ObservedStore(
@@ -225,8 +244,36 @@ class SimulatedHost:
         with self._world.plan.calm():
             await observed.recover()
         self.look(is_rest=False)
-        # The product names the engine's class; the observer is it in all but the class.
-        return cast("SqliteStore", observed)
+        return observed
+
+    @asynccontextmanager
+    async def _open_database(
+        self, settings: Settings, dsn: Dsn, address: str
+    ) -> AsyncGenerator[SharedNodeStore]:
+        """Yield this node's side of the database it shares."""
+        del dsn, address
+        assert self.database is not None, "a machine with a database is told which"
+        settings.store.path.parent.mkdir(parents=True, exist_ok=True)
+        blobs = BlobStore(settings.data_dir / "blobs")
+        client = f"{self.name}.{self.lives}"
+        store = SharedStore(self.database, source=self.name, client=client, blobs=blobs)
+        try:
+            # The product names the protocol; what is asked for is the database's to answer.
+            yield cast("SharedNodeStore", store)
+        finally:
+            await store.close()
+
+    async def open_database(self) -> ObservedStore:
+        """Open the store that other machines share, for the program of this one."""
+        ports = self.ports()
+        path = self.directory / "data" / "kelpie.db"
+        store = await SqliteStore.open(path, clock=ports.clock, rng=ports.rng, node="")
+        return await self._observe(store, path)
+
+    @property
+    def store_name(self) -> str:
+        """The machine that has this machine's store: itself, or the database it shares."""
+        return self.name if self.database is None else self.database.store_name
 
     def look(self, *, is_rest: bool) -> None:
         """Let the world see what is in the store's file."""
@@ -255,7 +302,9 @@ class SimulatedHost:
     def has_failed(self) -> bool:
         """Whether the program has said that it must be started anew: its store stopped."""
         service = self.service
-        return isinstance(service, App) and service.node.store.failure is not None
+        if isinstance(service, DatabaseService):
+            return service.has_failed
+        return isinstance(service, App) and service.node.failure is not None
 
     async def start(self) -> None:
         """Start the program and return once it is ready.
@@ -424,30 +473,56 @@ class SimulatedHost:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._world.network.links.pass_through(OUTSIDE, self.name)
-                work = partial(
-                    ask, method=method, target=target, body=body, key=key, headers=headers
+                answer: HttpAnswer = await self._exchange(
+                    method,
+                    lambda service, left: ask(
+                        service.asgi, method, target, body, key=key, headers=headers, left=left
+                    ),
                 )
-                answer = await self._exchange(method, work)
                 await self._world.network.links.pass_through(self.name, OUTSIDE)
         except TimeoutError:
             raise NetworkError(f"{self.name} is silent", sent=True) from None
         now_ns = self._world.loop.now_ns
-        seen = AnswerSeen(self.name, method, target, key, answer, asked_ns, now_ns)
+        seen = AnswerSeen(self.store_name, method, target, key, answer, asked_ns, now_ns)
         self._world.answered(seen)
         return answer
 
+    async def consult(
+        self,
+        source: str,
+        title: str,
+        work: Callable[[Any], Awaitable[Any]],
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> Any:
+        """Have the program of this machine do ``work`` with its service, asked from ``source``.
+
+        Raises:
+            NetworkError: Nobody listens, the connection was lost, or it took too long; unless the
+                error says that nothing was sent, the work may have been done.
+        """
+        links = self._world.network.links
+        try:
+            async with asyncio.timeout(patience_s):
+                await links.pass_through(source, self.name)
+                answer = await self._exchange(title, lambda service, _left: work(service))
+                await links.pass_through(self.name, source)
+                return answer
+        except TimeoutError:
+            raise NetworkError(f"{self.name} is silent", sent=True) from None
+
     async def _exchange(
-        self, method: str, send: Callable[..., Awaitable[HttpAnswer]]
-    ) -> HttpAnswer:
+        self, title: str, send: Callable[[Any, asyncio.Event], Awaitable[Any]]
+    ) -> Any:
         incarnation, service = self.incarnation, self.service
         if incarnation is None or service is None:
             raise NetworkError(f"{self.name} refuses connections", sent=False)
         loop = self._world.loop
-        caller: asyncio.Future[HttpAnswer] = loop.create_future()
+        caller: asyncio.Future[Any] = loop.create_future()
         left = asyncio.Event()
-        work = partial(send, service.asgi, left=left)
+        work = partial(send, service, left)
         self._callers[caller] = loop.create_task(
-            _serve(work, caller), name=f"request:{method}", context=incarnation.context()
+            _serve(work, caller), name=f"request:{title}", context=incarnation.context()
         )
         try:
             return await caller
@@ -456,9 +531,7 @@ class SimulatedHost:
             left.set()
 
 
-async def _serve(
-    work: Callable[[], Awaitable[HttpAnswer]], caller: asyncio.Future[HttpAnswer]
-) -> None:
+async def _serve(work: Callable[[], Awaitable[Any]], caller: asyncio.Future[Any]) -> None:
     answer = await attempt(work())
     if caller.done():
         return

@@ -20,6 +20,7 @@ from kelpie.core.limits import DEAD_LETTERS_PAGE_MAX
 from kelpie.sim.book import Book, Letter
 from kelpie.sim.loop import observing
 from kelpie.storage.records import (
+    AuditRecord,
     CallEnd,
     Commit,
     CommitReceipt,
@@ -105,6 +106,19 @@ class ObservedStore:
                 if stored is not None and _has_landed(commit, stored.incarnation, stored.version):
                     self._landed(session, commit, None)
 
+    async def has_landed(self, commit: Commit) -> bool:
+        """Whether a commit whose program died is there."""
+        stored = await self._inner.load(commit.actor)
+        return stored is not None and _has_landed(commit, stored.incarnation, stored.version)
+
+    async def audit_rows(self, tenant: Tenant) -> list[AuditRecord]:
+        """Return what `audit` yields."""
+        return [record async for record in self._inner.audit(tenant)]
+
+    async def chain_rows(self, shard: int) -> list[AuditRecord]:
+        """Return what `audit_chain` yields."""
+        return [record async for record in self._inner.audit_chain(shard)]
+
     async def load(self, actor: ActorId) -> StoredActor | None:
         """Return what the engine answers, and report it."""
         seen = self._commits()
@@ -158,7 +172,10 @@ class ObservedStore:
 
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         """Hand the commit on and report it once it is durable."""
-        session = self._inner.session
+        return self.commit_for(self._inner.session, commit)
+
+    def commit_for(self, session: str, commit: Commit) -> asyncio.Future[CommitReceipt]:
+        """Hand on the commit of a session, which may be that of another node, and report it."""
         self._in_flight.begin(session, commit)
         future = self._inner.commit(commit)
         future.add_done_callback(partial(self._settled, session, commit), context=self._context)

@@ -26,6 +26,16 @@ class RecordedTelemetry:
         self.count(f"span.{name}")
         yield
 
+    def traceparent(self) -> str:
+        """Return nothing: spans are not followed in simulations."""
+        return ""
+
+    @contextmanager
+    def within(self, traceparent: str) -> Generator[None]:
+        """Run the enclosed work."""
+        assert isinstance(traceparent, str), "a trace is named by a text"
+        yield
+
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
         """Add to a counter, whatever its labels."""
         del labels

@@ -21,6 +21,7 @@ from kelpie.sim.book import Book, StoreSeen
 from kelpie.sim.chaos import Chaos
 from kelpie.sim.clock import NANOSECONDS_PER_SECOND
 from kelpie.sim.faults.plan import FaultPlan, Injection
+from kelpie.sim.frames import SimulatedWires
 from kelpie.sim.host import SimulatedHost
 from kelpie.sim.incarnation import INCARNATION
 from kelpie.sim.invariants import every_invariant
@@ -87,6 +88,7 @@ class SimulatedWorld:
         )
         self.links = Links(self.plan)
         self.network = SimulatedNetwork(self.links, self.plan)
+        self.wires = SimulatedWires(self.links, self.plan)
         self.programs: dict[str, Program] = {}
         self.commands_started: list[str] = []
         self.view = View()

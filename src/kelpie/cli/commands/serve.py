@@ -18,8 +18,15 @@ from kelpie.settings import require_startable
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.")
 @click.option("--port", metavar="PORT", help="Port to listen on.")
 @click.option("--store", metavar="STORE", help="A path, or postgresql://user@host/database.")
+@click.option("--join", metavar="HOST:PORT", help="Where another node of the database answers.")
 def serve(
-    frame: Frame, *, app: str | None, host: str | None, port: str | None, store: str | None
+    frame: Frame,
+    *,
+    app: str | None,
+    host: str | None,
+    port: str | None,
+    store: str | None,
+    join: str | None,
 ) -> int:
     """Run the server until it is told to stop.
 
@@ -30,7 +37,8 @@ def serve(
     start. A handler that swallows its cancellation is left after 20 s: exit status 75, and the log
     names it. An address beyond loopback needs an API key.
     """
-    settings = frame.settings({"server.host": host, "server.port": port, "store.url": store})
+    flags = {"server.host": host, "server.port": port, "store.url": store, "cluster.join": join}
+    settings = frame.settings(flags)
     require_startable(settings, frame.world.environment)
     for notice in settings.notices:
         frame.terminal.say(f"kelpie: {notice}")

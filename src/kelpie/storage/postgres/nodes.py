@@ -75,6 +75,17 @@ class PostgresNodes:
                 ) from error
         self._control.begin(node.session)
 
+    async def cluster_identity(self, secret: bytes) -> tuple[str, bytes]:
+        """Return the cluster's id and secret; ``secret`` becomes it if there is none yet."""
+        assert secret, "a secret is drawn"
+        query = "INSERT INTO meta VALUES ('secret', $1) ON CONFLICT DO NOTHING"
+        await self._control.do(lambda c: c.execute(query, secret.hex()))
+        query = "SELECT (SELECT value FROM meta WHERE name = $1), value FROM meta WHERE name = $2"
+        row = await self._control.do(lambda c: c.fetchrow(query, "incarnation", "secret"))
+        assert row is not None, "it was written just now"
+        cluster, kept = row
+        return str(cluster), bytes.fromhex(kept)
+
     async def renew(self, session: str) -> int:
         """Count one renewal of a living session and return how many there were.
 

@@ -105,6 +105,12 @@ class PostgresReads(PostgresReader, LogReads, CallReads, KeyReads, WorkReads):
             require_cursor(after_position, row[0])
         return list(map(decode.stored_event, rows))
 
+    async def message_horizon(self) -> int:
+        """Return an id up to which every message that will ever be is visible."""
+        row = await self._fetch_one(f"SELECT {_SETTLED} - 1", (), "the store")
+        assert row is not None, "the server knows its own transactions"
+        return int(row[0])
+
     async def stats(self) -> StoreStats:
         """Return counts and sizes, of one snapshot; scans indexes, so it grows with the store."""
         row = await self._fetch_one(_STATS, (), "the store")
