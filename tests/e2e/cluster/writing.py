@@ -179,9 +179,12 @@ class Writers:
             UnexpectedAnswerError: An answer that does not say to try again.
             TimeoutError: None was given in time.
         """
-        began = time.monotonic()
+        began, port = time.monotonic(), 0
         while True:
-            reason, result = await self._ask(connections, self.draw.choice(self.ports()), request)
+            ports = self.ports()
+            # Not the one again that just did not answer, if there is another.
+            port = self.draw.choice([each for each in ports if each != port] or ports)
+            reason, result = await self._ask(connections, port, request)
             took_s = time.monotonic() - began
             self.longest_s = max(self.longest_s, took_s)
             if not reason:
