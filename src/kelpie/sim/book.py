@@ -195,7 +195,7 @@ class Book:
         self.unnumbered.append(letter)
         assert letter in self.unnumbered
 
-    def unexpect(self, letter: Letter) -> None:
+    def take_back(self, letter: Letter) -> None:
         """Take back what was expected: the call was refused."""
         assert letter in self.unnumbered, "only what was expected is taken back"
         self.unnumbered.remove(letter)

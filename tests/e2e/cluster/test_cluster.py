@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from typing import TYPE_CHECKING
 
 import pytest
 
+from kelpie.core.errors import STATUS
 from tests.e2e.cluster import faults
-from tests.e2e.cluster.bed import SETTLE_S, Bed, BedNode
+from tests.e2e.cluster.bed import PROGRAM, SETTLE_S, Bed, BedNode
 from tests.e2e.cluster.chaos import run_chaos
 from tests.postgres import make_server, shared_server
 from tests.waiting import eventually
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
     from tests.e2e.cluster.faults import Fault
     from tests.e2e.cluster.writing import Writers
-
-CONFLICT = 5
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -131,21 +131,41 @@ def test_faults_by_chance_leave_a_history_that_keeps_every_promise(apart: Bed) -
     assert findings.written > faults.FELT_WRITES
 
 
+def refuse(bed: Bed, node: BedNode, **environment: str) -> dict[str, object]:
+    """The error of a node that must not begin beside those of a bed, which go on."""
+    begun = {each.name for each in bed.nodes}
+    try:
+        words = ("serve", str(PROGRAM), "--port", "1", "--store", bed.store, "--json")
+        process = node.node.kelpie(*words, **node.environment, **environment)
+        eventually(lambda: process.status is not None, within_s=SETTLE_S, what="the refusal")
+        error: dict[str, object] = json.loads(process.err.splitlines()[-1])["error"]
+        assert (process.status, process.out) == (STATUS[str(error["code"])].exit, ""), process.err
+    finally:
+        node.node.close()
+    server = bed.nodes[0].server
+    assert server.post("/v1/actors/Register/a/write", {"number": 1}) == {"result": 1}
+    assert asyncio.run(bed.shards()).keys() == begun
+    return error
+
+
 @pytest.mark.requirement("CLUSTER-NAMES")
 def test_a_second_node_of_one_name_is_refused_and_the_first_goes_on(
     bed: Bed, tmp_path: Path
 ) -> None:
     asyncio.run(bed.begin(1))
-    (first,) = bed.nodes
-    second = BedNode(first.name, tmp_path / "other", bed.store)
-    try:
-        words = ("serve", "--port", "1", "--store", bed.store, "--json")
-        process = second.node.kelpie(*words, **second.environment)
-        eventually(lambda: process.status is not None, within_s=SETTLE_S, what="the refusal")
-        assert process.status not in {0, None}
-        assert first.name in process.err
-        assert '"code"' in process.err, process.err
-    finally:
-        second.node.close()
-    assert first.server.post("/v1/actors/Register/a/write", {"number": 1}) == {"result": 1}
-    assert asyncio.run(bed.shards()).keys() == {first.name}
+    error = refuse(bed, BedNode("node1", tmp_path / "other", bed.store))
+    assert error["code"] == "conflict"
+    assert "'node1'" in str(error["message"])
+
+
+@pytest.mark.requirement("CLUSTER-PEERS-PROVEN")
+def test_a_node_with_another_secret_is_refused_before_it_owns_anything(
+    bed: Bed, tmp_path: Path
+) -> None:
+    asyncio.run(bed.begin(1))
+    stranger = BedNode("node2", tmp_path / "other", bed.store)
+    secret = {"KELPIE_CLUSTER_SECRET": "env:OURS", "OURS": "one that the first does not know"}
+    error = refuse(bed, stranger, **secret)
+    assert error["code"] == "invalid_setting"
+    assert "cluster.secret" in str(error["message"])
+    assert secret["OURS"] not in str(error)

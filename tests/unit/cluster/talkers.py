@@ -119,6 +119,9 @@ class LedgerCalls:
         envelope.succeed(Total(self.ledger.amount))
         return envelope
 
+    def may_go_on(self, envelope: Envelope) -> bool:
+        return envelope.is_answered
+
     async def answer(self, envelope: Envelope, timeout_ms: int) -> Any:
         return envelope.result()
 
@@ -141,6 +144,7 @@ class ClusterNode:
         self.local = LedgerCalls(name, cluster.ledger, self.ownership)
         self.hub = EventHub()
         self.woken: list[tuple[list[int], int]] = []
+        self.looks: list[str] = []
         ports: dict[str, Any] = {
             "frames": SimulatedFrames(cluster.wires, host=name),
             "identity": Identity(cluster="c1", node=name, secret=SECRET, addresses=(self.address,)),
@@ -168,6 +172,7 @@ class ClusterNode:
             ownership=self.ownership,
             hub=self.hub,
             wake=lambda shards, message_id: self.woken.append((list(shards), message_id)),
+            look=lambda: self.looks.append(name),
         )
 
     async def close(self) -> None:
