@@ -84,17 +84,17 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class OpenedParts:
     """What a membership needs of the node that is being opened."""
 
     store: SharedNodeStore
     engine: Engine
     hub: EventHub
     supervisor: Supervisor
-    wake_outbox: Callable[[int], None]
+    wake: Callable[[int], None]
 
 
-async def open_membership(settings: Settings, world: World, around: Surroundings) -> Membership:
+async def open_membership(settings: Settings, world: World, around: OpenedParts) -> Membership:
     """Listen to other nodes and join them, without owning anything yet.
 
     Raises:
@@ -109,7 +109,7 @@ async def open_membership(settings: Settings, world: World, around: Surroundings
         listener=talk.listener,
         ownership=engine.ownership,
         hub=around.hub,
-        wake=lambda _, message_id: around.wake_outbox(message_id),
+        wake=lambda _, message_id: around.wake(message_id),
         look=lambda: node.look_soon(),  # noqa: PLW0108  the node is made after its hints
     )
     file = settings.store.path.with_name(settings.store.path.name + ".session")
@@ -161,7 +161,7 @@ class _Talk(NamedTuple):
     listener: AskedListener
 
 
-async def _open_talk(settings: Settings, world: World, around: Surroundings) -> _Talk:
+async def _open_talk(settings: Settings, world: World, around: OpenedParts) -> _Talk:
     frames = world.frames(_tls(settings))
     identity = await _identity(settings, world, around.store)
     engine, telemetry = around.engine, world.telemetry

@@ -171,6 +171,7 @@ class Book:
             if number not in self.rows.outbox and letter in self.unnumbered:
                 self.unnumbered.remove(letter)
                 self.rows.outbox[number] = letter
+                self._left.discard(number)  # its process died before it could end the call
         assert all(number > 0 for number in found), "messages are counted from one"
         assert len(self.unnumbered) <= waiting, "a message gets one number"
 
