@@ -17,6 +17,7 @@ from tests.waiting import eventually_async
 
 if TYPE_CHECKING:
     from tests.e2e.support.node import Server
+    from tests.e2e.support.scripts import Step
     from tests.postgres import PostgresServer
 
 PROGRAM = Path(__file__).with_name("program.py")
@@ -34,6 +35,7 @@ class BedNode:
         self.name = name
         self.node = Node(directory)
         self.is_stopped = False
+        self._workspaces = directory.parent
         self._store = store
         self._server: Server | None = None
 
@@ -52,7 +54,11 @@ class BedNode:
     @property
     def environment(self) -> dict[str, str]:
         """What its processes know beside their arguments."""
-        return {"KELPIE_NODE": self.name, "KELPIE_CLUSTER_LEASE_TTL_MS": str(LEASE_MS)}
+        return {
+            "KELPIE_NODE": self.name,
+            "KELPIE_CLUSTER_LEASE_TTL_MS": str(LEASE_MS),
+            "KELPIE_WORKSPACES_ROOTS": str(self._workspaces),
+        }
 
     async def start(self, join: int | None = None) -> None:
         """Starts it and returns once it answers."""
@@ -105,12 +111,17 @@ class Bed:
         self.nodes: list[BedNode] = []
         self._directory = directory
 
-    async def begin(self, count: int) -> None:
-        """Makes an empty database, and starts so many nodes that share all shards evenly."""
+    async def begin(self, count: int, *steps: Step) -> None:
+        """Makes an empty database, and starts so many nodes that share all its shards.
+
+        With `steps`, each node's agents have a scripted model of these.
+        """
         self.store = self.database.dsn(await self.database.create_database())
         for number in range(1, count + 1):
             name = f"node{number}"
             self.nodes.append(BedNode(name, self._directory / name, self.store))
+            if steps:
+                self.nodes[-1].node.script(*steps)
             await self.start(self.nodes[-1])
         await self.settled(*self.nodes)
 

@@ -68,18 +68,26 @@ async def restart(bed: Bed, writers: Writers, node: BedNode) -> None:
 
 async def crash_database(bed: Bed, writers: Writers, node: BedNode) -> None:
     """End the database without a word to anybody, and start it again."""
-    await _restart_database(bed, writers, signal.SIGQUIT, node)
+    await _restart_database(bed, writers, node, how=signal.SIGQUIT)
 
 
 async def restart_database(bed: Bed, writers: Writers, node: BedNode) -> None:
     """End the database in good order, and start it again."""
-    await _restart_database(bed, writers, signal.SIGINT, node)
+    await _restart_database(bed, writers, node, how=signal.SIGINT)
 
 
-async def _restart_database(bed: Bed, writers: Writers, how: signal.Signals, node: BedNode) -> None:
+async def take_database_away(bed: Bed, writers: Writers, node: BedNode) -> None:
+    """End the database for longer than every lease, and start it again."""
+    await _restart_database(bed, writers, node, how=signal.SIGQUIT, away_s=LEASE_MS / 500)
+
+
+async def _restart_database(
+    bed: Bed, writers: Writers, node: BedNode, *, how: signal.Signals, away_s: float = 0
+) -> None:
     bed.database.stop(how)
     # The node is told of it by a request of its own, so that somebody felt it.
     assert await node.get("/v1/actors/Register/nobody") is None, "a database that is down answers"
+    await rest(away_s)
     # From this thread: the server ends with the thread that started it.
     bed.database.start()
     await writers.progress(FELT_WRITES)
@@ -105,6 +113,7 @@ FAULTS: tuple[Fault, ...] = (
     restart,
     crash_database,
     restart_database,
+    take_database_away,
 )
 
 

@@ -120,7 +120,8 @@ def test_nodes_restarted_one_after_the_other_under_load_lose_nothing(bed: Bed) -
 
 @pytest.mark.requirement("CLUSTER-HISTORY")
 def test_a_database_restarted_under_load_costs_nothing_that_was_acknowledged(apart: Bed) -> None:
-    check_history(apart, 2, faults.restart_database, faults.crash_database)
+    chosen = (faults.restart_database, faults.crash_database, faults.take_database_away)
+    check_history(apart, 2, *chosen)
 
 
 @pytest.mark.requirement("CLUSTER-HISTORY")
