@@ -23,6 +23,7 @@ from kelpie.actors.activation import Envelope
 from kelpie.actors.commands import Message, encode_message
 from kelpie.actors.ownership import Ownership
 from kelpie.actors.supervisor import Supervisor
+from kelpie.cluster.forwarding import named_owner
 from kelpie.cluster.messages import UNDECODABLE, ActorCall, ActorQuery, Asked
 from kelpie.cluster.rpc import Lines
 from kelpie.core import limits
@@ -250,7 +251,7 @@ class Router:
                 if not self._has_moved(error, errand.actor, is_keyed=True):
                     raise
                 was_sent = was_sent or _may_have_happened(error)
-                next_address = _named_owner(error)
+                next_address = named_owner(error)
             self._telemetry.count("kelpie.rpc.retries")
             if next_address and redirects == 0:
                 redirects = 1
@@ -309,11 +310,6 @@ def _may_have_happened(error: KelpieError) -> bool:
     if isinstance(error, NetworkError):
         return error.sent
     return isinstance(error, CommitUnknownError)
-
-
-def _named_owner(error: KelpieError) -> str:
-    owner = error.fields.get("owner") if isinstance(error, NotOwnerError) else None
-    return owner if isinstance(owner, str) else ""
 
 
 def _read_reply(message: Message, value: bytes) -> Any:
