@@ -157,6 +157,7 @@ async def open_membership(settings: Settings, world: World, around: Surroundings
         listener=talk.listener,
     )
     membership.follow(engine, around.hub)
+    engine.elsewhere = router
     try:
         await _end_earlier(store, file, world)
         await node.start()

@@ -72,6 +72,7 @@ class ActorCall(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
     ``actor`` is its text form, ``message`` the encoded `Message`. ``is_internal`` calls are taken
     by a node that shuts down. ``attempt`` counts from 0 how often this key was sent before.
+    ``chain`` are the actors that wait for this call, outermost first.
     """
 
     actor: str
@@ -80,6 +81,7 @@ class ActorCall(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     key: str
     is_internal: bool = False
     attempt: int = 0
+    chain: tuple[str, ...] = ()
 
 
 class ActorQuery(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -87,6 +89,7 @@ class ActorQuery(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
 
     actor: str
     message: bytes
+    chain: tuple[str, ...] = ()
 
 
 class EdgeCall(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):

@@ -73,12 +73,18 @@ class LocalCalls(Protocol):
         key: str | None = None,
         timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
         internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Run one turn and return its reply once the turn is durable."""
         ...
 
     async def query(
-        self, actor: ActorId, query: Message, *, timeout_ms: int = limits.INVOCATION_TIMEOUT_MS
+        self,
+        actor: ActorId,
+        query: Message,
+        *,
+        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Answer from the last finished turn's state."""
         ...
@@ -150,6 +156,7 @@ class Router:
         key: str | None = None,
         timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
         internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Run one turn of any actor and return its reply; see `Engine.call`.
 
@@ -170,15 +177,23 @@ class Router:
                     key=key,
                     timeout_ms=timeout_ms,
                     internal=internal,
+                    chain=chain,
                 )
             except KelpieError as error:
                 if not self._has_moved(error, actor, is_keyed=key is not None):
                     raise
-        errand = _Command(actor, message, principal, key or self._new_key(), is_internal=internal)
+        errand = _Command(
+            actor, message, principal, key or self._new_key(), is_internal=internal, chain=chain
+        )
         return await self._insist(errand, ends_ns, timeout_ms)
 
     async def query(
-        self, actor: ActorId, query: Message, *, timeout_ms: int = limits.INVOCATION_TIMEOUT_MS
+        self,
+        actor: ActorId,
+        query: Message,
+        *,
+        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Answer from the last finished turn's state of any actor; see `Engine.query`.
 
@@ -190,11 +205,11 @@ class Router:
         ends_ns = self._clock.boot_ns() + timeout_ms * _NANOSECONDS_PER_MS
         if self._ownership.owns(actor.shard):
             try:
-                return await self._local.query(actor, query, timeout_ms=timeout_ms)
+                return await self._local.query(actor, query, timeout_ms=timeout_ms, chain=chain)
             except KelpieError as error:
                 if not self._has_moved(error, actor, is_keyed=True):
                     raise
-        return await self._insist(_Query(actor, query), ends_ns, timeout_ms)
+        return await self._insist(_Query(actor, query, chain), ends_ns, timeout_ms)
 
     def begin(
         self, actor: ActorId, message: Message, principal: str, timeout_ms: int, *, is_query: bool
@@ -339,7 +354,16 @@ class _Errand(Protocol):
 class _Command:
     """One command and its key, the same for every attempt."""
 
-    __slots__ = ("_attempt", "_body", "_is_internal", "_key", "_principal", "actor", "message")
+    __slots__ = (
+        "_attempt",
+        "_body",
+        "_chain",
+        "_is_internal",
+        "_key",
+        "_principal",
+        "actor",
+        "message",
+    )
 
     def __init__(
         self,
@@ -349,12 +373,14 @@ class _Command:
         key: str,
         *,
         is_internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> None:
         self.actor = actor
         self.message = message
         self._principal = principal
         self._key = key
         self._is_internal = is_internal
+        self._chain = chain
         self._body = encode_message(message)
         self._attempt = 0
 
@@ -369,6 +395,7 @@ class _Command:
             key=self._key,
             is_internal=self._is_internal,
             attempt=attempt,
+            chain=tuple(map(str, self._chain)),
         )
 
     async def run_here(self, local: LocalCalls, timeout_ms: int) -> Any:
@@ -379,21 +406,23 @@ class _Command:
             key=self._key,
             timeout_ms=timeout_ms,
             internal=self._is_internal,
+            chain=self._chain,
         )
 
 
 class _Query:
     """One query."""
 
-    __slots__ = ("_body", "actor", "message")
+    __slots__ = ("_body", "_chain", "actor", "message")
 
-    def __init__(self, actor: ActorId, message: Message) -> None:
+    def __init__(self, actor: ActorId, message: Message, chain: tuple[ActorId, ...] = ()) -> None:
         self.actor = actor
+        self._chain = chain
         self.message = message
         self._body = encode_message(message)
 
     def pack(self) -> ActorQuery:
-        return ActorQuery(str(self.actor), self._body)
+        return ActorQuery(str(self.actor), self._body, tuple(map(str, self._chain)))
 
     async def run_here(self, local: LocalCalls, timeout_ms: int) -> Any:
-        return await local.query(self.actor, self.message, timeout_ms=timeout_ms)
+        return await local.query(self.actor, self.message, timeout_ms=timeout_ms, chain=self._chain)

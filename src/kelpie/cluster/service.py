@@ -20,9 +20,15 @@ from kelpie.actors.supervisor import Supervisor
 from kelpie.cluster.line import IncomingRequest
 from kelpie.cluster.messages import ActorCall, ActorQuery, EdgeAnswer, EdgeCall, encode
 from kelpie.cluster.router import LocalCalls, has_moved
-from kelpie.core.errors import ActorFailedError, DrainingError, KelpieError, NotOwnerError
+from kelpie.core.errors import (
+    ActorFailedError,
+    CycleError,
+    DrainingError,
+    KelpieError,
+    NotOwnerError,
+)
 from kelpie.core.ids import ActorId
-from kelpie.core.limits import INVOCATION_TIMEOUT_MS_MAX
+from kelpie.core.limits import CALL_DEPTH_MAX, INVOCATION_TIMEOUT_MS_MAX
 
 EdgeAnswering = Callable[[EdgeCall, int], Awaitable[EdgeAnswer]]
 """Answers a request that another node's edge passed on, within so many milliseconds."""
@@ -102,6 +108,9 @@ class ClusterService:
         actor = ActorId.parse(body.actor)
         self._ownership.epoch(actor.shard)  # raises, and names the owner, if it is another node
         message = self._local.read_message(actor.type, body.message)
+        chain = tuple(map(ActorId.parse, body.chain))
+        if len(chain) > CALL_DEPTH_MAX or (actor in chain and isinstance(body, ActorCall)):
+            raise CycleError(f"{actor} is called from a chain that it waits in", actor=body.actor)
         try:
             match body:
                 case ActorCall():
@@ -112,9 +121,12 @@ class ClusterService:
                         key=body.key,
                         timeout_ms=timeout_ms,
                         internal=body.is_internal,
+                        chain=chain,
                     )
                 case ActorQuery():
-                    return await self._local.query(actor, message, timeout_ms=timeout_ms)
+                    return await self._local.query(
+                        actor, message, timeout_ms=timeout_ms, chain=chain
+                    )
         except KelpieError as error:
             is_owned = self._ownership.owns(actor.shard)
             if not is_owned and has_moved(error, self._ownership, actor.shard):
