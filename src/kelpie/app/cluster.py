@@ -17,6 +17,7 @@ from kelpie.actors.hub import EventHub
 from kelpie.actors.supervisor import Supervisor
 from kelpie.app.stores import SharedNodeStore
 from kelpie.app.world import World
+from kelpie.cluster.forwarding import Forwarding
 from kelpie.cluster.handshake import GreetingError, Identity
 from kelpie.cluster.hints import Hints
 from kelpie.cluster.node import ClusterNode, NodeConfig
@@ -45,11 +46,15 @@ class Membership:
         node: Who owns what.
         router: Calls to actors wherever they are.
         hints: What makes other nodes look.
+        forwarding: What only an actor's owner can do, wherever it is asked for.
+        service: What this node does for others.
     """
 
     node: ClusterNode
     router: Router
     hints: Hints
+    forwarding: Forwarding
+    service: ClusterService
     lines: Lines
     listener: AskedListener
 
@@ -137,10 +142,24 @@ async def open_membership(settings: Settings, world: World, around: OpenedParts)
         telemetry=world.telemetry,
         traceparent=world.telemetry.traceparent,
     )
+    forwarding = Forwarding(
+        lines=talk.lines,
+        address=address,
+        clock=world.clock,
+        telemetry=world.telemetry,
+        traceparent=world.telemetry.traceparent,
+    )
     membership = Membership(
-        node=node, router=router, hints=hints, lines=talk.lines, listener=talk.listener
+        node=node,
+        router=router,
+        hints=hints,
+        forwarding=forwarding,
+        service=talk.service,
+        lines=talk.lines,
+        listener=talk.listener,
     )
     membership.follow(engine, around.hub)
+    engine.elsewhere = router
     try:
         await _end_earlier(store, file, world)
         await _introduce(store, talk.lines, settings.node)
@@ -159,6 +178,7 @@ class _Talk(NamedTuple):
 
     lines: Lines
     listener: AskedListener
+    service: ClusterService
 
 
 async def _open_talk(settings: Settings, world: World, around: OpenedParts) -> _Talk:
@@ -172,20 +192,21 @@ async def _open_talk(settings: Settings, world: World, around: OpenedParts) -> _
         supervisor=around.supervisor,
         telemetry=telemetry,
     )
+    service = ClusterService(
+        local=engine,
+        ownership=engine.ownership,
+        supervisor=around.supervisor,
+        within=telemetry.within,
+    )
     listener = AskedListener(
         frames=frames,
         identity=identity,
         rng=world.rng,
         telemetry=telemetry,
-        service=ClusterService(
-            local=engine,
-            ownership=engine.ownership,
-            supervisor=around.supervisor,
-            within=telemetry.within,
-        ),
+        service=service,
     )
     await listener.open(settings.cluster.listen)
-    return _Talk(lines, listener)
+    return _Talk(lines, listener, service)
 
 
 def _tls(settings: Settings) -> TlsContexts | None:
