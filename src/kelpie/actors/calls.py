@@ -13,6 +13,30 @@ from kelpie.core.ids import ActorId
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 
 
+class ChainedCalls(Protocol):
+    """Calls from inside a chain of calls to actors of other nodes; a router is it."""
+
+    async def call(
+        self,
+        actor: ActorId,
+        message: Message,
+        *,
+        principal: str,
+        key: str | None,
+        timeout_ms: int,
+        internal: bool,
+        chain: tuple[ActorId, ...],
+    ) -> Any:
+        """Run one turn below ``chain`` and return its reply once it is durable."""
+        ...
+
+    async def query(
+        self, actor: ActorId, query: Message, *, timeout_ms: int, chain: tuple[ActorId, ...]
+    ) -> Any:
+        """Answer from the last finished turn's state, below ``chain``."""
+        ...
+
+
 class Calls(Protocol):
     """Calls and queries of actors. What each raises is said where `Engine` keeps it."""
 

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from kelpie.actors.activation import Envelope
+from kelpie.actors.calls import ChainedCalls
 from kelpie.actors.care import KeyCare
 from kelpie.actors.commands import Message
 from kelpie.actors.deadlines import Deadlines
@@ -52,7 +53,12 @@ __all__ = ["CommitListener", "Engine", "Inspection"]
 
 
 class Engine(KeyCare):
-    """The actors of one process."""
+    """The actors of one process.
+
+    Attributes:
+        ownership: Which shards are served here.
+        elsewhere: Where handlers' calls to actors of other nodes go; None where there are none.
+    """
 
     def __init__(
         self,
@@ -85,6 +91,7 @@ class Engine(KeyCare):
         self._deadlines = Deadlines()
         self._ticks = TickBudget(clock)
         self.may_go_on: Callable[[Envelope], bool] = self._ticks.may_go_on
+        self.elsewhere: ChainedCalls | None = None
         self._accepting = True
         self._gave_up = False
 
@@ -207,12 +214,14 @@ class Engine(KeyCare):
         key: str | None = None,
         timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
         internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Run one turn and return its reply once the turn is durable.
 
         With ``key`` the turn happens once: the same key and request give the same reply for
         ``IDEMPOTENCY_TTL_MS``. A caller that goes away does not tear the turn. ``internal`` calls
-        (an effect's outcome) are still taken while the gate is closed to everyone else.
+        (an effect's outcome) are still taken while the gate is closed to everyone else. ``chain``
+        are the actors that wait for this call, on whichever node, and it is none of theirs.
 
         Raises:
             KeyReusedError: The key came back with another request.
@@ -225,8 +234,9 @@ class Engine(KeyCare):
         """
         if not self._accepting and not internal:
             raise DrainingError("the node is shutting down; try again")
+        assert actor not in chain, "an actor that waits is not called"
         envelope = Envelope(
-            actor=actor, message=message, principal=principal, timeout_ms=timeout_ms
+            actor=actor, message=message, principal=principal, timeout_ms=timeout_ms, chain=chain
         )
         if key is None:
             self._turns.dispatch(envelope)
@@ -258,7 +268,12 @@ class Engine(KeyCare):
         return envelope
 
     async def query(
-        self, actor: ActorId, query: Message, *, timeout_ms: int = limits.INVOCATION_TIMEOUT_MS
+        self,
+        actor: ActorId,
+        query: Message,
+        *,
+        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Answer from the last finished turn's state, once that state is durable.
 
@@ -267,7 +282,12 @@ class Engine(KeyCare):
             KelpieError: The machine cannot answer, or the actor cannot be loaded.
         """
         envelope = Envelope(
-            actor=actor, message=query, principal="", timeout_ms=timeout_ms, is_query=True
+            actor=actor,
+            message=query,
+            principal="",
+            timeout_ms=timeout_ms,
+            is_query=True,
+            chain=chain,
         )
         self._turns.dispatch(envelope)
         return await self.answer(envelope, timeout_ms)
@@ -292,6 +312,16 @@ class Engine(KeyCare):
             path = " -> ".join(str(link) for link in (*envelope.chain, actor))
             message_text = f"{actor} waits for this very call ({path}); use send, or a query"
             raise CycleError(message_text, actor=str(actor))
+        if self.elsewhere is not None and not self.ownership.serves(actor.shard):
+            return await self.elsewhere.call(
+                actor,
+                message,
+                principal=envelope.principal,
+                key=key,
+                timeout_ms=timeout_ms,
+                internal=True,  # a handler that runs may finish while its node shuts down
+                chain=envelope.chain,
+            )
         if key is None:
             self._turns.dispatch(envelope)
         else:
@@ -308,6 +338,10 @@ class Engine(KeyCare):
             KelpieError: As `query`.
         """
         envelope = self._link(parent, actor, message, timeout_ms)
+        if self.elsewhere is not None and not self.ownership.serves(actor.shard):
+            return await self.elsewhere.query(
+                actor, message, timeout_ms=timeout_ms, chain=envelope.chain
+            )
         envelope.is_query = True
         self._turns.dispatch(envelope)
         return await self.answer(envelope, timeout_ms)

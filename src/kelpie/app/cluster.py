@@ -17,14 +17,15 @@ from kelpie.actors.hub import EventHub
 from kelpie.actors.supervisor import Supervisor
 from kelpie.app.stores import SharedNodeStore
 from kelpie.app.world import World
-from kelpie.cluster.handshake import Identity
+from kelpie.cluster.forwarding import Forwarding
+from kelpie.cluster.handshake import GreetingError, Identity
 from kelpie.cluster.hints import Hints
 from kelpie.cluster.node import ClusterNode, NodeConfig
 from kelpie.cluster.placement import living
 from kelpie.cluster.router import Router
 from kelpie.cluster.rpc import AskedListener, Lines
 from kelpie.cluster.service import ClusterService
-from kelpie.core.errors import KelpieError
+from kelpie.core.errors import ConfigError, KelpieError
 from kelpie.host.frames import TlsContexts
 from kelpie.ports.network import HttpRequest, NetworkError
 from kelpie.settings import Settings
@@ -33,6 +34,8 @@ from kelpie.storage.records import Commit, CommitReceipt
 
 SECRET_BYTES: Final = 32
 JOIN_TIMEOUT_MS: Final = 2_000
+INTRODUCTIONS_MAX: Final = 3
+"""How many of the others are asked; each that does not answer holds the start up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +46,15 @@ class Membership:
         node: Who owns what.
         router: Calls to actors wherever they are.
         hints: What makes other nodes look.
+        forwarding: What only an actor's owner can do, wherever it is asked for.
+        service: What this node does for others.
     """
 
     node: ClusterNode
     router: Router
     hints: Hints
+    forwarding: Forwarding
+    service: ClusterService
     lines: Lines
     listener: AskedListener
 
@@ -89,7 +96,7 @@ class OpenedParts:
     engine: Engine
     hub: EventHub
     supervisor: Supervisor
-    wake_outbox: Callable[[int], None]
+    wake: Callable[[int], None]
 
 
 async def open_membership(settings: Settings, world: World, around: OpenedParts) -> Membership:
@@ -107,7 +114,7 @@ async def open_membership(settings: Settings, world: World, around: OpenedParts)
         listener=talk.listener,
         ownership=engine.ownership,
         hub=around.hub,
-        wake=lambda _, message_id: around.wake_outbox(message_id),
+        wake=lambda _, message_id: around.wake(message_id),
         look=lambda: node.look_soon(),  # noqa: PLW0108  the node is made after its hints
     )
     file = settings.store.path.with_name(settings.store.path.name + ".session")
@@ -135,12 +142,27 @@ async def open_membership(settings: Settings, world: World, around: OpenedParts)
         telemetry=world.telemetry,
         traceparent=world.telemetry.traceparent,
     )
+    forwarding = Forwarding(
+        lines=talk.lines,
+        address=address,
+        clock=world.clock,
+        telemetry=world.telemetry,
+        traceparent=world.telemetry.traceparent,
+    )
     membership = Membership(
-        node=node, router=router, hints=hints, lines=talk.lines, listener=talk.listener
+        node=node,
+        router=router,
+        hints=hints,
+        forwarding=forwarding,
+        service=talk.service,
+        lines=talk.lines,
+        listener=talk.listener,
     )
     membership.follow(engine, around.hub)
+    engine.elsewhere = router
     try:
         await _end_earlier(store, file, world)
+        await _introduce(store, talk.lines, settings.node)
         await node.start()
     except BaseException:
         talk.lines.close()
@@ -156,6 +178,7 @@ class _Talk(NamedTuple):
 
     lines: Lines
     listener: AskedListener
+    service: ClusterService
 
 
 async def _open_talk(settings: Settings, world: World, around: OpenedParts) -> _Talk:
@@ -169,20 +192,21 @@ async def _open_talk(settings: Settings, world: World, around: OpenedParts) -> _
         supervisor=around.supervisor,
         telemetry=telemetry,
     )
+    service = ClusterService(
+        local=engine,
+        ownership=engine.ownership,
+        supervisor=around.supervisor,
+        within=telemetry.within,
+    )
     listener = AskedListener(
         frames=frames,
         identity=identity,
         rng=world.rng,
         telemetry=telemetry,
-        service=ClusterService(
-            local=engine,
-            ownership=engine.ownership,
-            supervisor=around.supervisor,
-            within=telemetry.within,
-        ),
+        service=service,
     )
     await listener.open(settings.cluster.listen)
-    return _Talk(lines, listener)
+    return _Talk(lines, listener, service)
 
 
 def _tls(settings: Settings) -> TlsContexts | None:
@@ -232,6 +256,24 @@ def write_session(path: Path, session: str) -> None:
     assert session, "a session has a name"
     with temporary_file(path) as file:
         file.write(session.encode())
+
+
+async def _introduce(store: SharedNodeStore, lines: Lines, name: str) -> None:
+    """Have the others accept this node before it owns what they would ask it for in vain.
+
+    Raises:
+        ConfigError: One that lives refuses it.
+    """
+    others = [node for node in living(await store.cluster()) if node.name != name and node.address]
+    for node in others[:INTRODUCTIONS_MAX]:
+        try:
+            await lines.introduce(node.address)
+        except NetworkError:
+            continue  # it may have crashed a moment ago; its lease tells
+        except GreetingError as error:
+            text = f"node {node.name} and this one refuse each other: {error.message}"
+            cure = "give them one cluster.secret, or certificates of one authority"
+            raise ConfigError(f"{text}; {cure}", field="cluster.secret") from error
 
 
 async def _look_for(address: str, world: World) -> None:

@@ -15,8 +15,7 @@ from kelpie.core.errors import CorruptionError
 from kelpie.core.ids import Tenant
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.server.actors.service import ActorService
-from kelpie.server.app import create_app
-from kelpie.server.http import AsgiApp
+from kelpie.server.app import App, create_app
 from kelpie.server.ops.responses import AuditSoundness, StoreSoundness
 from kelpie.server.ports import ApiKey, Deps, PlanSource, ToolInfo
 from kelpie.settings import Settings
@@ -95,7 +94,7 @@ def _soundness(chains: int, records: int, *, problem: str = "") -> AuditSoundnes
 
 def make_edge(
     settings: Settings, node: Node, actors: ActorService, teleport: Teleport | None
-) -> AsgiApp:
+) -> App:
     """Return the ASGI callable over ``node`` and its user-defined ``actors``.
 
     Raises:
@@ -121,6 +120,7 @@ def make_edge(
             model_default=settings.model,
             model_providers=frozenset(provider.name for provider in settings.providers),
             tools=_describe_tools(node),
+            forwarding=None if node.membership is None else node.membership.forwarding,
             api_keys=_api_keys(settings, node),
         )
     )

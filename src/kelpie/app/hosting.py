@@ -133,12 +133,20 @@ class HostedActors:
         return self._gateway.result_json(call)
 
     def inspect(self, actor: ActorId) -> Inspection:
-        """Return the actor as this process has it."""
+        """Return the actor as this process, its owner, has it.
+
+        Raises:
+            NotOwnerError: Its shard is not served here.
+        """
         return self._gateway.inspect(actor)
 
-    def is_paused(self, actor: ActorId) -> bool:
-        """Whether the actor's commands wait until somebody resumes it."""
-        return self._gateway.engine.is_paused(actor)
+    async def paused_among(self, actors: Sequence[ActorId]) -> frozenset[ActorId]:
+        """Return those of the actors whose commands wait until somebody resumes them.
+
+        Raises:
+            StoreError: Some are other nodes', and the store cannot be read.
+        """
+        return await self._gateway.paused_among(actors)
 
     async def pause(self, actor: ActorId, *, principal: str) -> None:
         """Let the actor's commands wait, across restarts."""
@@ -149,7 +157,11 @@ class HostedActors:
         await self._gateway.resume(actor, principal=principal)
 
     def kill(self, actor: ActorId) -> bool:
-        """Stop the actor's handler; was it in memory?"""
+        """Stop the actor's handler; was it in memory?
+
+        Raises:
+            NotOwnerError: Its shard is not served here.
+        """
         return self._gateway.kill(actor)
 
     async def replay(self, message_id: int) -> None:

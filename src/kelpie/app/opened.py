@@ -59,8 +59,11 @@ async def open_app(
         await node.pauses.load()
         if teleport is not None:
             await teleport.load()
+        edge = make_edge(settings, node, hosted, teleport)
+        if node.membership is not None:
+            node.membership.service.edge = edge.answer_passed
         node.enter()
-        app = App(node=node, asgi=make_edge(settings, node, hosted, teleport))
+        app = App(node=node, asgi=edge)
         if drive and not is_settled:
             await node.drive()
         yield app

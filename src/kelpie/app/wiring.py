@@ -178,16 +178,7 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     executors = _make_executors(
         settings, world, store=store, sandbox=sandbox, files=files, tools=tools
     )
-    ownership = Ownership(store.grants())
-    runtime = Engine(
-        store=store,
-        ownership=ownership,
-        clock=world.clock,
-        rng=world.rng,
-        telemetry=world.telemetry,
-        supervisor=supervisor,
-        meter=world.meter,
-    )
+    runtime = _make_engine(world, store, supervisor)
     rules = GateRules(
         policy=Policy(),
         kinds=kinds_of(executors),
@@ -206,23 +197,21 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     )
     outbox = OutboxPump(deps)
     membership = None
+    sessions = EndedSessions(clock=world.clock)
     if shared is not None:
         parts = OpenedParts(
-            store=shared,
-            engine=runtime,
-            hub=hub,
-            supervisor=supervisor,
-            wake_outbox=outbox.wake_from,
+            store=shared, engine=runtime, hub=hub, supervisor=supervisor, wake=outbox.wake_from
         )
         membership = await open_membership(settings, world, parts)
         stack.push_async_callback(membership.close)
+        sessions = EndedSessions(shared.session_ended, clock=world.clock)
     calls_to: Calls = runtime if membership is None else membership.router
     dispatcher = Dispatcher(
         store=store,
         runtime=calls_to,
         listen=runtime.listen,
-        ownership=ownership,
-        sessions=EndedSessions(None if shared is None else shared.session_ended, clock=world.clock),
+        ownership=runtime.ownership,
+        sessions=sessions,
         hub=hub,
         executors=executors,
         clock=world.clock,
@@ -247,6 +236,18 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         plans=_make_plans(settings, world, store, calls_to, files),
         rules=rules,
         built_in_types=built_in_types,
+    )
+
+
+def _make_engine(world: World, store: NodeStore, supervisor: Supervisor) -> Engine:
+    return Engine(
+        store=store,
+        ownership=Ownership(store.grants()),
+        clock=world.clock,
+        rng=world.rng,
+        telemetry=world.telemetry,
+        supervisor=supervisor,
+        meter=world.meter,
     )
 
 

@@ -72,6 +72,7 @@ class ActorCall(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
     ``actor`` is its text form, ``message`` the encoded `Message`. ``is_internal`` calls are taken
     by a node that shuts down. ``attempt`` counts from 0 how often this key was sent before.
+    ``chain`` are the actors that wait for this call, outermost first.
     """
 
     actor: str
@@ -80,6 +81,7 @@ class ActorCall(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     key: str
     is_internal: bool = False
     attempt: int = 0
+    chain: tuple[str, ...] = ()
 
 
 class ActorQuery(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -87,9 +89,39 @@ class ActorQuery(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
 
     actor: str
     message: bytes
+    chain: tuple[str, ...] = ()
 
 
-Asked: TypeAlias = ActorCall | ActorQuery
+class EdgeCall(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """Do what a caller asked another node's HTTP edge for; the answer is an `EdgeAnswer`.
+
+    ``path`` and ``query`` are as they were received, percent-encoded. Who asks is what the first
+    node found; ``is_local`` says that the request came over its Unix socket. ``key`` is the
+    idempotency key, empty without one.
+    """
+
+    method: str
+    path: str
+    query: bytes
+    body: bytes
+    tenant: str
+    principal: str
+    is_local: bool
+    key: str
+    prefers_async: bool
+
+
+Asked: TypeAlias = ActorCall | ActorQuery | EdgeCall
+
+
+class EdgeAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """A whole HTTP response, without the headers that belong to a connection."""
+
+    status: int
+    media: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
 
 # --- packets ------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from kelpie.actors.activation import Envelope
 from kelpie.actors.commands import Message, encode_message
 from kelpie.actors.ownership import Ownership
 from kelpie.actors.supervisor import Supervisor
+from kelpie.cluster.forwarding import named_owner
 from kelpie.cluster.messages import UNDECODABLE, ActorCall, ActorQuery, Asked
 from kelpie.cluster.rpc import Lines
 from kelpie.core import limits
@@ -72,12 +73,18 @@ class LocalCalls(Protocol):
         key: str | None = None,
         timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
         internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Run one turn and return its reply once the turn is durable."""
         ...
 
     async def query(
-        self, actor: ActorId, query: Message, *, timeout_ms: int = limits.INVOCATION_TIMEOUT_MS
+        self,
+        actor: ActorId,
+        query: Message,
+        *,
+        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Answer from the last finished turn's state."""
         ...
@@ -149,6 +156,7 @@ class Router:
         key: str | None = None,
         timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
         internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Run one turn of any actor and return its reply; see `Engine.call`.
 
@@ -169,15 +177,23 @@ class Router:
                     key=key,
                     timeout_ms=timeout_ms,
                     internal=internal,
+                    chain=chain,
                 )
             except KelpieError as error:
                 if not self._has_moved(error, actor, is_keyed=key is not None):
                     raise
-        errand = _Command(actor, message, principal, key or self._new_key(), is_internal=internal)
+        errand = _Command(
+            actor, message, principal, key or self._new_key(), is_internal=internal, chain=chain
+        )
         return await self._insist(errand, ends_ns, timeout_ms)
 
     async def query(
-        self, actor: ActorId, query: Message, *, timeout_ms: int = limits.INVOCATION_TIMEOUT_MS
+        self,
+        actor: ActorId,
+        query: Message,
+        *,
+        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Answer from the last finished turn's state of any actor; see `Engine.query`.
 
@@ -189,11 +205,11 @@ class Router:
         ends_ns = self._clock.boot_ns() + timeout_ms * _NANOSECONDS_PER_MS
         if self._ownership.owns(actor.shard):
             try:
-                return await self._local.query(actor, query, timeout_ms=timeout_ms)
+                return await self._local.query(actor, query, timeout_ms=timeout_ms, chain=chain)
             except KelpieError as error:
                 if not self._has_moved(error, actor, is_keyed=True):
                     raise
-        return await self._insist(_Query(actor, query), ends_ns, timeout_ms)
+        return await self._insist(_Query(actor, query, chain), ends_ns, timeout_ms)
 
     def begin(
         self, actor: ActorId, message: Message, principal: str, timeout_ms: int, *, is_query: bool
@@ -250,7 +266,7 @@ class Router:
                 if not self._has_moved(error, errand.actor, is_keyed=True):
                     raise
                 was_sent = was_sent or _may_have_happened(error)
-                next_address = _named_owner(error)
+                next_address = named_owner(error)
             self._telemetry.count("kelpie.rpc.retries")
             if next_address and redirects == 0:
                 redirects = 1
@@ -311,11 +327,6 @@ def _may_have_happened(error: KelpieError) -> bool:
     return isinstance(error, CommitUnknownError)
 
 
-def _named_owner(error: KelpieError) -> str:
-    owner = error.fields.get("owner") if isinstance(error, NotOwnerError) else None
-    return owner if isinstance(owner, str) else ""
-
-
 def _read_reply(message: Message, value: bytes) -> Any:
     kind = Any if message.reply_type is None else message.reply_type
     try:
@@ -343,7 +354,16 @@ class _Errand(Protocol):
 class _Command:
     """One command and its key, the same for every attempt."""
 
-    __slots__ = ("_attempt", "_body", "_is_internal", "_key", "_principal", "actor", "message")
+    __slots__ = (
+        "_attempt",
+        "_body",
+        "_chain",
+        "_is_internal",
+        "_key",
+        "_principal",
+        "actor",
+        "message",
+    )
 
     def __init__(
         self,
@@ -353,12 +373,14 @@ class _Command:
         key: str,
         *,
         is_internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> None:
         self.actor = actor
         self.message = message
         self._principal = principal
         self._key = key
         self._is_internal = is_internal
+        self._chain = chain
         self._body = encode_message(message)
         self._attempt = 0
 
@@ -373,6 +395,7 @@ class _Command:
             key=self._key,
             is_internal=self._is_internal,
             attempt=attempt,
+            chain=tuple(map(str, self._chain)),
         )
 
     async def run_here(self, local: LocalCalls, timeout_ms: int) -> Any:
@@ -383,21 +406,23 @@ class _Command:
             key=self._key,
             timeout_ms=timeout_ms,
             internal=self._is_internal,
+            chain=self._chain,
         )
 
 
 class _Query:
     """One query."""
 
-    __slots__ = ("_body", "actor", "message")
+    __slots__ = ("_body", "_chain", "actor", "message")
 
-    def __init__(self, actor: ActorId, message: Message) -> None:
+    def __init__(self, actor: ActorId, message: Message, chain: tuple[ActorId, ...] = ()) -> None:
         self.actor = actor
+        self._chain = chain
         self.message = message
         self._body = encode_message(message)
 
     def pack(self) -> ActorQuery:
-        return ActorQuery(str(self.actor), self._body)
+        return ActorQuery(str(self.actor), self._body, tuple(map(str, self._chain)))
 
     async def run_here(self, local: LocalCalls, timeout_ms: int) -> Any:
-        return await local.query(self.actor, self.message, timeout_ms=timeout_ms)
+        return await local.query(self.actor, self.message, timeout_ms=timeout_ms, chain=self._chain)

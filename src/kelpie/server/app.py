@@ -6,18 +6,21 @@ refused request reaches an actor. An answer leaves only with the durable reply i
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
+from kelpie.cluster.messages import EdgeAnswer, EdgeCall
 from kelpie.core.errors import (
     DrainingError,
     InvalidFieldError,
     KelpieError,
+    NotOwnerError,
     OverloadedError,
 )
 from kelpie.core.ids import TENANT_DEFAULT
 from kelpie.core.limits import (
     IDEMPOTENCY_KEY_BYTES_MAX,
+    INVOCATION_TIMEOUT_MS,
     INVOCATION_TIMEOUT_MS_MAX,
     REQUEST_BODY_BYTES_MAX,
     STREAMS_CONCURRENT_MAX,
@@ -29,7 +32,6 @@ from kelpie.server.docs import render_page
 from kelpie.server.errors import BodyTooLargeError, error_response
 from kelpie.server.http import (
     EVENT_STREAM,
-    AsgiApp,
     CallerLeftError,
     Receive,
     Response,
@@ -44,17 +46,19 @@ from kelpie.server.http import (
 )
 from kelpie.server.openapi import describe
 from kelpie.server.operations import Answer, Call, Operation
+from kelpie.server.passed import pack_answer, pack_call, unpack_answer, unpack_call, with_key
 from kelpie.server.ports import Deps
 from kelpie.server.routing import Router
 
 REQUEST_ID_CHARS_MAX: Final = 128  # what a caller may have echoed back to it
 REQUEST_ID_BYTES: Final = 8
+_NANOSECONDS_PER_MS: Final = 1_000_000
 # Drawn for so many requests at once: who asks the kernel lets go of the interpreter, and under load
 # waits to get it back for longer than most of a request takes.
 REQUEST_IDS_DRAWN: Final = 64
 
 
-def create_app(deps: Deps) -> AsgiApp:
+def create_app(deps: Deps) -> App:
     """Return the ASGI callable over ``deps``."""
     return App(deps=deps, router=_route_all(deps.version))
 
@@ -118,9 +122,7 @@ class App:
 
     async def _answer(self, exchange: _Exchange) -> Answer:
         scope = exchange.scope
-        raw_path = scope.get("raw_path")
-        path = raw_path.decode("latin-1") if raw_path else scope["path"]
-        operation, parameters = self._router.find(scope["method"], path)
+        operation, parameters = self._router.find(scope["method"], _path_of(scope))
         exchange.route = operation.path
         key = _idempotency_key(scope)
         exchange.safe = operation.method in {"GET", "DELETE"} or key is not None
@@ -151,7 +153,46 @@ class App:
         with telemetry.span("http.server", route=operation.path, method=operation.method):
             if operation.waits:
                 return await while_connected(exchange.receive, _run(operation, call))
+            if operation.at_owner:
+                return await self._at_owner(exchange, operation, call)
             return await operation.handler(call)
+
+    # --- what the owner of an actor does --------------------------------------------------------
+
+    async def _at_owner(
+        self, exchange: _Exchange, operation: Operation[Any, Any], call: Call[Any, Any]
+    ) -> Answer:
+        """Answer here, or have the node answer that owns what is asked for."""
+        forwarding, clock = self._deps.forwarding, self._deps.clock
+        timeout_ms = call.timeout_ms or INVOCATION_TIMEOUT_MS
+        ends_ns = clock.boot_ns() + timeout_ms * _NANOSECONDS_PER_MS
+        try:
+            return await operation.handler(call)
+        except NotOwnerError as error:
+            if forwarding is None:
+                raise
+            refusal = error
+        scope, keyed = exchange.scope, with_key(call)
+        request = pack_call(scope["method"], _path_of(scope), scope["query_string"], keyed)
+        here = partial(operation.handler, keyed)
+        answer = await forwarding.insist(request, here, refusal, ends_ns=ends_ns)
+        return unpack_answer(answer) if isinstance(answer, EdgeAnswer) else answer
+
+    async def answer_passed(self, request: EdgeCall, timeout_ms: int) -> EdgeAnswer:
+        """Answer what another node's edge passed on; it goes no further than this node.
+
+        Raises:
+            NotOwnerError: The actor is not this node's; the error names the owner, if known.
+            KelpieError: As the operation refuses.
+        """
+        operation, parameters = self._router.find(request.method, request.path)
+        if not self._deps.runtime.accepting():
+            raise DrainingError("the server is shutting down; try again in a moment")
+        call = unpack_call(request, operation, parameters, self._deps, timeout_ms)
+        with self._deps.telemetry.span("http.passed", route=operation.path, method=request.method):
+            response = await operation.handler(call)
+        assert isinstance(response, Response), "what is done at the owner does not stream"
+        return pack_answer(response)
 
     def _request_id(self, scope: Scope) -> bytes:
         given = header(scope, b"x-request-id")
@@ -205,6 +246,13 @@ class _Exchange:
         self.status = response.status
         response.headers.append((b"x-request-id", self.request_id))
         await send_response(self.send, response, with_body=self.scope["method"] != "HEAD")
+
+
+def _path_of(scope: Scope) -> str:
+    """Return the path as it was received, percent-encoded."""
+    raw_path = scope.get("raw_path")
+    path: str = raw_path.decode("latin-1") if raw_path else scope["path"]
+    return path
 
 
 async def _run(operation: Operation[Any, Any], call: Call[Any, Any]) -> Response | Stream:

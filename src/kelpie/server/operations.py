@@ -121,6 +121,9 @@ class Operation(Generic[Q, B]):
         waits: Whether it may take long; then it ends when the caller leaves.
         public: Whether it needs no key.
         while_draining: Whether it is answered while the node shuts down.
+        at_owner: Whether it acts on what only the node that owns the actor has in memory. Another
+            node passes it on whole, so it must do one thing, and no harm when it arrives twice
+            under one idempotency key. Never for what is another machine's own: files, the store.
     """
 
     method: Method
@@ -138,3 +141,4 @@ class Operation(Generic[Q, B]):
     waits: bool = False
     public: bool = False
     while_draining: bool = False
+    at_owner: bool = False

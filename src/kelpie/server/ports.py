@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kelpie.actors.commands import Message
+from kelpie.cluster.forwarding import Forwarding
 from kelpie.cluster.package import PackageKind
 from kelpie.core.digests import Digest
 from kelpie.core.ids import ActorId, Tenant
@@ -233,6 +234,7 @@ class Deps:
         model_default: The handle of an agent that names none.
         model_providers: The names of the configured providers, which handles begin with.
         tools: What agents can be given, by name.
+        forwarding: Passes on what another node owns; None for a node that is alone.
         api_keys: Without any, every caller is let in; `serve` then binds loopback only.
     """
 
@@ -253,4 +255,5 @@ class Deps:
     model_default: str
     model_providers: frozenset[str]
     tools: Mapping[str, ToolInfo] = field(default_factory=dict[str, ToolInfo])
+    forwarding: Forwarding | None = None
     api_keys: tuple[ApiKey, ...] = ()

@@ -89,6 +89,7 @@ class LedgerCalls:
         key: str | None = None,
         timeout_ms: int = 30_000,
         internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         self.ownership.epoch(actor.shard)
         assert isinstance(message, Add)
@@ -108,7 +109,14 @@ class LedgerCalls:
             self.ledger.replies[key] = total
         return total
 
-    async def query(self, actor: ActorId, query: Message, *, timeout_ms: int = 30_000) -> Any:
+    async def query(
+        self,
+        actor: ActorId,
+        query: Message,
+        *,
+        timeout_ms: int = 30_000,
+        chain: tuple[ActorId, ...] = (),
+    ) -> Any:
         self.ownership.epoch(actor.shard)
         return Total(self.ledger.amount)
 

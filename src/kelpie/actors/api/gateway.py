@@ -351,8 +351,31 @@ class Gateway:
         return actor.__target__.actor(self._tenant) if isinstance(actor, Actor) else actor
 
     def inspect(self, actor: ActorId | Actor[Any]) -> Inspection:
-        """Return the actor as this process has it."""
-        return self.engine.inspect(self.actor_of(actor))
+        """Return the actor as this process, its owner, has it.
+
+        Raises:
+            NotOwnerError: Its shard is not served here.
+        """
+        return self.engine.inspect(self._owned(actor))
+
+    async def paused_among(self, actors: Sequence[ActorId]) -> frozenset[ActorId]:
+        """Return those of the actors that are paused: what its owner knows, or the store."""
+        engine = self.engine
+        if all(engine.ownership.serves(actor.shard) for actor in actors):
+            return frozenset(actor for actor in actors if engine.is_paused(actor))
+        stored = {pause.actor for pause in await self._store.pauses()}
+        return frozenset(actor for actor in actors if actor in stored)
+
+    def _owned(self, actor: ActorId | Actor[Any]) -> ActorId:
+        """Return the id, of an actor of this node.
+
+        Raises:
+            NotOwnerError: Its shard is not served here.
+        """
+        name = self.actor_of(actor)
+        if not self.engine.ownership.serves(name.shard):
+            raise self.engine.ownership.refusal(name.shard)
+        return name
 
     async def pause(self, actor: ActorId | Actor[Any], *, principal: str = "") -> None:
         """Let the actor's commands wait until `resume`, across restarts; it is audited.
@@ -372,8 +395,12 @@ class Gateway:
         await self._pauses.resume(self.actor_of(actor), principal=principal or self._principal)
 
     def kill(self, actor: ActorId | Actor[Any]) -> bool:
-        """Stop the actor's handler and load it anew at its next call; was it in memory?"""
-        return self.engine.kill(self.actor_of(actor))
+        """Stop the actor's handler and load it anew at its next call; was it in memory?
+
+        Raises:
+            NotOwnerError: Its shard is not served here.
+        """
+        return self.engine.kill(self._owned(actor))
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Return the newest messages that failed too often, with the last failure's traceback."""

@@ -46,7 +46,8 @@ async def list_actors(call: Call[ActorListQuery, Nothing]) -> Response:
         rows += await call.deps.store.actors(call.tenant, kind, after=key, limit=wanted)
         if len(rows) > query.limit:
             break
-    shown = [_row(call, row) for row in rows[: query.limit]]
+    paused = await call.deps.actors.paused_among([row.actor for row in rows[: query.limit]])
+    shown = [_row(row, is_paused=row.actor in paused) for row in rows[: query.limit]]
     following = f"{shown[-1].type}/{shown[-1].key}" if len(rows) > query.limit else None
     return json_response(ActorPage(actors=shown, next_after=following))
 
@@ -150,13 +151,13 @@ async def _view(call: Plain, actor: ActorId, *, must_exist: bool = True) -> Acto
     )
 
 
-def _row(call: Call[Any, Any], row: ActorRow) -> ActorRowOut:
+def _row(row: ActorRow, *, is_paused: bool) -> ActorRowOut:
     return ActorRowOut(
         type=row.actor.type,
         key=row.actor.key,
         version=row.version,
         incarnation=row.incarnation,
-        paused=call.deps.actors.is_paused(row.actor),
+        paused=is_paused,
         updated_ms=row.updated_ms,
     )
 

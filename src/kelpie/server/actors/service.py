@@ -109,12 +109,16 @@ class ActorService(Protocol):
         """Return what a completed call came to, as JSON."""
         ...
 
-    def is_paused(self, actor: ActorId) -> bool:
-        """Whether the actor's commands wait until somebody resumes it."""
+    async def paused_among(self, actors: Sequence[ActorId]) -> frozenset[ActorId]:
+        """Return those of the actors whose commands wait until somebody resumes them."""
         ...
 
     def inspect(self, actor: ActorId) -> Inspection:
-        """Return the actor as this process has it."""
+        """Return the actor as this process, its owner, has it.
+
+        Raises:
+            NotOwnerError: Its shard is not served here.
+        """
         ...
 
     async def pause(self, actor: ActorId, *, principal: str) -> None:
@@ -126,7 +130,11 @@ class ActorService(Protocol):
         ...
 
     def kill(self, actor: ActorId) -> bool:
-        """Stop the actor's handler; was it in memory?"""
+        """Stop the actor's handler; was it in memory?
+
+        Raises:
+            NotOwnerError: Its shard is not served here.
+        """
         ...
 
     async def replay(self, message_id: int) -> None:

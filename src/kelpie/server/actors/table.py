@@ -58,6 +58,7 @@ def _calls() -> Table:
             response=CallResult,
             accepted=CallOut,
             errors=_CALL_ERRORS,
+            at_owner=True,
         ),
         Operation(
             method="GET",
@@ -107,6 +108,7 @@ def _submitted() -> Table:
             body=Nothing,
             response=CallOut,
             errors=("not_found", "call_begun"),
+            at_owner=True,
         ),
     )
 
@@ -139,6 +141,7 @@ def _care() -> Table:
             body=Nothing,
             response=ActorOut,
             errors=("not_found",),
+            at_owner=True,
         ),
         *(
             Operation(
@@ -151,6 +154,7 @@ def _care() -> Table:
                 body=Nothing,
                 response=response,
                 errors=("not_found", "key_needed"),
+                at_owner=True,
             )
             for verb, summary, handler, response in verbs
         ),

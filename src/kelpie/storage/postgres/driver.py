@@ -18,6 +18,7 @@ from kelpie.core.errors import (
     InvalidFieldError,
     KelpieError,
     OverloadedError,
+    StoreAwayError,
     StoreError,
     StoreVersionError,
 )
@@ -250,7 +251,8 @@ def translate_error(error: BaseException, subject: str) -> KelpieError:
         return InvalidFieldError(subject, f"PostgreSQL cannot keep one of its texts ({error})")
     name, text = code or type(error).__name__, str(error) or "no answer"
     message = f"{subject}: {text} ({name}); look at the database, then try again"
-    return StoreError(message, subject=subject, engine=name)
+    kind = StoreAwayError if is_lost(error) else StoreError
+    return kind(message, subject=subject, engine=name)
 
 
 def refuse_to_open(error: BaseException, place: str) -> StoreError | ConfigError:
