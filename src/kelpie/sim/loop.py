@@ -414,12 +414,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._timers[:] = [each for each in self._timers if each[2].node is not node]
         heapq.heapify(self._timers)
         self._timers_cancelled = sum(each[2].cancelled() for each in self._timers)
-        before = asyncio._get_running_loop()
-        asyncio._set_running_loop(self)  # it may die after the run, and what cleans up asks for it
+        before = asyncio._get_running_loop()  # noqa: SLF001
+        # It may die after the run, and what cleans up asks for the loop.
+        asyncio._set_running_loop(self)  # noqa: SLF001
         try:
             self._unwind(node, node.context())
         finally:
-            asyncio._set_running_loop(before)
+            asyncio._set_running_loop(before)  # noqa: SLF001
         assert all(handle.node is not node for handle in self._ready), "the dead schedule nothing"
 
     def abandon(self) -> None:
