@@ -342,7 +342,7 @@ MUTANTS: Final = (
         after="    until_ns = max(state.until_ns, event.now_ns + timing.until_ns)\n",
         family="leases",
         scenario="cluster",
-        faults=("network.partition", "network.swizzle_clog", "time.clock_skew"),
+        faults=("network.delay", "network.partition", "network.one_way_cut", "time.clock_skew"),
     ),
 )
 """Every planted bug."""

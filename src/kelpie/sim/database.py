@@ -257,7 +257,8 @@ class SharedStore:
 
     async def audit_chain(self, shard: int) -> AsyncIterator[AuditRecord]:
         """Yield one chain."""
-        for record in await self._ask("chain_rows", shard):
+        work = partial(_read_chain, shard)
+        for record in await self._exchange("audit_chain", work):
             yield record
 
     async def close(self) -> None:
@@ -359,6 +360,11 @@ def _settle(outcomes: list[Outcome], indexes: Sequence[int], batch: Batch) -> No
 
 async def _call(method: str, args: Any, kwargs: Any, service: DatabaseService) -> Any:
     return await getattr(service.store, method)(*args, **kwargs)
+
+
+async def _read_chain(shard: int, service: DatabaseService) -> list[AuditRecord]:
+    rows: list[AuditRecord] = await service.store.chain_rows(shard)
+    return rows
 
 
 async def _apply(batch: Batch, connection: int, service: DatabaseService) -> Batch:

@@ -35,6 +35,7 @@ class SharedSqlite(SqliteStore):
         self._host = host
         self._leased = leased
         self._context = observing()
+        assert not self.session, "the database itself owns nothing"
 
     def _submit(self, member: Work, size_bytes: int) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = super()._submit(member, size_bytes)

@@ -74,6 +74,20 @@ async def test_a_session_is_seen_as_it_joined_and_its_renewals_are_counted(engin
         assert not await store.session_ended("session-a")
 
 
+async def test_a_join_whose_answer_was_lost_is_repeated_until_its_session_has_ended(
+    engine: Engine,
+) -> None:
+    async with engine.shared() as store:
+        await store.join(node("a"))
+        await store.join(node("a"))
+        assert (await store.cluster()).nodes == (node("a"),)
+        assert await store.end_session("session-a", 0, now_ms=5)
+        with pytest.raises(SessionEndedError):
+            await store.join(node("a"))
+        await store.join(node("a", "session-again"))
+        assert not await store.session_ended("session-again")
+
+
 async def test_two_living_nodes_never_have_one_name(engine: Engine) -> None:
     async with engine.shared() as store:
         await store.join(node("a"))

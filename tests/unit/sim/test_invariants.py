@@ -88,6 +88,45 @@ def test_a_commit_under_an_epoch_that_is_over_is_seen() -> None:
     assert "fell from epoch 2 to 1" in str(story.look(epochs={COUNTER.shard: 1}))
 
 
+def test_a_grant_raises_the_current_epoch_without_a_look() -> None:
+    story = Story("committed-under-the-current-epoch")
+    assert story.look(epochs={COUNTER.shard: 0}) is None
+    assert story.lease("claimed", "s1", (COUNTER.shard, 1)) is None
+    assert story.commit(commit_of(epoch=1)) is None
+
+
+def test_a_commit_of_a_session_that_does_not_own_its_shard_is_seen() -> None:
+    story, shard = Story("one-effective-writer"), COUNTER.shard
+    assert story.lease("claimed", "s1", (shard, 1)) is None
+    assert story.commit(commit_of(epoch=1)) is None
+    assert "is s1's under epoch 1" in str(story.commit(commit_of(version=2), session="s2"))
+    assert story.lease("released", "s1", (shard, 2)) is None
+    assert "is nobody's under epoch 2" in str(story.commit(commit_of(version=2)))
+    assert "under epoch 2 after 2" in str(story.lease("claimed", "s2", (shard, 2)))
+    assert story.lease("claimed", "s2", (shard, 3)) is None
+    assert "while s2 owned it" in str(story.lease("claimed", "s1", (shard, 4)))
+    assert story.lease("ended", "s2") is None
+    assert "is nobody's under epoch 4" in str(story.commit(commit_of(epoch=3), session="s2"))
+    assert story.commit(commit_of(epoch=3), session="s2", lost=True) is None
+
+
+def test_a_change_of_owners_that_nobody_heard_of_is_no_violation() -> None:
+    story, shard = Story("one-effective-writer"), COUNTER.shard
+    assert story.lease("claimed", "s1", (shard, 1)) is None
+    assert story.look(epochs={shard: 3}) is None
+    assert story.commit(commit_of(epoch=3), session="s2") is None
+
+
+def test_an_ended_session_that_goes_on_is_seen() -> None:
+    story = Story("ended-session-stays-ended")
+    assert story.lease("renewed", "s1") is None
+    assert story.lease("ended", "s1") is None
+    assert "was renewed" in str(story.lease("renewed", "s1"))
+    assert "was claimed" in str(story.lease("claimed", "s1", (1, 1)))
+    assert story.lease("released", "s1", (1, 1)) is None
+    assert story.lease("renewed", "s2") is None
+
+
 def test_an_actor_or_reply_that_is_gone_from_the_file_is_seen() -> None:
     story = Story("acknowledged-is-present")
     story.commit(keyed())

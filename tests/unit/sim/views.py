@@ -12,9 +12,16 @@ from kelpie.effects.model import Approval, EffectRecord, Verdict, bound_digest
 from kelpie.sim.book import StoreSeen
 from kelpie.sim.edge import HttpAnswer
 from kelpie.sim.invariants import INVARIANTS
-from kelpie.sim.view import AnswerSeen, CommitSeen, Invariant, View
+from kelpie.sim.view import AnswerSeen, CommitSeen, Invariant, LeaseSeen, View
 from kelpie.storage.audit import GENESIS, AuditHead, link_record
-from kelpie.storage.records import AuditAppend, AuditRecord, Commit, CommitReceipt, EffectRow
+from kelpie.storage.records import (
+    AuditAppend,
+    AuditRecord,
+    Commit,
+    CommitReceipt,
+    EffectRow,
+    ShardGrant,
+)
 
 HOST = "n1"
 AGENT = ActorId(TENANT_DEFAULT, "agent", "a")
@@ -82,6 +89,14 @@ class Story:
         self.view.look = replace(seen, **changes)
         said = self._check()
         self.view.look = None
+        return said
+
+    def lease(self, kind: str, session: str, *grants: tuple[int, int]) -> str | None:
+        """Let something become of a session and of shards."""
+        shards = tuple(ShardGrant(*each) for each in grants)
+        self.view.lease = LeaseSeen(HOST, kind, session, shards)
+        said = self._check()
+        self.view.lease = None
         return said
 
     def _chains(self) -> dict[int, list[AuditRecord]]:

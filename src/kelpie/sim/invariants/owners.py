@@ -18,6 +18,7 @@ class OwnersWriteAlone:
         """Follow every change of owners, and hold every commit against the newest."""
         if view.look is not None:
             for shard, epoch in view.look.epochs.items():
+                assert epoch >= 0, "an epoch only grows from zero"
                 known = self._owners.get((view.look.host, shard))
                 if known is not None and known[0] != epoch:
                     del self._owners[view.look.host, shard]  # of whose change nobody heard
@@ -26,6 +27,7 @@ class OwnersWriteAlone:
         # Without a receipt it was found later: its shard may be another's by now.
         if view.last is None or view.last.receipt is None:
             return None
+        assert view.last.session, "who commits has a session"
         return self._judge(view.last)
 
     def _follow(self, seen: LeaseSeen) -> str | None:
@@ -84,6 +86,7 @@ class EndedStaysEnded:
             return None
         assert seen.session, "a session has a name"
         place = (seen.host, seen.session)
+        assert seen.host, "a database is some machine's"
         if seen.kind == "ended":
             self._ended.add(place)
         elif seen.kind != "released" and place in self._ended:

@@ -48,6 +48,8 @@ class PostgresNodes:
     async def join(self, node: NodeRow) -> None:
         """Add a living session with ``renewals`` 0; this store's work is its own from now on.
 
+        Harmless when it is there.
+
         Raises:
             ConflictError: A living session has the node's name; it must end first.
             SessionEndedError: It was added before, and has ended.
@@ -77,7 +79,8 @@ class PostgresNodes:
                     "name, or wait until the other's lease has ended",
                     name=node.name,
                 ) from error
-        self._control.begin(node.session)
+        if node.session != self._control.session:
+            self._control.begin(node.session)
 
     async def cluster_identity(self, secret: bytes) -> tuple[str, bytes]:
         """Return the cluster's id and secret; ``secret`` becomes it if there is none yet."""
