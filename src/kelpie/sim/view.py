@@ -15,7 +15,14 @@ from typing import NamedTuple, Protocol
 from kelpie.core.ids import ActorId
 from kelpie.sim.book import Book, StoreSeen
 from kelpie.sim.edge import HttpAnswer
-from kelpie.storage.records import AuditAppend, Commit, CommitReceipt, EffectRow, ShardGrant, StoredActor
+from kelpie.storage.records import (
+    AuditAppend,
+    Commit,
+    CommitReceipt,
+    EffectRow,
+    ShardGrant,
+    StoredActor,
+)
 
 ActorPlace = tuple[str, ActorId]
 """The machine whose store has the actor, and its id."""

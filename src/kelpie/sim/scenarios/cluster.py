@@ -104,9 +104,7 @@ class ClusterScenario:
             await node.stop()
             world.sometimes("a node left in order")
 
-    async def _count(
-        self, world: SimulatedWorld, nodes: list[SimulatedHost], number: int
-    ) -> None:
+    async def _count(self, world: SimulatedWorld, nodes: list[SimulatedHost], number: int) -> None:
         rng, client = world.stream(f"client:{number}"), f"client-{number}"
         for turn in range(ROUNDS * world.config.operations):
             await asyncio.sleep(rng.random() * PAUSE_S_MAX)
