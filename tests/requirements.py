@@ -101,6 +101,14 @@ PROMISES: dict[str, Requirement] = {
     "CLUSTER-FRAMES-FUZZED": Requirement(
         text="Whatever bytes come, a connection ends or what was promised of it holds."
     ),
+    "CLUSTER-HISTORY": Requirement(
+        text="Whatever becomes of nodes and their database, what was acknowledged is kept, happens "
+        "once, and is seen in one order.",
+        critical=True,
+    ),
+    "CLUSTER-NAMES": Requirement(
+        text="Of two nodes with one name the second is refused, and the first goes on."
+    ),
     "CLUSTER-NEWS": Requirement(text="Readers on one node are woken by what actors do on another."),
     "CLUSTER-PEERS-PROVEN": Requirement(
         text="Only a node that proves the cluster's secret, or its certificate, is talked to.",

@@ -36,3 +36,8 @@ async def eventually_async(
     while not await probe():
         assert time.monotonic() < ends, f"not within {within_s} s: {what}"
         await asyncio.sleep(POLL_S)
+
+
+async def rest(seconds: float) -> None:
+    """Lets a client think before it asks again; nothing may depend on how long that takes."""
+    await asyncio.sleep(seconds)

@@ -51,7 +51,11 @@ def test_set_up_gives_a_kelpie_that_runs_this_checkout(checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     launched = subprocess.run(
-        [checkout / ".venv" / "bin" / "kelpie"], capture_output=True, text=True, check=False
+        [checkout / ".venv" / "bin" / "kelpie"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (launched.returncode, launched.stdout) == (3, "this checkout\n"), launched.stderr
 

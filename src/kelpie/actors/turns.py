@@ -265,6 +265,8 @@ class Turns:
 
     def new_turn(self, envelope: Envelope) -> Turn:
         """Return the world as the envelope's turn will see it."""
+        assert envelope.actor.type in self.types, "only an actor of a known type has turns"
+        assert envelope.fired is None or envelope.message_id is None, "a turn has one cause"
         number = self._turn_count = self._turn_count + 1
         is_once = envelope.key is None and envelope.message_id is None and envelope.fired is None
         return Turn(

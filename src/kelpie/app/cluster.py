@@ -18,14 +18,14 @@ from kelpie.actors.supervisor import Supervisor
 from kelpie.app.stores import SharedNodeStore
 from kelpie.app.world import World
 from kelpie.cluster.forwarding import Forwarding
-from kelpie.cluster.handshake import Identity
+from kelpie.cluster.handshake import GreetingError, Identity
 from kelpie.cluster.hints import Hints
 from kelpie.cluster.node import ClusterNode, NodeConfig
 from kelpie.cluster.placement import living
 from kelpie.cluster.router import Router
 from kelpie.cluster.rpc import AskedListener, Lines
 from kelpie.cluster.service import ClusterService
-from kelpie.core.errors import KelpieError
+from kelpie.core.errors import ConfigError, KelpieError
 from kelpie.host.frames import TlsContexts
 from kelpie.ports.network import HttpRequest, NetworkError
 from kelpie.settings import Settings
@@ -34,6 +34,8 @@ from kelpie.storage.records import Commit, CommitReceipt
 
 SECRET_BYTES: Final = 32
 JOIN_TIMEOUT_MS: Final = 2_000
+INTRODUCTIONS_MAX: Final = 3
+"""How many of the others are asked; each that does not answer holds the start up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,17 +89,17 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class OpenedParts:
     """What a membership needs of the node that is being opened."""
 
     store: SharedNodeStore
     engine: Engine
     hub: EventHub
     supervisor: Supervisor
-    wake_outbox: Callable[[int], None]
+    wake: Callable[[int], None]
 
 
-async def open_membership(settings: Settings, world: World, around: Surroundings) -> Membership:
+async def open_membership(settings: Settings, world: World, around: OpenedParts) -> Membership:
     """Listen to other nodes and join them, without owning anything yet.
 
     Raises:
@@ -112,7 +114,7 @@ async def open_membership(settings: Settings, world: World, around: Surroundings
         listener=talk.listener,
         ownership=engine.ownership,
         hub=around.hub,
-        wake=lambda _, message_id: around.wake_outbox(message_id),
+        wake=lambda _, message_id: around.wake(message_id),
         look=lambda: node.look_soon(),  # noqa: PLW0108  the node is made after its hints
     )
     file = settings.store.path.with_name(settings.store.path.name + ".session")
@@ -160,6 +162,7 @@ async def open_membership(settings: Settings, world: World, around: Surroundings
     engine.elsewhere = router
     try:
         await _end_earlier(store, file, world)
+        await _introduce(store, talk.lines, settings.node)
         await node.start()
     except BaseException:
         talk.lines.close()
@@ -178,7 +181,7 @@ class _Talk(NamedTuple):
     service: ClusterService
 
 
-async def _open_talk(settings: Settings, world: World, around: Surroundings) -> _Talk:
+async def _open_talk(settings: Settings, world: World, around: OpenedParts) -> _Talk:
     frames = world.frames(_tls(settings))
     identity = await _identity(settings, world, around.store)
     engine, telemetry = around.engine, world.telemetry
@@ -253,6 +256,24 @@ def write_session(path: Path, session: str) -> None:
     assert session, "a session has a name"
     with temporary_file(path) as file:
         file.write(session.encode())
+
+
+async def _introduce(store: SharedNodeStore, lines: Lines, name: str) -> None:
+    """Have the others accept this node before it owns what they would ask it for in vain.
+
+    Raises:
+        ConfigError: One that lives refuses it.
+    """
+    others = [node for node in living(await store.cluster()) if node.name != name and node.address]
+    for node in others[:INTRODUCTIONS_MAX]:
+        try:
+            await lines.introduce(node.address)
+        except NetworkError:
+            continue  # it may have crashed a moment ago; its lease tells
+        except GreetingError as error:
+            text = f"node {node.name} and this one refuse each other: {error.message}"
+            cure = "give them one cluster.secret, or certificates of one authority"
+            raise ConfigError(f"{text}; {cure}", field="cluster.secret") from error
 
 
 async def _look_for(address: str, world: World) -> None:

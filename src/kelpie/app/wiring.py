@@ -27,7 +27,7 @@ from kelpie.actors.submissions import Submissions
 from kelpie.actors.supervisor import Supervisor
 from kelpie.agents.machine import AgentMachine
 from kelpie.agents.model_executor import ModelExecutor
-from kelpie.app.cluster import Membership, Surroundings, open_membership
+from kelpie.app.cluster import Membership, OpenedParts, open_membership
 from kelpie.app.gauges import report_gauges
 from kelpie.app.stores import NodeStore, SharedNodeStore
 from kelpie.app.workspaces import is_workspace, require_workspace
@@ -178,28 +178,13 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     executors = _make_executors(
         settings, world, store=store, sandbox=sandbox, files=files, tools=tools
     )
-    ownership = Ownership(store.grants())
-    runtime = Engine(
-        store=store,
-        ownership=ownership,
-        clock=world.clock,
-        rng=world.rng,
-        telemetry=world.telemetry,
-        supervisor=supervisor,
-        meter=world.meter,
-    )
+    runtime = _make_engine(world, store, supervisor)
     rules = GateRules(
         policy=Policy(),
         kinds=kinds_of(executors),
         approval_ttl_ms=settings.approvals.ttl_ms,
     )
-    machines: tuple[Machine[Any], ...] = (
-        Gated(AgentMachine(tools), rules),
-        Gated(ApplyMachine(), rules),
-        TargetMachine(),
-    )
-    for machine in machines:
-        runtime.register(machine)
+    built_in_types = _register(runtime, tools, rules)
     hub = EventHub()
     deps = PumpDeps(
         store=store,
@@ -212,23 +197,21 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
     )
     outbox = OutboxPump(deps)
     membership = None
+    sessions = EndedSessions(clock=world.clock)
     if shared is not None:
-        around = Surroundings(
-            store=shared,
-            engine=runtime,
-            hub=hub,
-            supervisor=supervisor,
-            wake_outbox=outbox.wake_from,
+        parts = OpenedParts(
+            store=shared, engine=runtime, hub=hub, supervisor=supervisor, wake=outbox.wake_from
         )
-        membership = await open_membership(settings, world, around)
+        membership = await open_membership(settings, world, parts)
         stack.push_async_callback(membership.close)
+        sessions = EndedSessions(shared.session_ended, clock=world.clock)
     calls_to: Calls = runtime if membership is None else membership.router
     dispatcher = Dispatcher(
         store=store,
         runtime=calls_to,
         listen=runtime.listen,
-        ownership=ownership,
-        sessions=EndedSessions(None if shared is None else shared.session_ended, clock=world.clock),
+        ownership=runtime.ownership,
+        sessions=sessions,
         hub=hub,
         executors=executors,
         clock=world.clock,
@@ -252,8 +235,32 @@ async def _open(settings: Settings, world: World, stack: AsyncExitStack, *, addr
         tools=tools,
         plans=_make_plans(settings, world, store, calls_to, files),
         rules=rules,
-        built_in_types=frozenset(machine.type_name for machine in machines),
+        built_in_types=built_in_types,
     )
+
+
+def _make_engine(world: World, store: NodeStore, supervisor: Supervisor) -> Engine:
+    return Engine(
+        store=store,
+        ownership=Ownership(store.grants()),
+        clock=world.clock,
+        rng=world.rng,
+        telemetry=world.telemetry,
+        supervisor=supervisor,
+        meter=world.meter,
+    )
+
+
+def _register(runtime: Engine, tools: ToolRegistry, rules: GateRules) -> frozenset[str]:
+    """Host the built-in types, and return their names."""
+    machines: tuple[Machine[Any], ...] = (
+        Gated(AgentMachine(tools), rules),
+        Gated(ApplyMachine(), rules),
+        TargetMachine(),
+    )
+    for machine in machines:
+        runtime.register(machine)
+    return frozenset(machine.type_name for machine in machines)
 
 
 async def _open_stores(

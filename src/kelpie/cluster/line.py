@@ -73,7 +73,12 @@ class Answering(Protocol):
 
 
 class Line:
-    """What both directions share; implements `FrameReceiver`."""
+    """What both directions share; implements `FrameReceiver`.
+
+    Attributes:
+        peer: The node at the other end, once it was greeted.
+        refusal: Why one side refused the other; None while neither did.
+    """
 
     def __init__(
         self,
@@ -96,6 +101,7 @@ class Line:
         self._silent_beats = 0
         self._lost = ""
         self.peer: Peer | None = None
+        self.refusal: GreetingError | None = None
         wait_s = limits.GREETING_TIMEOUT_MS / 1_000
         self._timer = self._loop.call_later(wait_s, self._give_up_greeting)
 
@@ -166,6 +172,7 @@ class Line:
         except GreetingError as error:
             if isinstance(greeting, DialledSide) or error.reason != "refused":
                 self._link.send(make_refusal(error))
+            self.refusal = error
             self._refuse(error.reason, error.message)
             return
         for frame in step.frames:

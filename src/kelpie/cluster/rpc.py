@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from kelpie.actors.supervisor import Supervisor
-from kelpie.cluster.handshake import NONCE_BYTES, ConnectingSide, DialledSide, Identity, Peer
+from kelpie.cluster.handshake import (
+    NONCE_BYTES,
+    ConnectingSide,
+    DialledSide,
+    GreetingError,
+    Identity,
+    Peer,
+)
 from kelpie.cluster.line import Answering, AnsweringLine, AskingLine, Line
 from kelpie.cluster.messages import Asked, Hint
 from kelpie.core import limits
@@ -118,6 +125,21 @@ class Lines:
         if left_ms <= 0:
             raise _late(address, timeout_ms)
         return await line.ask(body, timeout_ms=left_ms, trace=trace)
+
+    async def introduce(self, address: str) -> None:
+        """Greet the node at ``address``, so that each proves itself, and ask it nothing.
+
+        Raises:
+            GreetingError: One of them refuses the other.
+            NetworkError: It cannot be reached.
+        """
+        try:
+            line = await self._dial(address)
+        except NetworkError as error:
+            if isinstance(error.__cause__, GreetingError):
+                raise error.__cause__ from None
+            raise
+        line.close()
 
     def hint(self, address: str, hint: Hint) -> None:
         """Tell a node something that may be lost; it is, while there is no line to it.
@@ -236,7 +258,7 @@ class Lines:
                 line.close()
             raise
         if problem:
-            raise NetworkError(problem, sent=False)
+            raise NetworkError(problem, sent=False) from made[0].refusal
         if self._is_closed:
             made[0].close()
             raise NetworkError("this node is shutting down", sent=False)

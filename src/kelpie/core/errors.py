@@ -32,6 +32,7 @@
     │   ├── CorruptionError        a checksum or the engine found damage
     │   ├── LogMissingError        the newest commits were in a log that is gone
     │   ├── DiskFullError          no space left
+    │   ├── StoreAwayError         the database cannot be reached; nothing was kept
     │   └── CommitUnknownError     the commit's outcome is not known
     ├── CycleError                 a chain of calls came back to an actor in it
     ├── OrderError                 a handler did something at a time when it must not
@@ -321,6 +322,13 @@ class DiskFullError(StoreError):
     retriable = True
 
 
+class StoreAwayError(StoreError):
+    """The database does not answer; nothing of what was asked was kept."""
+
+    code = "store_away"
+    retriable = True
+
+
 class CommitUnknownError(StoreError):
     """The commit's outcome is not known; the actor reloads before it answers again."""
 
@@ -422,6 +430,7 @@ STATUS: Final[dict[str, Status]] = {
     "store_corrupt": Status(500, 74),
     "store_log_missing": Status(500, 74),
     "disk_full": Status(507, 74),
+    "store_away": Status(503, 75),
     "commit_unknown": Status(503, 75),
     "call_cycle": Status(409, 5),
     "call_order": Status(500, 70),

@@ -83,8 +83,8 @@ class Gated(Generic[S]):
 
     @property
     def message_type(self) -> Any:
-        """The inner machine's messages and the gate's."""
-        return self._inner.message_type | GATE_MESSAGES
+        """The inner machine's messages and queries, and the gate's."""
+        return self._inner.message_type | GATE_MESSAGES | m.ShowEffects
 
     @property
     def extras(self) -> GatedExtras[S] | None:

@@ -62,7 +62,7 @@ def build_settings(
         store=_store(values, data_dir, node),
         cluster=ClusterSettings(
             listen=values.get("cluster.listen", "127.0.0.1:0"),
-            join=values.get("cluster.join", ""),
+            join=values.get("cluster.join"),
             secret=values.get("cluster.secret"),
             certificates=values.get("cluster.certificates"),
             lease_ttl_ms=values.get("cluster.lease_ttl_ms", limits.LEASE_TTL_MS),

@@ -81,14 +81,14 @@ class ClusterSettings:
 
     Attributes:
         listen: Where they reach it, as ``host:port``; port 0 is any free one.
-        join: Where another one answers HTTP; empty if none was named.
+        join: Where another one answers HTTP; None if nobody was named.
         secret: Where their common secret is; None for the one in the database.
         certificates: The directory of certificates; None for connections without TLS.
         lease_ttl_ms: How long it may be silent.
     """
 
     listen: str
-    join: str
+    join: str | None
     secret: SecretRef | None
     certificates: Path | None
     lease_ttl_ms: int

@@ -171,6 +171,7 @@ class Book:
             if number not in self.rows.outbox and letter in self.unnumbered:
                 self.unnumbered.remove(letter)
                 self.rows.outbox[number] = letter
+                self._left.discard(number)  # its process died before it could end the call
         assert all(number > 0 for number in found), "messages are counted from one"
         assert len(self.unnumbered) <= waiting, "a message gets one number"
 
@@ -195,7 +196,7 @@ class Book:
         self.unnumbered.append(letter)
         assert letter in self.unnumbered
 
-    def unexpect(self, letter: Letter) -> None:
+    def take_back(self, letter: Letter) -> None:
         """Take back what was expected: the call was refused."""
         assert letter in self.unnumbered, "only what was expected is taken back"
         self.unnumbered.remove(letter)

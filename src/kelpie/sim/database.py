@@ -96,6 +96,8 @@ class DatabaseService:
         batch = self._batches.get(client)
         if batch is not None and client in self._busy:
             await self._busy[client].wait()
+        assert client not in self._busy, "a batch that is asked about is settled"
+        assert self._connections[client] >= connection, "connections are counted"
         return batch
 
     async def apply(self, batch: Batch, connection: int) -> Batch:
@@ -118,6 +120,7 @@ class DatabaseService:
                 batch.outcomes[index] = error
         del self._busy[batch.client]
         done.set()
+        assert None not in batch.outcomes, "every commit comes to something"
         return batch
 
 
@@ -172,21 +175,28 @@ class SharedStore:
 
     async def join(self, node: NodeRow) -> None:
         """Begin a session; this store's work is its own from now on."""
+        assert node.session != self.session, "a session is joined once"
         await self._ask("join", node)
         self.session = node.session
         self._grants.clear()
+        assert not self._grants, "a new session owns nothing"
 
     async def claim(self, session: str, shards: Sequence[ShardGrant]) -> list[ShardGrant]:
         """Own free shards; remember those whose work this node reads."""
         taken: list[ShardGrant] = await self._ask("claim", session, shards)
-        self._grants.update(taken)
+        if session == self.session:
+            self._grants.update(taken)
+        assert len(taken) <= len(shards), "nothing else was asked for"
+        assert all(grant.epoch > 0 for grant in taken), "an epoch counts owners"
         return taken
 
     async def release_shards(self, session: str, shards: Sequence[ShardGrant]) -> None:
         """Let go of shards."""
         for grant in shards:
             self._grants.pop(grant.shard, None)
+        assert not any(grant.shard in self._grants for grant in shards)
         await self._ask("release_shards", session, shards)
+        assert session, "who lets go has a session"
 
     async def message_horizon(self) -> int:
         """Return an id beyond all others: this database's ids are visible in their order."""
@@ -199,6 +209,7 @@ class SharedStore:
 
     async def end_session(self, session: str, renewals: int | None, *, now_ms: int) -> bool:
         """End a session; this node's own owns nothing from the moment it is asked."""
+        assert session, "a session has a name"
         if session == self.session:
             self._grants.clear()
         ended: bool = await self._ask("end_session", session, renewals, now_ms=now_ms)
@@ -282,10 +293,12 @@ class SharedStore:
     def commit(self, commit: Commit) -> asyncio.Future[CommitReceipt]:
         """Queue a commit; it goes with the next batch."""
         future: asyncio.Future[CommitReceipt] = asyncio.get_running_loop().create_future()
+        assert self.session, "who commits has a session"
         self._queue.append((commit, future))
         if self._writer is None or self._writer.done():
             loop = asyncio.get_running_loop()
             self._writer = loop.create_task(self._write(), name="shared-store.writer")
+        assert not self._writer.done(), "what is queued is sent"
         return future
 
     async def _write(self) -> None:

@@ -142,12 +142,12 @@ class ObservedStore:
         except CommitUnknownError:
             raise  # it may be there
         except KelpieError:
-            book.unexpect(letter)
+            book.take_back(letter)
             raise
         if stored.state == "pending":
             book.number(letter, stored.message_id)
         else:
-            book.unexpect(letter)
+            book.take_back(letter)
         return stored
 
     async def end_call(self, message_id: int, end: CallEnd, *, error: str = "") -> bool:

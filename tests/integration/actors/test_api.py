@@ -36,6 +36,7 @@ from kelpie.host.meter import HostMeter
 from kelpie.host.rng import HostRng
 from kelpie.sim.telemetry import RecordedTelemetry
 from tests.integration.actors.sample import LEAVING, ODD_RESULTS, Account, Gate, Heavy, Ledger
+from tests.integration.actors.simulated import World, simulate
 from tests.waiting import eventually_async
 
 
@@ -388,24 +389,25 @@ async def test_messages_arrive_once_each_in_order_and_across_a_restart(tmp_path:
 
 
 @pytest.mark.requirement("ACTOR-DEAD-LETTER")
-async def test_a_poisoned_message_is_kept_with_its_traceback_and_can_be_replayed(
+def test_a_poisoned_message_is_kept_with_its_traceback_and_can_be_replayed(
     tmp_path: Path,
 ) -> None:
-    async with opened(tmp_path) as runtime:
-        await runtime.ref(Account, "a").pass_bug("b")
-
-        async def dead() -> bool:
-            return bool(await runtime.dead_letters())
-
-        await eventually_async(dead, within_s=20, what="the message dies")
-        (letter,) = await runtime.dead_letters()
-        assert letter.attempts == limits.MESSAGE_ATTEMPTS_MAX
-        assert 'raise ZeroDivisionError("a bug in break_down")' in letter.error
-        await runtime.replay(letter.message_id)
-        assert not await runtime.dead_letters()
-        with pytest.raises(NotFoundError, match="dead letter"):
+    async def main() -> None:
+        world = World()
+        async with world.opened(tmp_path, Account) as runtime:
+            await runtime.ref(Account, "a").pass_bug("b")
+            await world.clock.sleep(60)
+            (letter,) = await runtime.dead_letters()
+            assert letter.attempts == limits.MESSAGE_ATTEMPTS_MAX
+            assert 'raise ZeroDivisionError("a bug in break_down")' in letter.error
             await runtime.replay(letter.message_id)
-        await eventually_async(dead, within_s=20, what="it is tried and dies again")
+            assert not await runtime.dead_letters()
+            with pytest.raises(NotFoundError, match="dead letter"):
+                await runtime.replay(letter.message_id)
+            await world.clock.sleep(60)
+            assert await runtime.dead_letters(), "it was tried again, and died again"
+
+    simulate(main)
 
 
 @pytest.mark.requirement("ACTOR-PAUSE")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kelpie.cluster.handshake import Identity
+from kelpie.cluster.handshake import GreetingError, Identity
 from kelpie.cluster.messages import ActorCall, ActorQuery, Versions, encode
 from kelpie.core import limits
 from kelpie.core.errors import DeadlineError
@@ -49,6 +49,21 @@ def test_a_newer_and_an_older_node_carry_each_others_calls(newer_asks: bool) -> 
         with pytest.raises(NetworkError, match="versions 1 to"):
             await three.lines.ask(two.address, ActorQuery(str(ACTOR), b""), timeout_ms=1_000)
         assert two.telemetry.counts["kelpie.rpc.refused"] == 1
+
+    simulate(work)
+
+
+@pytest.mark.requirement("CLUSTER-PEERS-PROVEN")
+def test_a_node_learns_that_it_is_refused_before_it_asks_for_anything() -> None:
+    async def work(cluster: Cluster) -> None:
+        one, two, three = cluster.nodes
+        await one.lines.introduce(two.address)
+        assert not one.lines.is_open(two.address)
+        three.lines._identity = Identity(cluster="c1", node="n3", secret=b"another one, as long")
+        with pytest.raises(GreetingError, match="secret"):
+            await three.lines.introduce(two.address)
+        with pytest.raises(NetworkError):
+            await one.lines.introduce("nobody:1")
 
     simulate(work)
 

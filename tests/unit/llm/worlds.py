@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,12 @@ class FakeTelemetry:
     def span(self, name: str, **attributes: Attribute) -> Iterator[None]:
         self.spans.append((name, attributes))
         yield
+
+    def traceparent(self) -> str:
+        return ""
+
+    def within(self, traceparent: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
         self.counts.append((name, labels))

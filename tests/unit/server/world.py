@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -84,6 +84,12 @@ class FakeTelemetry:
         self.logs.append({"level": level, "event": event, **fields})
 
     def span(self, name: str, **attributes: Any) -> Any:
+        return nullcontext()
+
+    def traceparent(self) -> str:
+        return ""
+
+    def within(self, traceparent: str) -> AbstractContextManager[None]:
         return nullcontext()
 
     def count(self, name: str, amount: int = 1, **labels: str) -> None:

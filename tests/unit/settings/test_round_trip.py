@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie.core.dsn import Dsn
-from kelpie.core.limits import APPROVAL_TTL_MS_MAX
+from kelpie.core.limits import APPROVAL_TTL_MS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from kelpie.settings import SecretRef, Settings, dump_toml
 from kelpie.settings.model import (
     ApprovalSettings,
+    ClusterSettings,
     LogSettings,
     ProviderSettings,
     SandboxSettings,
@@ -43,6 +44,7 @@ _providers = st.builds(
     base_url=_urls,
     api_key=st.none() | _secrets,
 )
+_addresses = st.from_regex(r"[a-z0-9.]{1,9}:[1-9][0-9]{0,3}", fullmatch=True)
 _databases = st.from_regex(r"postgresql://[a-z]{1,9}(:[1-9]{1,4})?/[a-z]{1,9}", fullmatch=True).map(
     Dsn
 )
@@ -58,6 +60,14 @@ _settings = st.builds(
         api_keys=st.lists(_secrets, max_size=3).map(tuple),
     ),
     store=st.builds(StoreSettings, path=_paths, url=st.none() | _databases),
+    cluster=st.builds(
+        ClusterSettings,
+        listen=_addresses,
+        join=st.none() | _addresses,
+        secret=st.none() | _secrets,
+        certificates=st.none() | _paths,
+        lease_ttl_ms=st.integers(LEASE_TTL_MS_MIN, LEASE_TTL_MS_MAX),
+    ),
     workspaces=st.builds(WorkspaceSettings, roots=st.lists(_paths, max_size=3).map(tuple)),
     log=st.builds(
         LogSettings,

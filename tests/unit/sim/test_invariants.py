@@ -252,6 +252,20 @@ def test_a_message_whose_writer_died_is_known_by_its_content() -> None:
     assert story.look() is None
 
 
+def test_a_call_that_a_death_kept_from_ending_may_be_submitted_again() -> None:
+    story = Story("no-message-dropped")
+    story.commit(send(b"m"), ids=(7,))
+    book = story.view.book_of(HOST)
+    found = copy_of(book.rows).outbox
+    book.release(7)
+    assert not book.rows.outbox
+    book.adopt_numbers(found)
+    book.expect(found[7])
+    book.number(found[7], 7)
+    assert book.rows.outbox == found
+    assert story.look() is None
+
+
 def test_a_reminder_that_fires_unset_or_stays_overdue_is_seen() -> None:
     story = Story("reminder-fires-as-set")
     row = ReminderRow(actor=COUNTER, name="r", due_ms=500, body=b"")

@@ -13,11 +13,15 @@ from tests.mutants.catalogue import MUTANTS
 PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "oracles.md"
 
 
+def table_of(title: str) -> str:
+    """Return the rows of the first table below a title."""
+    part = PAGE.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return part.split("---|\n")[1].split("\n\n")[0]
+
+
 def names_in(title: str) -> list[str]:
     """Return the first column of the first table below a title."""
-    part = PAGE.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
-    table = part.split("---|\n")[1].split("\n\n")[0]
-    return re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    return re.findall(r"^\| `([^`]+)` \|", table_of(title), re.MULTILINE)
 
 
 @pytest.mark.requirement("SIM-ORACLES")
@@ -29,3 +33,5 @@ def test_the_page_lists_every_invariant() -> None:
 def test_the_page_lists_every_mutant_and_none_is_without_its_seeds() -> None:
     assert names_in("Mutants") == [mutant.name for mutant in MUTANTS]
     assert "| ? |" not in PAGE.read_text()
+    for mutant in MUTANTS:
+        assert f"| `{mutant.name}` | `{mutant.file}` | `{mutant.scenario}`" in table_of("Mutants")

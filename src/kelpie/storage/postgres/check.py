@@ -10,22 +10,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-import asyncpg
-
 from kelpie.core.errors import CorruptionError
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.storage.audit import AuditHead, verify_chain
 from kelpie.storage.decode import AUDIT_COLUMNS, Row, audit_record
+from kelpie.storage.postgres.driver import ReaderPool, ServerConnection
 from kelpie.storage.soundness import SEALED, CheckReport, Problem, Report, compare_body
 
 _PORTION_ROWS: Final = 50  # states may be large
 
 
-async def check_store(pool: asyncpg.Pool) -> CheckReport:
+async def check_store(pool: ReaderPool) -> CheckReport:
     """Read the store and return what is wrong with it.
 
     Raises:
-        asyncpg.PostgresError: The server failed.
+        DriverError: The server failed.
     """
     report = Report()
     heads: list[AuditHead] = []
@@ -38,7 +37,7 @@ async def check_store(pool: asyncpg.Pool) -> CheckReport:
 
 
 async def _find_problems(
-    connection: asyncpg.Connection, heads: list[AuditHead]
+    connection: ServerConnection, heads: list[AuditHead]
 ) -> AsyncIterator[Problem]:
     query = "SELECT actor, checksum, state FROM actors"
     async for name, checksum, state in connection.cursor(query, prefetch=_PORTION_ROWS):
@@ -58,7 +57,6 @@ async def _find_problems(
             yield Problem(error.message)
 
 
-async def _read_chain(connection: asyncpg.Connection, shard: int) -> Sequence[Row]:
+async def _read_chain(connection: ServerConnection, shard: int) -> Sequence[Row]:
     query = f"SELECT {AUDIT_COLUMNS} FROM audit WHERE shard = $1 ORDER BY sequence"
-    rows: Sequence[Row] = await connection.fetch(query, shard)
-    return rows
+    return [tuple(row.values()) for row in await connection.fetch(query, shard)]

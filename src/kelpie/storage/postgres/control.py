@@ -50,7 +50,7 @@ class Control:
         self._connection = connection
         self._turn = asyncio.Lock()
         self._grants: dict[int, int] = {}
-        self.session = ""
+        self.session: str = ""
         self.is_living = False
         self.changed: Callable[[], None] = _nothing
 

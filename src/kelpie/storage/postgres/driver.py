@@ -5,7 +5,7 @@ Nothing else in this package names a class of the driver.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
@@ -16,12 +16,17 @@ from kelpie.core.errors import (
     CorruptionError,
     DiskFullError,
     InvalidFieldError,
+    KelpieError,
+    OverloadedError,
+    StoreAwayError,
     StoreError,
+    StoreVersionError,
 )
 from kelpie.core.limits import (
     DATABASE_CONNECT_MS_MAX,
     DATABASE_IDLE_MS_MAX,
     DATABASE_LOCK_MS_MAX,
+    DATABASE_READERS,
     DATABASE_STATEMENT_MS_MAX,
 )
 from kelpie.storage.postgres.texts import keep_texts
@@ -48,6 +53,7 @@ WRITER_SETTINGS: Final = SETTINGS | {
     "plan_cache_mode": "force_generic_plan",
 }
 
+READER_SETTINGS: Final = SETTINGS | {"default_transaction_read_only": "on"}
 # Whoever waits for a shard holds up the lease's next renewal on the same connection.
 CONTROL_SETTINGS: Final = SETTINGS | {"lock_timeout": str(DATABASE_LOCK_MS_MAX)}
 
@@ -68,6 +74,8 @@ _GIVEN_UP: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 _DAMAGED: Final = frozenset({"XX001", "XX002"})
 _FULL: Final = frozenset({"53100"})
 _TOO_LONG: Final = frozenset({"54000", "22021", "22P05"})
+_CROWDED: Final = frozenset({"53300"})
+_MISSING: Final = frozenset({"42P01", "42703"})
 
 
 class ServerConnection(Protocol):
@@ -99,6 +107,10 @@ class ServerConnection(Protocol):
         """Return a transaction to enter."""
         ...
 
+    def cursor(self, query: str, *args: Any, prefetch: int) -> AsyncIterator[Sequence[Any]]:
+        """Return the rows of a statement in portions, inside a transaction."""
+        ...
+
     async def close(self, *, timeout: float | None = None) -> None:
         """Say goodbye and close."""
         ...
@@ -114,6 +126,34 @@ class ServerConnection(Protocol):
     def is_closed(self) -> bool:
         """Return whether it is closed."""
         ...
+
+
+class ReaderPool(Protocol):
+    """What this package uses of the connections that only read."""
+
+    async def fetch(self, query: str, *args: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement, which one of the connections runs."""
+        ...
+
+    def acquire(self) -> AbstractAsyncContextManager[ServerConnection]:
+        """Return a connection to enter, for more than one statement."""
+        ...
+
+    async def close(self) -> None:
+        """Wait for whoever reads, then close."""
+        ...
+
+    def terminate(self) -> None:
+        """Close at once."""
+        ...
+
+
+class _ReadingConnection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
+    """A connection of the pool. Reads leave nothing behind, so it is given back as it is."""
+
+    def get_reset_query(self) -> str:
+        """Return nothing: cleaning up would cost every read a second round trip."""
+        return ""
 
 
 async def connect(
@@ -135,6 +175,25 @@ async def connect(
     except (ValueError, asyncpg.InterfaceError) as error:
         raise ConfigError(f"the database's address cannot be used: {error}") from error
     return connection
+
+
+async def open_readers(dsn: str, *, name: str) -> ReaderPool:
+    """Open the connections that only read, each of which sees the store's schema.
+
+    Raises:
+        DriverError: The server cannot be reached, or refuses; see `translate_error`.
+    """
+    pool: ReaderPool = await _asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=DATABASE_READERS,
+        timeout=DATABASE_CONNECT_MS_MAX / 1_000,
+        command_timeout=CLIENT_TIMEOUT_S,
+        init=keep_texts,
+        connection_class=_ReadingConnection,
+        server_settings={**READER_SETTINGS, "application_name": name},
+    )
+    return pool
 
 
 def state_of(error: BaseException) -> str:
@@ -168,12 +227,12 @@ def is_common(error: BaseException) -> bool:
     return code.startswith(("53", "57", "58", "XX")) or not code
 
 
-def translate_error(error: BaseException, subject: str) -> StoreError | InvalidFieldError:
+def translate_error(error: BaseException, subject: str) -> KelpieError:
     """Return the typed error for a failure that left nothing behind.
 
     Args:
-        error: What the driver raised.
-        subject: What was read or written.
+        error: What the driver raised; see `DriverError`.
+        subject: What was read or written: an actor, a store's address without its password.
     """
     code = state_of(error)
     if code in _FULL:
@@ -182,9 +241,18 @@ def translate_error(error: BaseException, subject: str) -> StoreError | InvalidF
     if code in _DAMAGED:
         message = f"{subject} is damaged ({error}); run a check, then restore a backup"
         return CorruptionError(message, subject=subject)
+    if code in _MISSING:
+        message = f"{subject}: the database has no store of this version ({error})"
+        return StoreVersionError(message, subject=subject)
+    if code in _CROWDED:
+        message = f"{subject}: the database takes no more connections; raise max_connections"
+        return OverloadedError(message, subject=subject)
     if code in _TOO_LONG:
         return InvalidFieldError(subject, f"PostgreSQL cannot keep one of its texts ({error})")
-    return StoreError(f"{subject}: {error} ({code or type(error).__name__})", subject=subject)
+    name, text = code or type(error).__name__, str(error) or "no answer"
+    message = f"{subject}: {text} ({name}); look at the database, then try again"
+    kind = StoreAwayError if is_lost(error) else StoreError
+    return kind(message, subject=subject, engine=name)
 
 
 def refuse_to_open(error: BaseException, place: str) -> StoreError | ConfigError:

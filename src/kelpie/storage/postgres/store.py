@@ -16,13 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-import asyncpg
-
 from kelpie.core.errors import KelpieError, StoreError, UnavailableError
 from kelpie.core.ids import ActorId, Tenant, derive_uuid
 from kelpie.core.limits import (
-    DATABASE_CONNECT_MS_MAX,
-    DATABASE_READERS,
     DATABASE_WRITERS,
     FAILURE_BYTES_MAX,
     LEASE_TTL_MS,
@@ -45,11 +41,12 @@ from kelpie.storage.postgres.control import Control
 from kelpie.storage.postgres.driver import (
     CLIENT_TIMEOUT_S,
     CONTROL_SETTINGS,
-    SETTINGS,
     WRITER_SETTINGS,
     DriverError,
+    ReaderPool,
     ServerConnection,
     connect,
+    open_readers,
     translate_error,
 )
 from kelpie.storage.postgres.lane import Lane, Room, Single
@@ -57,7 +54,6 @@ from kelpie.storage.postgres.link import WriterLink
 from kelpie.storage.postgres.nodes import PostgresNodes
 from kelpie.storage.postgres.opening import prepare
 from kelpie.storage.postgres.plan import Append, Member, Submit
-from kelpie.storage.postgres.reader import ReadingConnection, prepare_reader
 from kelpie.storage.postgres.reads import PostgresReads
 from kelpie.storage.postgres.singles import (
     BuryReminder,
@@ -88,7 +84,7 @@ T = TypeVar("T")
 class _Parts(NamedTuple):
     """What opening gives."""
 
-    pool: asyncpg.Pool
+    pool: ReaderPool
     control: Control
     lanes: tuple[Lane, ...]
     blobs: BlobStore
@@ -151,9 +147,9 @@ class PostgresStore(PostgresNodes, PostgresReads):
             partial(connect, dsn, name=label("control"), settings=CONTROL_SETTINGS), first
         )
         lanes: list[Lane] = []
-        pool: asyncpg.Pool | None = None
+        pool: ReaderPool | None = None
         try:
-            pool = await _open_pool(dsn, label("reader"))
+            pool = await open_readers(dsn, name=label("reader"))
             room = Room()
             for writer in range(DATABASE_WRITERS):
                 link = WriterLink(
@@ -461,22 +457,7 @@ def _connect_writer(dsn: str, name: str) -> Awaitable[ServerConnection]:
     return connect(dsn, name=name, settings=WRITER_SETTINGS)
 
 
-async def _open_pool(dsn: str, name: str) -> asyncpg.Pool:
-    driver: Any = asyncpg  # it has no types of its own
-    pool: asyncpg.Pool = await driver.create_pool(
-        dsn,
-        min_size=1,
-        max_size=DATABASE_READERS,
-        timeout=DATABASE_CONNECT_MS_MAX / 1_000,
-        command_timeout=CLIENT_TIMEOUT_S,
-        init=prepare_reader,
-        connection_class=ReadingConnection,
-        server_settings={**SETTINGS, "application_name": name},
-    )
-    return pool
-
-
-async def _let_go(control: Control, lanes: Sequence[Lane], pool: asyncpg.Pool | None) -> None:
+async def _let_go(control: Control, lanes: Sequence[Lane], pool: ReaderPool | None) -> None:
     """Close whatever was opened."""
     for lane in lanes:
         await lane.link.close()
