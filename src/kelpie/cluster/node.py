@@ -294,9 +294,11 @@ class ClusterNode:
     async def _hand_over(self, shards: frozenset[int]) -> None:
         try:
             await self._bring_to_rest(shards)
-        finally:
-            # Even if it failed: their release raises the epochs, which stops what still moves.
+        except Exception:
+            # Their release raises the epochs, which stops what still moves.
             self._take(e.Drained(self._clock.boot_ns(), shards))
+            raise
+        self._take(e.Drained(self._clock.boot_ns(), shards))
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -320,7 +322,7 @@ class ClusterNode:
     async def _work_lease(self) -> None:
         while not self._gone.is_set():
             command = await self._lease.get()
-            answer: e.Answer = e.LeaseFailed(0, command.session)
+            answer: e.Answer
             try:
                 async with asyncio.timeout(self._member.timing.renew_ns / NS_PER_S):
                     answer = await self._ask_lease(command)
@@ -329,8 +331,10 @@ class ClusterNode:
             except (KelpieError, TimeoutError) as error:
                 answer = e.LeaseFailed(self._clock.boot_ns(), command.session)
                 self._report_failure(command, error)
-            finally:
-                self._take(answer)
+            except Exception:
+                self._take(e.LeaseFailed(self._clock.boot_ns(), command.session))
+                raise
+            self._take(answer)
 
     async def _ask_lease(self, command: c.LeaseCommand) -> e.Answer:
         session = command.session
@@ -371,7 +375,7 @@ class ClusterNode:
     async def _work_shards(self) -> None:
         while not self._gone.is_set():
             command = await self._shards.get()
-            answer: e.Answer = e.ShardsFailed(0, command.session)
+            answer: e.Answer
             try:
                 async with asyncio.timeout(self._member.timing.renew_ns / NS_PER_S):
                     answer = await self._ask_shards(command)
@@ -380,8 +384,10 @@ class ClusterNode:
             except (KelpieError, TimeoutError) as error:
                 answer = e.ShardsFailed(self._clock.boot_ns(), command.session)
                 self._report_failure(command, error)
-            finally:
-                self._take(answer)
+            except Exception:
+                self._take(e.ShardsFailed(self._clock.boot_ns(), command.session))
+                raise
+            self._take(answer)
 
     async def _ask_shards(self, command: c.ShardsCommand) -> e.Answer:
         session = command.session

@@ -30,7 +30,7 @@ from kelpie.ports.rng import Rng
 from kelpie.settings import Settings, load_settings
 from kelpie.sim.book import Book, StoreSeen, read_store
 from kelpie.sim.clock import NANOSECONDS_PER_MS, MachineClock, SimulatedClock
-from kelpie.sim.database import Batch, DatabaseService, SharedStore
+from kelpie.sim.database import CLUSTER_SECRET, Batch, DatabaseService, SharedStore
 from kelpie.sim.edge import HttpAnswer, ask
 from kelpie.sim.faults.plan import FaultPlan
 from kelpie.sim.frames import SimulatedFrames, SimulatedWires
@@ -38,10 +38,11 @@ from kelpie.sim.incarnation import Incarnation
 from kelpie.sim.loop import SimulatedCrash, SimulatedLoop, attempt
 from kelpie.sim.network import OUTSIDE, SimulatedNetwork
 from kelpie.sim.observe import InFlight, ObservedStore
+from kelpie.sim.ownerships import SharedSqlite
 from kelpie.sim.rng import SimulatedRng
 from kelpie.sim.sandbox import Program, SimulatedSandbox
 from kelpie.sim.telemetry import RecordedTelemetry
-from kelpie.sim.view import AnswerSeen
+from kelpie.sim.view import AnswerSeen, LeaseSeen
 from kelpie.storage.blobs import BlobStore
 from kelpie.storage.records import Commit, CommitReceipt, StoredActor
 from kelpie.storage.sqlite.store import SqliteStore
@@ -114,6 +115,10 @@ class Surroundings(Protocol):
 
     def loaded(self, host: str, actor: ActorId, seen: int, stored: StoredActor | None) -> None:
         """Take into account what a store answered to a read."""
+        ...
+
+    def leased(self, seen: LeaseSeen) -> None:
+        """Take into account what became of a session or of shards."""
         ...
 
     def looked(self, seen: StoreSeen) -> None:
@@ -214,7 +219,7 @@ class SimulatedHost:
             rng=rng,
             network=self._world.network.of(self.name),
             telemetry=self.telemetry,
-            environment={"OPENAI_API_KEY": "sim"},
+            environment={"OPENAI_API_KEY": "sim", "SIM_SECRET": CLUSTER_SECRET.decode()},
             open_store=self._open_store,
             open_database=self._open_database,
             frames=lambda _: SimulatedFrames(self._world.wires, host=self.name),
@@ -267,7 +272,10 @@ class SimulatedHost:
         """Open the store that other machines share, for the program of this one."""
         ports = self.ports()
         path = self.directory / "data" / "kelpie.db"
-        store = await SqliteStore.open(path, clock=ports.clock, rng=ports.rng, node="")
+        path.parent.mkdir(exist_ok=True)
+        store = await SharedSqlite.open(path, clock=ports.clock, rng=ports.rng, node="")
+        assert isinstance(store, SharedSqlite), "a class opens its own"
+        store.watch(self.name, self._world.leased)
         return await self._observe(store, path)
 
     @property

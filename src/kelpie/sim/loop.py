@@ -484,7 +484,7 @@ def _make_callback(
 
 def _silence_futures(handle: asyncio.Handle) -> None:
     """Look at the failures that a dead process was about to hear of: nobody reports them."""
-    for argument in handle._args:  # noqa: SLF001
+    for argument in handle._args or ():  # noqa: SLF001  a cancelled one has none
         if isinstance(argument, asyncio.Future) and argument.done() and not argument.cancelled():
             argument.exception()
 

@@ -15,7 +15,14 @@ from typing import NamedTuple, Protocol
 from kelpie.core.ids import ActorId
 from kelpie.sim.book import Book, StoreSeen
 from kelpie.sim.edge import HttpAnswer
-from kelpie.storage.records import AuditAppend, Commit, CommitReceipt, EffectRow, StoredActor
+from kelpie.storage.records import (
+    AuditAppend,
+    Commit,
+    CommitReceipt,
+    EffectRow,
+    ShardGrant,
+    StoredActor,
+)
 
 ActorPlace = tuple[str, ActorId]
 """The machine whose store has the actor, and its id."""
@@ -56,6 +63,20 @@ class ReadSeen(NamedTuple):
     stored: StoredActor | None
 
 
+class LeaseSeen(NamedTuple):
+    """What one transaction did to a session of a shared store, and to shards.
+
+    Attributes:
+        kind: ``renewed``, ``claimed``, ``released`` or ``ended``.
+        grants: The shards, with their epochs from then on; those of an ended session are not named.
+    """
+
+    host: str
+    kind: str
+    session: str
+    grants: tuple[ShardGrant, ...]
+
+
 class AnswerSeen(NamedTuple):
     """What a client was told, and between which moments it waited for it."""
 
@@ -84,6 +105,7 @@ class View:
         books: What each machine's store must hold by the commits before ``last``.
         look: What a store's file holds; None except while it is looked at.
         read: What a store answered; None except at that moment.
+        lease: What became of a session or of shards; None except at that moment.
         answers: What clients were told, in order.
         is_over: Whether the run has come to its end.
         released: Machines whose restored store may drive its work.
@@ -102,6 +124,7 @@ class View:
     books: dict[str, Book] = field(default_factory=dict[str, Book])
     look: StoreSeen | None = None
     read: ReadSeen | None = None
+    lease: LeaseSeen | None = None
     answers: list[AnswerSeen] = field(default_factory=list[AnswerSeen])
     is_over: bool = False
     released: set[str] = field(default_factory=set[str])

@@ -35,6 +35,7 @@ from kelpie.sim.view import (
     AnswerSeen,
     CommitSeen,
     Invariant,
+    LeaseSeen,
     Predicate,
     ReadSeen,
     View,
@@ -132,10 +133,14 @@ class SimulatedWorld:
     # --- what goes wrong ------------------------------------------------------------------------
 
     async def unleash(self) -> None:
-        """Start every machine, and let what the seed drew go wrong with them from then on."""
+        """Start every machine, and let what the seed drew go wrong with them from then on.
+
+        Those that share a database are started by their watchdogs: it may die before they serve.
+        """
         assert self._weather is None, "chaos begins once"
         for host in self.hosts.values():
-            await self.chaos.revive(host)
+            if host.database is None:
+                await self.chaos.revive(host)
         self.chaos.begin()
         self._weather = self.spawn("weather", self.links.weather())
 
@@ -217,6 +222,14 @@ class SimulatedWorld:
         self.view.read = ReadSeen(host, actor, seen, stored)
         self.check()
         self.view.read = None
+
+    def leased(self, seen: LeaseSeen) -> None:
+        """Check every invariant over what became of a session or of shards."""
+        assert self.view.lease is None, "one thing is judged at a time"
+        self._trace.note("lease", repr(tuple(seen)))
+        self.view.lease = seen
+        self.check()
+        self.view.lease = None
 
     def looked(self, seen: StoreSeen) -> None:
         """Check every invariant over what is in a store's file."""

@@ -33,6 +33,7 @@ from kelpie.sim.invariants.messages import (
     NoMessageIsDropped,
     RemindersFireAsSet,
 )
+from kelpie.sim.invariants.owners import EndedStaysEnded, OwnersWriteAlone
 from kelpie.sim.invariants.plans import (
     AppliedIsApproved,
     ReplansAreEmpty,
@@ -51,6 +52,8 @@ INVARIANTS: Final[tuple[Callable[[], Invariant], ...]] = (
     VersionsGrow,
     EpochsNeverFall,
     OneEffectiveWriter,
+    OwnersWriteAlone,
+    EndedStaysEnded,
     AcknowledgedIsPresent,
     NothingIsInvented,
     RecoveredIsWhole,

@@ -81,6 +81,10 @@ class OneEffectiveWriter:
                 if epoch < before:
                     return f"{seen.host}: shard {shard} fell from epoch {before} to {epoch}"
                 self._epochs[seen.host, shard] = epoch
+        if view.lease is not None:
+            for shard, epoch in view.lease.grants:
+                place = (view.lease.host, shard)
+                self._epochs[place] = max(epoch, self._epochs.get(place, 0))
         # Without a receipt it was found after its writer's death: it may be older than the grant.
         if view.last is None or view.last.receipt is None:
             return None

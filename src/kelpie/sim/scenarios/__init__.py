@@ -9,6 +9,7 @@ from kelpie.sim.run import Scenario
 from kelpie.sim.scenarios.agent_day import AgentDayScenario
 from kelpie.sim.scenarios.bank import BankScenario
 from kelpie.sim.scenarios.care import CareScenario
+from kelpie.sim.scenarios.cluster import ClusterScenario
 from kelpie.sim.scenarios.counters import CountersScenario
 from kelpie.sim.scenarios.crowd import CrowdScenario
 from kelpie.sim.scenarios.drains import DrainsScenario
@@ -21,6 +22,7 @@ SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
     "agent_day": AgentDayScenario,
     "bank": BankScenario,
     "care": CareScenario,
+    "cluster": ClusterScenario,
     "counters": CountersScenario,
     "crowd": CrowdScenario,
     "drains": DrainsScenario,
