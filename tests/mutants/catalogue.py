@@ -298,5 +298,51 @@ MUTANTS: Final = (
         family="messages",
         scenario="care",
     ),
+    Mutant(
+        name="commit-of-an-earlier-owner",
+        file="storage/sqlite/transaction.py",
+        before="        if current != epoch:\n",
+        after="        if current < epoch:\n",
+        family="owners",
+        scenario="cluster",
+    ),
+    Mutant(
+        name="take-over-without-a-new-epoch",
+        file="storage/sqlite/nodes.py",
+        before='        assert _move(transaction, grant, owner=session, taker="")',
+        after=(
+            "        freed = \"UPDATE shards SET session = '' WHERE shard = ?\"\n"
+            "        assert transaction.execute(freed, (grant.shard,)).rowcount"
+        ),
+        family="owners",
+        scenario="cluster",
+    ),
+    Mutant(
+        name="ended-session-is-renewed",
+        file="storage/sqlite/nodes.py",
+        before='    _require_living(transaction, session)\n    query = "UPDATE sessions SET r',
+        after='    query = "UPDATE sessions SET r',
+        family="owners",
+        scenario="cluster",
+        faults=("network.partition", "network.delay", "time.node_pause"),
+    ),
+    Mutant(
+        name="lease-without-a-margin",
+        file="cluster/member.py",
+        before="        return self.ttl_ns - self.ttl_ns // self.margin_parts\n",
+        after="        return self.ttl_ns + self.ttl_ns // self.margin_parts\n",
+        family="leases",
+        scenario="cluster",
+        faults=("network.partition", "time.clock_skew"),
+    ),
+    Mutant(
+        name="lease-timed-from-the-reply",
+        file="cluster/membership.py",
+        before="    until_ns = max(state.until_ns, event.sent_ns + timing.until_ns)\n",
+        after="    until_ns = max(state.until_ns, event.now_ns + timing.until_ns)\n",
+        family="leases",
+        scenario="cluster",
+        faults=("network.partition", "network.swizzle_clog", "time.clock_skew"),
+    ),
 )
 """Every planted bug."""

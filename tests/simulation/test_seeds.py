@@ -21,6 +21,7 @@ SEEDS = {
     "agent_day": 50,
     "bank": 40,
     "care": 30,
+    "cluster": 20,
     "counters": 40,
     "crowd": 25,
     "drains": 20,

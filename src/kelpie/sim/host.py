@@ -343,7 +343,7 @@ class SimulatedHost:
             return  # what clean-up meets in a dead program is nobody's
         self._gone()
         self._exit(life)
-        if failure is None:
+        if failure is None or ready.cancelled():
             ended.set_result(None)
         elif not ready.done():
             ready.set_exception(failure)
@@ -360,7 +360,8 @@ class SimulatedHost:
     async def _serve_until_stopped(self, ready: asyncio.Future[None]) -> None:
         async with self._program(self) as service:
             self.service = service
-            ready.set_result(None)
+            if not ready.done():  # nobody waits any more for a start that was given up
+                ready.set_result(None)
             await self._stop.wait()
             self.service = None
 

@@ -180,7 +180,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if type(callback) is _TASK_STEP:
             births = node or self._world_births
             task: asyncio.Task[Any] = callback.__self__  # type: ignore[attr-defined]
-            if task not in births.births and not births.dead:
+            if births.dead:  # what a program begins while it is unwound never runs
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+                _drop_unbegun(task.get_coro())
+            elif task not in births.births:
                 births.note_birth(task)
         if node is not None and node.dead:
             handle.cancel()
@@ -411,7 +414,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._timers[:] = [each for each in self._timers if each[2].node is not node]
         heapq.heapify(self._timers)
         self._timers_cancelled = sum(each[2].cancelled() for each in self._timers)
-        self._unwind(node, node.context())
+        before = asyncio._get_running_loop()  # noqa: SLF001
+        # It may die after the run, and what cleans up asks for the loop.
+        asyncio._set_running_loop(self)  # noqa: SLF001
+        try:
+            self._unwind(node, node.context())
+        finally:
+            asyncio._set_running_loop(before)  # noqa: SLF001
         assert all(handle.node is not node for handle in self._ready), "the dead schedule nothing"
 
     def abandon(self) -> None:

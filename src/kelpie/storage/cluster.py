@@ -67,10 +67,11 @@ class ClusterStore(Protocol):
     """Sessions and shards. Every method is one transaction."""
 
     async def join(self, node: NodeRow) -> None:
-        """Add a living session with ``renewals`` 0.
+        """Add a living session with ``renewals`` 0; harmless when it is there.
 
         Raises:
             ConflictError: A living session has the node's name; it must end first.
+            SessionEndedError: It was added before, and has ended: its answer had been lost.
         """
         ...
 

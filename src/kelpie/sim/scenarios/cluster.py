@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from functools import partial
 from typing import Any, Final
 
 from kelpie.core.limits import SHARD_COUNT
 from kelpie.ports.network import NetworkError
 from kelpie.sim.client import ATTEMPTS_MAX, RETRY_S, GaveUpError, is_passing
+from kelpie.sim.clock import NANOSECONDS_PER_MS
 from kelpie.sim.database import serve_database
 from kelpie.sim.edge import HttpAnswer
 from kelpie.sim.history import History
@@ -56,6 +58,7 @@ class ClusterScenario:
     async def run(self, world: SimulatedWorld) -> None:
         """Count, heal, compare."""
         world.always("commits-are-noted", self._note)
+        world.always("ended-leases-have-run-out", partial(_judge_lease, world))
         database = world.add_host(DATABASE, program=serve_database)
         nodes = [add_node(world, database, number) for number in range(1, self._size(world) + 1)]
         await world.unleash()
@@ -159,6 +162,23 @@ class ClusterScenario:
         # Every addition is one commit, so their number is the version that was read.
         self._history.returned(token, total, at_ns=world.loop.now_ns, version=additions)
         return [total, additions]
+
+
+def _judge_lease(world: SimulatedWorld, view: View) -> str | None:
+    """Return what is wrong if a session is ended whose node still answers by its own clock."""
+    seen = view.lease
+    if seen is None or seen.kind != "ended":
+        return None
+    for host in world.hosts.values():
+        if host.database is None or not host.is_serving:
+            continue
+        node = host.service.node
+        ownership, status = node.runtime.ownership, node.membership.node.status
+        now_ns = host.clock.monotonic_ns()
+        if status.session == seen.session and ownership.grants() and now_ns < ownership.until_ns:
+            left_ms = (ownership.until_ns - now_ns) // NANOSECONDS_PER_MS
+            return f"{seen.session} was ended, and {host.name} may answer for {left_ms:,} ms"
+    return None
 
 
 def add_node(world: SimulatedWorld, database: SimulatedHost, number: int) -> SimulatedHost:

@@ -50,6 +50,7 @@ class PostgresNodes:
 
         Raises:
             ConflictError: A living session has the node's name; it must end first.
+            SessionEndedError: It was added before, and has ended.
         """
         require_integers("node", node.ttl_ms, node.started_ms)
         text_bytes("name", node.name, NAME_CHARS_MAX)
@@ -65,9 +66,12 @@ class PostgresNodes:
             await self._control.do(lambda c: c.execute(query, *values, *marks), expected=UNIQUE)
         except ExpectedError as error:
             # The answer to an earlier try may have been lost.
-            query = "SELECT 1 FROM sessions WHERE session = $1 AND name = $2 AND ended_ms = 0"
-            ours = self._control.do(lambda c: c.fetchval(query, node.session, node.name))
-            if await ours is None:
+            query = "SELECT ended_ms FROM sessions WHERE session = $1"
+            ended_ms = await self._control.do(lambda c: c.fetchval(query, node.session))
+            if ended_ms:
+                message = f"session {node.session} has ended; join with another one"
+                raise SessionEndedError(message, session=node.session) from error
+            if ended_ms is None:
                 raise ConflictError(
                     f"a node named {node.name!r} is in the cluster already; give this one another "
                     "name, or wait until the other's lease has ended",

@@ -48,10 +48,11 @@ class SqliteNodes(SqliteReader):
         """Queue a member of a transaction."""
 
     async def join(self, node: NodeRow) -> None:
-        """Add a living session with ``renewals`` 0.
+        """Add a living session with ``renewals`` 0; harmless when it is there.
 
         Raises:
             ConflictError: A living session has the node's name; it must end first.
+            SessionEndedError: It was added before, and has ended.
         """
         require_integers("node", node.ttl_ms, node.started_ms)
         size_bytes = text_bytes("name", node.name, NAME_CHARS_MAX)
@@ -152,11 +153,17 @@ def _node(row: Row) -> NodeRow:
 
 
 def join(transaction: Transaction, node: NodeRow) -> None:
-    """Add a living session.
+    """Add a living session; harmless when it is there.
 
     Raises:
         ConflictError: A living session has the node's name.
+        SessionEndedError: It was added before, and has ended.
     """
+    query = "SELECT ended_ms FROM sessions WHERE session = ?"
+    own = transaction.execute(query, (node.session,)).fetchone()
+    if own is not None:  # the answer to an earlier try was lost
+        _require_living(transaction, node.session)
+        return
     query = "SELECT session FROM sessions WHERE name = ? AND name != '' AND ended_ms IS NULL"
     other = transaction.execute(query, (node.name,)).fetchone()
     if other is not None:
