@@ -70,10 +70,10 @@ class LocalCalls(Protocol):
         message: Message,
         *,
         principal: str,
+        chain: tuple[ActorId, ...] = (),
         key: str | None = None,
         timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
         internal: bool = False,
-        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Run one turn and return its reply once the turn is durable."""
         ...
@@ -154,9 +154,9 @@ class Router:
         *,
         principal: str,
         key: str | None = None,
+        chain: tuple[ActorId, ...] = (),
         timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
         internal: bool = False,
-        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Run one turn of any actor and return its reply; see `Engine.call`.
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import kelpie
+from tests.measuring import measuring
 
 SOURCE = str(Path(kelpie.__file__).parents[1])
 PAGE = Path(__file__).parents[3] / "docs" / "tutorials" / "simulation.md"
@@ -62,6 +63,7 @@ class Desk:
             [sys.executable, "-m", module, *words],
             cwd=self.directory,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": SOURCE, "HOME": str(self.directory)}
+            | measuring()
             | environment,
             input=stdin,
             capture_output=True,

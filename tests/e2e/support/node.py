@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tests.e2e.support.processes import Process
+from tests.measuring import measuring
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Node:
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.home),
             "PYTHONPATH": str(ROOT / "src"),
+            **measuring(),
             "LANG": "C.UTF-8",
             "KELPIE_DATA_DIR": str(self.data),
             "KELPIE_WORKSPACES_ROOTS": str(self.directory),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from kelpie.storage.sqlite.transaction import Transaction
 
-pytestmark = pytest.mark.requirement("K-07", "CLUSTER-LEASE")
+pytestmark = [pytest.mark.requirement("K-07", "CLUSTER-LEASE"), pytest.mark.timeout(240)]
 
 
 @pytest.mark.requirement("CLUSTER-MEMBERS", "K-03")
