@@ -13,30 +13,6 @@ from kelpie.core.ids import ActorId
 from kelpie.core.limits import INVOCATION_TIMEOUT_MS
 
 
-class ChainedCalls(Protocol):
-    """Calls from inside a chain of calls to actors of other nodes; a router is it."""
-
-    async def call(
-        self,
-        actor: ActorId,
-        message: Message,
-        *,
-        principal: str,
-        key: str | None,
-        timeout_ms: int,
-        internal: bool,
-        chain: tuple[ActorId, ...],
-    ) -> Any:
-        """Run one turn below ``chain`` and return its reply once it is durable."""
-        ...
-
-    async def query(
-        self, actor: ActorId, query: Message, *, timeout_ms: int, chain: tuple[ActorId, ...]
-    ) -> Any:
-        """Answer from the last finished turn's state, below ``chain``."""
-        ...
-
-
 class Calls(Protocol):
     """Calls and queries of actors. What each raises is said where `Engine` keeps it."""
 
@@ -53,14 +29,20 @@ class Calls(Protocol):
         key: str | None = None,
         timeout_ms: int = INVOCATION_TIMEOUT_MS,
         internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
-        """Run one turn and return its reply once it is durable."""
+        """Run one turn, below ``chain``, and return its reply once it is durable."""
         ...
 
     async def query(
-        self, actor: ActorId, query: Message, *, timeout_ms: int = INVOCATION_TIMEOUT_MS
+        self,
+        actor: ActorId,
+        query: Message,
+        *,
+        chain: tuple[ActorId, ...] = (),
+        timeout_ms: int = INVOCATION_TIMEOUT_MS,
     ) -> Any:
-        """Answer from the last finished turn's state, once that is durable."""
+        """Answer from the last finished turn's state, once that is durable, below ``chain``."""
         ...
 
     def begin(

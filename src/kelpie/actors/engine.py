@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from kelpie.actors.activation import Envelope
-from kelpie.actors.calls import ChainedCalls
+from kelpie.actors.calls import Calls
 from kelpie.actors.care import KeyCare
 from kelpie.actors.commands import Message
 from kelpie.actors.deadlines import Deadlines
@@ -91,7 +91,7 @@ class Engine(KeyCare):
         self._deadlines = Deadlines()
         self._ticks = TickBudget(clock)
         self.may_go_on: Callable[[Envelope], bool] = self._ticks.may_go_on
-        self.elsewhere: ChainedCalls | None = None
+        self.elsewhere: Calls | None = None
         self._accepting = True
         self._gave_up = False
 

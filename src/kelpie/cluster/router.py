@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from kelpie.actors.activation import Envelope
+from kelpie.actors.calls import Calls
 from kelpie.actors.commands import Message, encode_message
 from kelpie.actors.ownership import Ownership
 from kelpie.actors.supervisor import Supervisor
@@ -57,53 +58,6 @@ _PASSING: Final = (
 )
 
 
-class LocalCalls(Protocol):
-    """The actors of this node; `Engine` is it."""
-
-    def accepting(self) -> bool:
-        """Whether new calls are taken."""
-        ...
-
-    async def call(
-        self,
-        actor: ActorId,
-        message: Message,
-        *,
-        principal: str,
-        chain: tuple[ActorId, ...] = (),
-        key: str | None = None,
-        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
-        internal: bool = False,
-    ) -> Any:
-        """Run one turn and return its reply once the turn is durable."""
-        ...
-
-    async def query(
-        self,
-        actor: ActorId,
-        query: Message,
-        *,
-        timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
-        chain: tuple[ActorId, ...] = (),
-    ) -> Any:
-        """Answer from the last finished turn's state."""
-        ...
-
-    def begin(
-        self, actor: ActorId, message: Message, principal: str, timeout_ms: int, *, is_query: bool
-    ) -> Envelope:
-        """Give an actor a call or a query without a key."""
-        ...
-
-    def may_go_on(self, envelope: Envelope, /) -> bool:
-        """Return whether the answer is there and its caller may have it within this tick."""
-        ...
-
-    async def answer(self, envelope: Envelope, timeout_ms: int) -> Any:
-        """Return the answer."""
-        ...
-
-
 def _untraced() -> str:
     return ""
 
@@ -122,7 +76,7 @@ class Router:
     def __init__(
         self,
         *,
-        local: LocalCalls,
+        local: Calls,
         lines: Lines,
         ownership: Ownership,
         address: str,
@@ -152,11 +106,11 @@ class Router:
         actor: ActorId,
         message: Message,
         *,
+        internal: bool = False,
         principal: str,
         key: str | None = None,
-        chain: tuple[ActorId, ...] = (),
         timeout_ms: int = limits.INVOCATION_TIMEOUT_MS,
-        internal: bool = False,
+        chain: tuple[ActorId, ...] = (),
     ) -> Any:
         """Run one turn of any actor and return its reply; see `Engine.call`.
 
@@ -348,7 +302,7 @@ class _Errand(Protocol):
 
     def pack(self) -> Asked: ...
 
-    async def run_here(self, local: LocalCalls, timeout_ms: int) -> Any: ...
+    async def run_here(self, local: Calls, timeout_ms: int) -> Any: ...
 
 
 class _Command:
@@ -398,7 +352,7 @@ class _Command:
             chain=tuple(map(str, self._chain)),
         )
 
-    async def run_here(self, local: LocalCalls, timeout_ms: int) -> Any:
+    async def run_here(self, local: Calls, timeout_ms: int) -> Any:
         return await local.call(
             self.actor,
             self.message,
@@ -424,5 +378,5 @@ class _Query:
     def pack(self) -> ActorQuery:
         return ActorQuery(str(self.actor), self._body, tuple(map(str, self._chain)))
 
-    async def run_here(self, local: LocalCalls, timeout_ms: int) -> Any:
+    async def run_here(self, local: Calls, timeout_ms: int) -> Any:
         return await local.query(self.actor, self.message, timeout_ms=timeout_ms, chain=self._chain)

@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from kelpie.actors.calls import Calls
 from kelpie.actors.commands import Message
 from kelpie.actors.ownership import Ownership
 from kelpie.actors.supervisor import Supervisor
 from kelpie.cluster.line import IncomingRequest
 from kelpie.cluster.messages import ActorCall, ActorQuery, EdgeAnswer, EdgeCall, encode
-from kelpie.cluster.router import LocalCalls, has_moved
+from kelpie.cluster.router import has_moved
 from kelpie.core.errors import (
     ActorFailedError,
     CycleError,
@@ -34,7 +35,7 @@ EdgeAnswering = Callable[[EdgeCall, int], Awaitable[EdgeAnswer]]
 """Answers a request that another node's edge passed on, within so many milliseconds."""
 
 
-class OwnedActors(LocalCalls, Protocol):
+class OwnedActors(Calls, Protocol):
     """This node's actors, and what their messages look like; `Engine` is it."""
 
     def read_message(self, type_name: str, body: bytes) -> Message:
