@@ -109,12 +109,9 @@ MUTANTS: Final = (
         before=(
             "        except KelpieError as error:\n"
             "            self.departures.discard(activation, error)\n"
-            "        except KeyboardInterrupt:\n"
+            "            return\n"
         ),
-        after=(
-            "        except KelpieError:\n            self._install(activation, None)\n"
-            "        except KeyboardInterrupt:\n"
-        ),
+        after="        except KelpieError:\n            stored = None\n",
         family="histories",
         scenario="crowd",
         faults=("storage.read_fail", "crash.after_write"),
