@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.measuring import VARIABLE as MEASURED
 from tests.mutants.catalogue import Mutant
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ def live_through(
 ) -> list[dict[str, Any]]:
     """Live through seeds with these sources until one fails; return what each came to."""
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != MEASURED},
         "PYTHONPATH": f"{sources}{os.pathsep}{ROOT}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }

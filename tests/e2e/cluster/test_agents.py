@@ -91,8 +91,9 @@ def check_written_once(node: BedNode, clerk: Clerk) -> None:
     """Fail unless the approved write was carried out, and its conversation came to its end."""
 
     def is_over() -> bool:
+        states = [effect["state"] for effect in clerk.effects(node)]
         shown = node.server.get(f"/v1/agents/{clerk.agent_id}")
-        return bool(shown["last_stop_reason"] == "end_turn")
+        return states == ["done"] and bool(shown["last_stop_reason"] == "end_turn")
 
     eventually(is_over, within_s=SETTLE_S, what="the run's end")
     assert clerk.file.read_text() == AFTER
