@@ -9,7 +9,9 @@ Source: age-encryption.org/v1.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -29,6 +31,7 @@ from kelpie.storage.files import sync_directory, sync_file, temporary_file, type
 IDENTITY_FILE: Final = "identity.age"
 MAGIC: Final = b"age-encryption.org/v1\n"
 RECIPIENTS_MAX: Final = 16  # a package is for few readers
+_SYSTEM_ERROR: Final = re.compile(r"\(os error (\d+)\)$")
 
 
 class Identities:
@@ -144,7 +147,10 @@ def encrypt_file(source: Path, target: Path, recipients: Sequence[str]) -> None:
             problem = f"{quote_text(text)} is no recipient (age1…); see secrets show-recipient"
             raise InvalidFieldError("recipients", problem) from None
     with typed_failures(target.parent):
-        pyrage.encrypt_file(str(source), str(target), readers)
+        try:
+            pyrage.encrypt_file(str(source), str(target), readers)
+        except (pyrage.EncryptError, OSError) as error:
+            raise _system_error(error) or OSError(errno.EIO, str(error)) from error
     assert is_encrypted(target), "what is written is age's"
 
 
@@ -164,8 +170,15 @@ def decrypt_file(source: Path, target: Path, identities: Identities) -> None:
             pyrage.decrypt_file(str(source), str(target), keys)
         except (pyrage.DecryptError, OSError) as error:
             # A file that is damaged further on is an error of the system without a number.
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
+            failure = _system_error(error)
+            if failure is not None:
+                raise failure from error
             found = f"{source} is not encrypted for an identity in {identities.path}, or damaged"
             raise CorruptionError(f"{found} ({error})", path=str(source)) from error
     assert target.exists(), "what was decrypted is there"
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """Return what the system said, which pyrage hands on as words alone; None if it did not."""
+    found = _SYSTEM_ERROR.search(str(error))
+    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))

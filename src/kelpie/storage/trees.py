@@ -144,7 +144,7 @@ def build_tree(
                 path.mkdir(mode=0o700)
             case "link":
                 path.symlink_to(entry.target)
-            case "file":
+            case _:
                 _copy(content(Digest(entry.digest)), path, entry)
     for entry in reversed(folders):
         sync_directory(target / entry.path)

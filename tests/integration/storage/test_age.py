@@ -13,6 +13,7 @@ from kelpie.core.errors import (
     CorruptionError,
     InvalidFieldError,
     NotFoundError,
+    StoreError,
 )
 from kelpie.storage.age import Identities, decrypt_file, encrypt_file, is_encrypted
 from kelpie.storage.archive import pack_backup, unpack_backup
@@ -103,3 +104,30 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, name: str, kind: bytes) ->
     (tmp_path / "other").mkdir()
     with pytest.raises(CorruptionError, match="damaged"):
         unpack_backup(tmp_path / "noise", tmp_path / "other")
+
+
+@pytest.mark.parametrize("content", [b"", b"# public key: lost\n\n", b"\xff\xfe"])
+def test_a_file_without_a_readable_identity_is_named_and_never_written_over(
+    tmp_path: Path, content: bytes
+) -> None:
+    identities = Identities(tmp_path / "identity.age")
+    identities.create()
+    identities.path.write_bytes(content)
+    for ask in (identities.recipient, identities.rotate):
+        with pytest.raises(CorruptionError, match="put your copy of it back"):
+            ask()
+    with pytest.raises(ConflictError):
+        identities.create()
+    assert identities.path.read_bytes() == content
+
+
+def test_a_package_that_vanished_is_the_disks_failure_and_not_a_damaged_package(
+    tmp_path: Path,
+) -> None:
+    identities = Identities(tmp_path / "identity.age")
+    recipient = identities.create()
+    with pytest.raises(StoreError, match="No such file") as caught:
+        decrypt_file(tmp_path / "gone", tmp_path / "x", identities)
+    assert not isinstance(caught.value, CorruptionError)
+    with pytest.raises(StoreError, match="No such file"):
+        encrypt_file(tmp_path / "gone", tmp_path / "y", [recipient])

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kelpie.core.errors import ConflictError, CorruptionError, FencedError, NotFoundError
-from kelpie.storage.records import AuditAppend, EventAppend, OutboxRow
+from kelpie.core.errors import (
+    ConflictError,
+    CorruptionError,
+    DiskFullError,
+    FencedError,
+    NotFoundError,
+    StoreError,
+)
+from kelpie.ports.faults import faults_from
+from kelpie.storage.records import AuditAppend, EventAppend, KvPut, OutboxRow
 from kelpie.storage.sqlite.backup import restore_store
 from tests.contract.store.world import FakeClock, Hand, SeededRng, SqliteEngine, effect
+from tests.integration.failing import Failing
 from tests.integration.storage.harness import names_in
 
 if TYPE_CHECKING:
@@ -185,3 +196,77 @@ async def test_a_backup_beside_transfers_conserves_the_money(
         assert held + under_way == 32 * 1_000
         assert any(actor is not None and actor.version > 1 for actor in stored)
         assert (await copy.check()).is_sound
+
+
+async def test_a_backup_of_a_store_that_was_damaged_before_is_refused_and_names_the_damage(
+    engine: SqliteEngine, tmp_path: Path
+) -> None:
+    async with engine.opened() as store:
+        await Hand(store).turn(kv=(KvPut("k", b"precious-value"),))
+    engine.path.write_bytes(engine.path.read_bytes().replace(b"precious-", b"precioux-"))
+    async with engine.opened() as store:
+        await store.backup(tmp_path / "backup")
+    with pytest.raises(CorruptionError, match="default/agent/ada") as caught:
+        restore(engine, tmp_path / "backup")
+    assert caught.value.fields["problems"] == 1
+    assert list((tmp_path / "restored" / "store").glob("*")) == []
+
+
+async def test_a_backup_that_lost_its_database_is_refused_and_leaves_nothing(
+    engine: SqliteEngine, tmp_path: Path
+) -> None:
+    async with engine.opened() as store:
+        await store.backup(tmp_path / "backup")
+    (tmp_path / "backup" / "store.db").unlink()
+    with pytest.raises(StoreError, match="No such file"):
+        restore(engine, tmp_path / "backup")
+    assert list((tmp_path / "restored" / "store").glob("*")) == []
+
+
+class _FullAtSync:
+    """A disk that finds no place for what was written when it is to be synced."""
+
+    def fires(self, name: str) -> bool:
+        if name == "storage.sync_fail":
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return False
+
+
+async def test_a_backup_that_finds_the_disk_full_at_its_sync_says_so_and_leaves_nothing(
+    engine: SqliteEngine, tmp_path: Path
+) -> None:
+    async with engine.opened() as store:
+        with faults_from(_FullAtSync()), pytest.raises(DiskFullError, match="no space"):
+            await store.backup(tmp_path / "backup")
+        assert names_in(tmp_path) == ["store"]
+        await store.backup(tmp_path / "backup")
+    assert names_in(tmp_path) == ["backup", "store"]
+
+
+async def test_a_sync_that_fails_anywhere_in_a_backup_or_a_restore_leaves_nothing(
+    engine: SqliteEngine, tmp_path: Path
+) -> None:
+    backup, target = tmp_path / "backup", tmp_path / "new" / "kelpie.db"
+    before, source = 0, Failing("storage.sync_fail")
+    async with engine.opened() as store:
+        store.blobs.put_bytes(b"a blob")
+        for before in range(99):
+            source = Failing("storage.sync_fail", after=before)
+            try:
+                with faults_from(source):
+                    await store.backup(backup)
+                break
+            except StoreError:
+                assert names_in(tmp_path) == ["store"]
+    assert source.happened == 0
+    assert before > 3, "its files, and its name"
+    for before in range(99):
+        source = Failing("storage.sync_fail", after=before)
+        try:
+            with faults_from(source):
+                restore_store(backup, target, clock=FakeClock(), rng=SeededRng(2))
+            break
+        except StoreError:
+            assert names_in(target.parent) == []
+    assert source.happened == 0
+    assert names_in(target.parent) == ["kelpie.db", "kelpie.db.blobs"]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import sqlite3
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kelpie.core.errors import (
+    ConfigError,
     ConflictError,
     CorruptionError,
     StoreHeldError,
     StoreSealedError,
 )
 from kelpie.core.limits import COPY_PAGE_ROWS
-from kelpie.storage.copying import Copied, copy_store
+from kelpie.storage.copying import Copied, CopyMark, copy_store
 from kelpie.storage.postgres.copying import PostgresCopy, require_unsealed
 from kelpie.storage.records import (
     AuditAppend,
@@ -28,6 +30,7 @@ from kelpie.storage.records import (
 from kelpie.storage.sqlite.copying import SqliteCopy
 from kelpie.storage.sqlite.store import SqliteStore
 from kelpie.storage.tables import STORE_TABLES, Row
+from tests.contract.store.postgres import PostgresEngine
 from tests.contract.store.world import FakeClock, Hand, SeededRng, actor_id, effect
 from tests.postgres import shared_server
 
@@ -268,3 +271,66 @@ async def test_a_store_goes_to_a_database_and_back_as_it_was(tmp_path: Path) -> 
         if table not in _SUMMED:
             assert after[table] == rows, table
     assert await can_open(back)
+
+
+async def test_a_source_that_was_written_to_meanwhile_is_not_sealed(tmp_path: Path) -> None:
+    source = tmp_path / "a" / "k.db"
+    store = await SqliteStore.open(source, clock=FakeClock(), rng=SeededRng())
+    await store.close()
+    side = open_file(source, is_source=True)
+    mark = CopyMark(source=side.place, target="there", stamp=(await side.state()).stamp)
+    with closing(sqlite3.connect(source)) as stranger, stranger:
+        stranger.execute("UPDATE counters SET value = value + 1")
+    with pytest.raises(ConflictError, match="copy it again"):
+        await side.seal(mark)
+    assert (await side.state()).sealed is None
+    side.close()
+    assert await can_open(source)
+
+
+async def test_a_file_that_is_no_store_is_not_copied_and_its_lock_is_free_again(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "k.db"
+    source.write_bytes(b"a letter" * 1_000)
+    for _ in range(2):
+        with pytest.raises(CorruptionError):
+            open_file(source, is_source=True)
+    assert source.read_bytes() == b"a letter" * 1_000
+
+
+@pytest.mark.timeout(120)
+async def test_a_database_in_use_is_neither_copied_nor_copied_over(tmp_path: Path) -> None:
+    engine = PostgresEngine(tmp_path)
+    clock, rng = FakeClock(), SeededRng(8)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engine.discard)
+        async with engine.opened() as store:
+            await Hand(store).turn(state=b"kept")
+            dsn = engine.server.dsn(engine.database)
+            database = await PostgresCopy.connect(dsn, "the database", clock=clock, rng=rng)
+            stack.push_async_callback(database.close)
+            with pytest.raises(ConflictError, match="stop every node"):
+                await database.state()
+        stamp = (await database.state()).stamp
+        mark = CopyMark(source=database.place, target="there", stamp=stamp)
+        assert await database.begin(mark) is None, "there is a store"
+        async with engine.opened() as store:
+            assert await store.load(actor_id("ada")) is not None
+        with pytest.raises(ConflictError, match="copy it again"):
+            await database.seal(mark)
+        state = await database.state()
+        assert state.sealed is None
+        assert state.stamp != stamp
+        again = CopyMark(source=database.place, target="there", stamp=state.stamp)
+        await database.seal(again)
+        assert (await database.state()).sealed == again
+        with pytest.raises(StoreSealedError):
+            await engine.open()
+
+
+@pytest.mark.timeout(120)
+async def test_a_database_that_is_not_there_is_named_before_anything_is_copied() -> None:
+    dsn = shared_server().dsn("nowhere")
+    with pytest.raises(ConfigError, match="no such database"):
+        await PostgresCopy.connect(dsn, "the place", clock=FakeClock(), rng=SeededRng(9))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,7 +13,9 @@ from kelpie.core.errors import CorruptionError, NotFoundError, StoreHeldError, S
 from kelpie.core.limits import ACTOR_STATE_BYTES_MAX, SHARD_COUNT
 from kelpie.storage.holder import read_holder
 from kelpie.storage.records import AuditAppend, KvPut
+from kelpie.storage.soundness import PROBLEMS_MAX
 from kelpie.storage.sqlite import migrations
+from kelpie.storage.sqlite.check import check_store
 from kelpie.storage.sqlite.engine import connect_writer
 from tests.contract.store.world import Hand, SqliteEngine, actor_id
 from tests.integration.storage.harness import running
@@ -174,6 +176,41 @@ async def test_rows_whose_heads_are_zeros_are_reported_and_never_served(
                 assert stored is not None
                 assert stored.state == b"precious-%02d" % index
         assert refused
+
+
+@pytest.mark.requirement("STORE-CORRUPTION")
+async def test_a_check_of_a_ruined_store_tells_the_first_problems_and_lets_the_store_go_on(
+    engine: SqliteEngine,
+) -> None:
+    keys = [f"k{number:03}" for number in range(PROBLEMS_MAX + 5)]
+    async with engine.opened() as store:
+        await Hand(store).turn(kv=tuple(KvPut(key, b"v") for key in keys))
+    with closing(sqlite3.connect(engine.path)) as connection, connection:
+        connection.execute("UPDATE kv SET value = x'00'")
+    async with engine.opened() as store:
+        report = await store.check()
+        assert len(report.problems) == PROBLEMS_MAX
+        assert report.damaged == ("default/agent/ada",)
+        await Hand(store, "bob").turn(state=b"sound")
+        assert await store.check() == report
+
+
+class _Unready(sqlite3.Connection):
+    """A connection whose disk fails as the snapshot is to begin."""
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        if sql == "BEGIN":
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *arguments)
+
+
+def test_a_check_that_cannot_begin_is_a_problem_and_not_a_sound_store(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "k.db", factory=_Unready)) as connection:
+        report = check_store(connection)
+        assert not connection.in_transaction
+    (problem,) = report.problems
+    assert "disk I/O error" in problem
+    assert report.heads == ()
 
 
 async def test_a_ruined_page_is_the_engines_error_and_others_still_commit(

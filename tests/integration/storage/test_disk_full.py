@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kelpie.core.errors import DiskFullError
+from kelpie.storage.age import Identities, decrypt_file, encrypt_file
 from kelpie.storage.sqlite.backup import restore_store
 from tests.contract.store.world import FakeClock, Hand, SeededRng, SqliteEngine, actor_id
 from tests.integration.storage.harness import names_in, running
@@ -99,3 +100,21 @@ async def test_after_a_failed_write_the_outcome_is_unknown_and_nothing_follows(
         assert loaded is not None
         assert loaded.state == b"before"
         assert (await store.check()).is_sound
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_an_encryption_or_decryption_that_does_not_fit_is_a_full_disk(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    identities = Identities(tmp_path / "identity.age")
+    recipient = identities.create()
+    plain, secret = tmp_path / "plain", tmp_path / "secret"
+    plain.write_bytes(bytes(7_000_000))
+    with pytest.raises(DiskFullError):
+        encrypt_file(plain, small_disk / "secret", [recipient])
+    (small_disk / "secret").unlink()
+    encrypt_file(plain, secret, [recipient])
+    with pytest.raises(DiskFullError):
+        decrypt_file(secret, small_disk / "plain", identities)
+    decrypt_file(secret, tmp_path / "again", identities)
+    assert (tmp_path / "again").read_bytes() == plain.read_bytes()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kelpie.core.errors import DiskFullError, LogMissingError
+from kelpie.core.errors import CorruptionError, DiskFullError, LogMissingError
 from kelpie.storage.holder import read_holder
+from kelpie.storage.sqlite.log import require_whole_log
 from kelpie.storage.sqlite.log_mark import has_log, log_path
 from kelpie.storage.sqlite.store import SqliteStore
 from tests.contract.store.world import FakeClock, Hand, SeededRng, SqliteEngine, actor_id
@@ -174,3 +175,39 @@ async def test_a_store_from_before_the_mark_opens_without_its_log(engine: Sqlite
         connection.commit()
     async with engine.opened() as store:
         assert await store.load(actor_id("ada")) is not None
+
+
+def make_log(folder: Path) -> tuple[Path, Path]:
+    """Make a file whose log holds two transactions, and return its log and the log's index."""
+    path = folder / "made.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (value BLOB)")
+        connection.execute("INSERT INTO t VALUES (?)", (bytes(1_000),))
+        log = log_path(path).read_bytes()
+    log_path(path).write_bytes(log)
+    index = path.with_name("made.db-shm")
+    index.write_bytes(b"")
+    return log_path(path), index
+
+
+@pytest.mark.requirement("STORE-LOG-DAMAGE")
+def test_an_index_that_says_nothing_vouches_for_no_transaction_of_the_log(tmp_path: Path) -> None:
+    log, index = make_log(tmp_path)
+    with pytest.raises(CorruptionError, match="behind frame 0") as caught:
+        require_whole_log(tmp_path / "made.db")
+    assert caught.value.fields["subject"] == str(log)
+    index.unlink()
+    require_whole_log(tmp_path / "made.db")
+    assert names_in(tmp_path) == ["made.db", "made.db-wal"], "nothing to compare, nothing made"
+
+
+@pytest.mark.requirement("STORE-LOG-DAMAGE")
+def test_a_damaged_last_transaction_counts_as_one_that_was_cut_off(tmp_path: Path) -> None:
+    log, _ = make_log(tmp_path)
+    whole = log.read_bytes()
+    with pytest.raises(CorruptionError):
+        require_whole_log(tmp_path / "made.db")
+    log.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    require_whole_log(tmp_path / "made.db")
+    assert len(log.read_bytes()) == len(whole), "a look changes nothing"

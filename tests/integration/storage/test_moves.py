@@ -14,14 +14,17 @@ from kelpie.core.errors import (
     ConflictError,
     CorruptionError,
     FencedError,
+    LimitExceededError,
     NotFoundError,
     StoreError,
     VersionConflictError,
 )
 from kelpie.core.ids import TENANT_DEFAULT
+from kelpie.core.limits import MIB, PACKAGE_ROWS_BYTES_MAX
 from kelpie.ports.faults import faults_from
 from kelpie.storage.moving import Arrival
 from kelpie.storage.records import (
+    CallEnd,
     EventAppend,
     KvPut,
     ListPut,
@@ -317,3 +320,54 @@ async def test_an_import_that_dies_at_any_step_came_whole_or_not_at_all(
                 await target.import_actor(arrival, epoch=epoch_of(target))
         assert (await target.check()).is_sound
         assert (await target.stats()).actors == 1
+
+
+@pytest.mark.requirement("TELEPORT-WHOLE")
+async def test_a_call_that_ended_before_the_move_arrives_with_its_result_and_no_message(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path / "a.db") as source, opened(tmp_path / "b.db") as target:
+        hand = await populate(source)
+        call = await source.call(TENANT_DEFAULT, "call-1")
+        assert call is not None
+        ended = CallEnd("completed", b"result", NOW_MS, NOW_MS + 10**9)
+        await hand.turn(state=b"after", consumes=call.message_id, call=ended)
+        await seal(source)
+        await target.import_actor(await carry(source), epoch=epoch_of(target))
+        arrived = await target.call(TENANT_DEFAULT, "call-1")
+        assert arrived is not None
+        assert (arrived.state, arrived.body) == ("completed", b"result")
+        waiting = await target.outbox(0, 10)
+        assert [message.body for message in waiting] == [b"first", b"second"]
+        assert arrived.message_id not in {message.message_id for message in waiting}
+        assert (await target.check()).is_sound
+
+
+@pytest.mark.requirement("TELEPORT-HOSTILE")
+async def test_an_arrival_that_is_too_large_for_one_transaction_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path / "a.db") as source, opened(tmp_path / "b.db") as target:
+        await populate(source)
+        await seal(source)
+        arrival = await carry(source)
+        (row,) = arrival.rows[KV.name]
+        place = KV.place("value")
+        large = (*row[:place], bytes(MIB), *row[place + 1 :])
+        many = arrival._replace(rows={KV.name: [large] * (PACKAGE_ROWS_BYTES_MAX // MIB)})
+        with pytest.raises(LimitExceededError, match="package"):
+            await target.import_actor(many, epoch=epoch_of(target))
+        assert await target.load(ADA) is None
+        await target.import_actor(arrival, epoch=epoch_of(target))
+        assert await target.load(ADA) is not None
+
+
+async def test_an_actor_that_does_not_live_here_has_no_rows_to_carry(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as store:
+        hand = await populate(store)
+        with pytest.raises(NotFoundError, match="nobody"):
+            await store.actor_rows(actor_id("nobody"), KV, after=None, limit=5)
+        assert len(await store.actor_rows(ADA, KV, after=None, limit=5)) == 1
+        await hand.delete()
+        with pytest.raises(NotFoundError, match="ada"):
+            await store.actor_rows(ADA, KV, after=None, limit=5)

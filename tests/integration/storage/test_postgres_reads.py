@@ -19,6 +19,7 @@ from kelpie.storage.records import (
     ReminderRow,
     ShardGrant,
 )
+from kelpie.storage.soundness import PROBLEMS_MAX
 from tests.contract.store.postgres import PostgresEngine
 from tests.contract.store.world import NOW_MS, Hand, effect
 from tests.postgres import find_programs
@@ -129,6 +130,20 @@ async def test_a_damaged_row_is_an_error_that_names_its_actor(engine: PostgresEn
         assert report.damaged == (name,)
         assert len(report.problems) == 3, "a state, a value, a link"
         assert (await store.load(sound.actor)) is not None
+
+
+async def test_a_check_of_a_ruined_database_tells_the_first_problems_alone(
+    engine: PostgresEngine,
+) -> None:
+    async with engine.opened() as store:
+        hand = Hand(store)
+        await hand.turn(kv=tuple(KvPut(f"k{n:03}", b"v") for n in range(PROBLEMS_MAX + 5)))
+        await engine.server.execute("UPDATE kelpie.kv SET value = 'w'", database=engine.database)
+        report = await store.check()
+        assert len(report.problems) == PROBLEMS_MAX
+        assert report.damaged == (str(hand.actor),)
+        await hand.turn(state=b"goes on")
+        assert await store.check() == report
 
 
 async def test_keys_have_the_order_of_their_bytes_whatever_the_servers_language(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from kelpie.core.errors import ConflictError
 from kelpie.core.limits import BLOB_UNNAMED_KEEP_MS, STATE_CHUNK_BYTES
 from kelpie.storage.blobs import BlobStore, Swept
 from kelpie.storage.records import AuditAppend, EventAppend, KvDelete, KvPut, OutboxRow
+from kelpie.storage.sqlite import names
 from tests.contract.store.world import Hand, SqliteEngine, actor_id
 from tests.integration.storage.harness import names_in
 
@@ -139,3 +142,15 @@ def test_a_sweep_that_fails_to_read_the_rows_removes_nothing(blobs: BlobStore) -
     assert blobs.put_bytes(b"named by a row that cannot be read") == digest_bytes(
         b"named by a row that cannot be read"
     )
+
+
+def test_a_table_of_numbers_alone_names_nothing_and_hides_nothing() -> None:
+    named, other = digest_bytes(b"named"), digest_bytes(b"other")
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE numbers (n INTEGER)")
+        connection.execute("INSERT INTO numbers VALUES (1)")
+        connection.execute("CREATE TABLE state_chunks (actor TEXT, chunk INTEGER, data BLOB)")
+        connection.execute("CREATE TABLE texts (n INTEGER, value TEXT)")
+        connection.execute("INSERT INTO texts VALUES (1, ?)", (f"see {named}",))
+        assert names.find_named(connection, {named, other}) == {named}
+        assert not connection.in_transaction

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kelpie.core.digests import Digest, digest_bytes
 from kelpie.core.errors import CorruptionError, InvalidFieldError, KelpieError, LimitExceededError
-from kelpie.core.limits import WORKSPACE_ENTRIES_MAX
+from kelpie.core.limits import BLOB_BYTES_MAX, WORKSPACE_ENTRIES_MAX
 from kelpie.storage.trees import TreeEntry, build_tree, check_entries, list_tree
 
 if TYPE_CHECKING:
@@ -112,3 +112,29 @@ def test_whatever_passes_the_check_stays_below_its_directory(entries: list[TreeE
         parts = entry.path.split("/")
         assert parts
         assert not {"", ".", ".."} & set(parts)
+
+
+def test_a_directory_with_too_many_names_is_not_listed(tmp_path: Path) -> None:
+    for number in range(WORKSPACE_ENTRIES_MAX):
+        (tmp_path / f"{number}").symlink_to("x")
+    assert len(list_tree(tmp_path).entries) == WORKSPACE_ENTRIES_MAX
+    (tmp_path / "one more").symlink_to("x")
+    with pytest.raises(LimitExceededError) as caught:
+        list_tree(tmp_path)
+    assert caught.value.fields["actual"] == WORKSPACE_ENTRIES_MAX + 1
+
+
+def test_a_file_that_no_blob_can_hold_is_named_and_not_read(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(BLOB_BYTES_MAX + 1)
+    with pytest.raises(LimitExceededError, match="large"):
+        list_tree(tmp_path)
+    (tmp_path / "large").unlink()
+    assert [entry.path for entry in list_tree(tmp_path).entries] == ["small"]
+
+
+def test_a_directory_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    assert list_tree(tmp_path).entries == ()
+    with pytest.raises(FileNotFoundError):
+        list_tree(tmp_path / "missing")
