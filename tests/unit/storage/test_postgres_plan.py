@@ -57,6 +57,21 @@ def commit(actor: ActorId = ADA, version: int = 0, **changes: Any) -> Commit:
     return Commit(**(fields | changes))
 
 
+def submission(actor: ActorId = BOB, key: str = "", epoch: int = 3) -> Submit:
+    call = Submission(
+        call_id="c",
+        actor=actor,
+        method="m",
+        sender=ADA,
+        principal="p",
+        key=key,
+        request=digest_bytes(b""),
+        body=b"",
+        now_ms=7,
+    )
+    return Submit(call, epoch)
+
+
 def planned(*members: Any, heads: dict[int, AuditHead] | None = None) -> BatchPlan:
     plan = BatchPlan(heads)
     assert [plan.take(member) for member in members] == [True] * len(members)
@@ -98,6 +113,17 @@ def test_an_item_that_was_put_and_removed_leaves_its_place() -> None:
     assert arguments[LISTS_GONE] == [(TENANT_DEFAULT, "c", "other", str(ADA), 5)]
 
 
+def test_an_item_that_is_removed_again_keeps_the_time_of_its_first_removal() -> None:
+    gone, other = ListDelete("c", "i"), ListDelete("c", "other")
+    plan = planned(
+        commit(lists=(ListPut("c", "i", "s", b"x"), gone, other)),
+        commit(version=1, now_ms=6, lists=(gone, other)),
+    )
+    (left,) = plan.arguments()[LISTS]
+    assert left[9] == 5
+    assert plan.arguments()[LISTS_GONE] == [(TENANT_DEFAULT, "c", "other", str(ADA), 5)]
+
+
 def test_events_are_numbered_from_the_newest_of_their_actor() -> None:
     events = (EventAppend("e", b""),) * 2
     plan = planned(
@@ -111,18 +137,7 @@ def test_events_are_numbered_from_the_newest_of_their_actor() -> None:
 
 def test_messages_of_commits_and_calls_are_numbered_through_the_batch() -> None:
     send = OutboxRow(sender=ADA, receiver=BOB, body=b"")
-    call = Submission(
-        call_id="c",
-        actor=BOB,
-        method="m",
-        sender=ADA,
-        principal="p",
-        key="",
-        request=digest_bytes(b""),
-        body=b"",
-        now_ms=7,
-    )
-    plan = planned(commit(sends=(send,) * 2), Submit(call, 3), commit(version=1, sends=(send,)))
+    plan = planned(commit(sends=(send,) * 2), submission(), commit(version=1, sends=(send,)))
     first, stored, last = plan.settle(BatchAnswer(5, []))
     base = 5 << ORDINAL_BITS
     assert first.message_ids == (base + 1, base + 2)
@@ -165,6 +180,7 @@ def effect(actor: ActorId) -> EffectRow:
 
 REPLY = ReplyRecord("m", "k", digest_bytes(b""), b"", 9)
 WAKE = ReminderRow(actor=ADA, name="wake", due_ms=5, body=b"")
+FULL = commit(BOB, events=(EventAppend("e", b""),) * ROWS_MAX)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +206,11 @@ WAKE = ReminderRow(actor=ADA, name="wake", due_ms=5, body=b"")
             Append(ADA, 3, (StreamChunk("e", 1, 2, "t", b""),)),
             Append(ADA, 3, (StreamChunk("e", 1, 2, "t", b""),)),
         ),
+        (commit(), Append(ADA, 4, (StreamChunk("e", 1, 1, "t", b""),))),
+        (FULL, Append(ADA, 3, (StreamChunk("e", 1, 1, "t", b""),))),
+        (commit(), submission(ADA, epoch=4)),
+        (submission(key="k"), submission(key="k")),
+        (FULL, submission(ADA)),
     ],
 )
 def test_what_cannot_share_a_batch_is_left_for_the_next(earlier: Any, later: Any) -> None:
