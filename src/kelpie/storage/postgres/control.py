@@ -108,7 +108,9 @@ class Control:
             StoreError: The database cannot be reached, or failed.
         """
         async with self._turn:
-            for attempt in range(1, _ATTEMPTS + 1):
+            attempt = 0
+            while True:
+                attempt += 1
                 try:
                     return await question(await self._connected())
                 except DriverError as error:
@@ -124,7 +126,6 @@ class Control:
                 except asyncio.CancelledError:
                     self._drop()  # half a conversation cannot be gone on with
                     raise
-        raise AssertionError("every attempt returns or raises")
 
     async def close(self) -> None:
         """Let go of the connection after the question under way; harmless when there is none."""
