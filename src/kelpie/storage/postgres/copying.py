@@ -177,11 +177,7 @@ class PostgresCopy:
         }
 
     async def write(self, table: Table, rows: Sequence[Row], progress: Progress) -> None:
-        """Write new rows and how far the table has come, in one transaction.
-
-        Raises:
-            ConflictError: A row says that an actor is sealed, which a cluster cannot hold.
-        """
+        """Write new rows and how far the table has come, in one transaction."""
         async with self._transaction():
             if table.name == "shards":
                 for shard, epoch in rows:
